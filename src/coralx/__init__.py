@@ -1,0 +1,43 @@
+"""CoralX evolves LoRA adapters on one frozen base model through Hyperband stages."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from coralx.config import Config, load_config
+    from coralx.errors import CoralXError
+    from coralx.hyperband import HyperbandTrainer
+    from coralx.records import Genome, LoRAConfig, TrainingResult, TrainingStage
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Config",
+    "CoralXError",
+    "Genome",
+    "HyperbandTrainer",
+    "LoRAConfig",
+    "TrainingResult",
+    "TrainingStage",
+    "load_config",
+]
+
+# Names are imported when first used, so that `import coralx` stays instant.
+_HOMES = {
+    "Config": "config",
+    "CoralXError": "errors",
+    "Genome": "records",
+    "HyperbandTrainer": "hyperband",
+    "LoRAConfig": "records",
+    "TrainingResult": "records",
+    "TrainingStage": "records",
+    "load_config": "config",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'coralx' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"coralx.{_HOMES[name]}"), name)

@@ -1,0 +1,35 @@
+"""The errors a user can meet. Each message states the rule, the value found and the fix."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class CoralXError(Exception):
+    """Any error that is explained rather than traced; the command line exits with code 2."""
+
+
+class ConfigError(CoralXError):
+    """A configuration that breaks its rules; `problems` holds every one of them."""
+
+    def __init__(self, source: str, problems: Sequence[str]) -> None:
+        self.source = source
+        self.problems = tuple(problems)
+        lines = "\n".join(f"  - {problem}" for problem in self.problems)
+        super().__init__(f"{source}: {len(self.problems)} problem(s) in the configuration\n{lines}")
+
+
+class DataError(CoralXError):
+    """Rows, columns or files that cannot be used as training or evaluation data."""
+
+
+class ModelError(CoralXError):
+    """A base model, vision tower, adapter or checkpoint that cannot be used."""
+
+
+class StoreError(CoralXError):
+    """A run directory or journal that cannot be read or written."""
+
+
+class ExtinctError(CoralXError):
+    """No genome of a stage passed its gates; the message lists each reason."""

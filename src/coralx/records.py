@@ -1,0 +1,231 @@
+"""The records that cross a border: between search and training, process and journal.
+
+All are immutable and turn into JSON and back without loss
+(`record.model_dump(mode="json")`, `Record.model_validate(data)`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+GeneValue = bool | int | float | str | tuple[str, ...] | None
+
+
+class Record(BaseModel):
+    """Immutable, strict about unknown fields, comparable by value."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class LoRAConfig(Record):
+    """One LoRA adapter (Hu et al. 2021, arXiv:2106.09685): dW = scale x B A.
+
+    `target_modules` name linear layers by role (query, key, value, output, up, down), by the
+    suffix of their module path (`q_proj`), or all of them (`all-linear`). `layers` adapts only
+    the last k blocks of the base, or "all" of them.
+    """
+
+    r: int = Field(default=8, ge=1, le=1024)
+    alpha: float = Field(default=16.0, gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    target_modules: tuple[str, ...] = Field(default=("query", "value"), min_length=1)
+    layers: int | Literal["all"] = "all"
+    use_rslora: bool = False
+
+    @model_validator(mode="after")
+    def _check_layers(self) -> LoRAConfig:
+        if self.layers != "all" and self.layers < 1:
+            raise ValueError(f"layers must be 'all' or at least 1, got {self.layers}")
+        return self
+
+    @property
+    def scale(self) -> float:
+        """alpha / r, or alpha / sqrt(r) for rsLoRA (Kalajdzievski 2023, arXiv:2312.03732)."""
+        return self.alpha / math.sqrt(self.r) if self.use_rslora else self.alpha / self.r
+
+
+class Genome(Record):
+    """A LoRA configuration with its training hyper-parameters and its lineage.
+
+    `parents` lists ids, the better parent first: its checkpoint is what a child inherits.
+    `extra` holds genes of the space that CoralX itself does not read. The id is a hash of genes
+    and lineage unless one is given, so equal runs give equal ids.
+    """
+
+    id: str = ""
+    lora_cfg: LoRAConfig = LoRAConfig()
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    warmup: float = Field(default=0.1, ge=0, le=1)
+    extra: dict[str, GeneValue] = Field(default_factory=dict)
+    parents: tuple[str, ...] = ()
+    generation: int = Field(default=0, ge=0)
+    fitness: dict[str, float] | None = None
+
+    @model_validator(mode="after")
+    def _name(self) -> Genome:
+        if not self.id:
+            object.__setattr__(self, "id", self._digest())
+        return self
+
+    def genes(self) -> dict[str, GeneValue]:
+        """Every gene by its name in the search space."""
+        return {
+            **dict(self.lora_cfg),
+            "learning_rate": self.learning_rate,
+            "weight_decay": self.weight_decay,
+            "warmup": self.warmup,
+            **self.extra,
+        }
+
+    def _digest(self) -> str:
+        facts = {"genes": self.genes(), "parents": self.parents, "generation": self.generation}
+        text = json.dumps(facts, sort_keys=True, default=list)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+class TrainingStage(Record):
+    """One rung: how much a genome is trained, on how many rows, and who goes on.
+
+    `epoch_budget` counts epochs over the stage's own subset of `data_percentage` per cent of the
+    training rows; `survival_rate` is the share of the stage's genomes that goes on to the next.
+    `min_auroc` and `max_grad_norm` are gates; None means that the gate is off.
+    """
+
+    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9_.-]+$")
+    epoch_budget: float = Field(gt=0, le=1000)
+    data_percentage: float = Field(gt=0, le=100)
+    survival_rate: float = Field(gt=0, le=1)
+    min_auroc: float | None = Field(default=None, ge=0, le=1)
+    max_grad_norm: float | None = Field(default=None, gt=0)
+    stop_if_loss_rises: bool = False
+
+
+class Start(Record):
+    """Where a genome's weights come from when a job begins.
+
+    fresh: new adapters. continue: its own checkpoint of the stage before, optimiser moments
+    included. inherit: another genome's checkpoint, carried over in dW space. `grow_to` is the
+    rank to grow to before the first step, or None.
+    """
+
+    kind: Literal["fresh", "continue", "inherit"] = "fresh"
+    checkpoint: str | None = None
+    grow_to: int | None = None
+
+
+class Job(Record):
+    """One pack of genomes to train for one stage. `starts` is in the order of `genomes`."""
+
+    id: str
+    generation: int
+    stage: TrainingStage
+    stage_index: int
+    genomes: tuple[Genome, ...] = Field(min_length=1)
+    starts: tuple[Start, ...]
+    text_only: bool = False
+
+
+class Stop(Record):
+    """Why a genome was stopped: the gate, the value measured and the limit it broke."""
+
+    gate: Literal["non_finite", "gradient_norm", "loss_rising", "auroc", "out_of_memory"]
+    value: float | None
+    limit: float | None
+    reason: str
+
+
+class CurvePoint(Record):
+    """One point of a learning curve; `step` counts the genome's own steps over all stages."""
+
+    step: int
+    loss: float
+    auroc: float | None = None
+
+
+class Cost(Record):
+    """What was spent on one genome in one stage. A pack's seconds are shared out evenly.
+
+    `planned_steps` is the unrounded budget of the specification; `tokens` counts tokens that
+    carry meaning, `computed_tokens` those that went through the model, padding included.
+    `flops` counts what was computed for this genome: 2 x multiply-adds, forward and backward.
+    """
+
+    steps: int = 0
+    planned_steps: float = 0.0
+    tokens: int = 0
+    computed_tokens: int = 0
+    flops: float = 0.0
+    train_seconds: float = 0.0
+    eval_seconds: float = 0.0
+    busy_share: float = 0.0
+    peak_memory: int = 0
+
+
+class TrainingResult(Record):
+    """What one genome did in one stage: objectives measured, cost paid, weights left behind.
+
+    `lora_cfg` is the adapter as trained: its rank may have grown beyond the gene. `details` holds
+    figures beside the objectives, such as `auroc/task/<name>`. `checkpoint` is the id of the
+    weights left, None for a genome stopped before it had any worth keeping.
+    """
+
+    job: str
+    genome: Genome
+    generation: int
+    stage: str
+    stage_index: int
+    lora_cfg: LoRAConfig
+    objectives: dict[str, float] = Field(default_factory=dict)
+    details: dict[str, float] = Field(default_factory=dict)
+    stopped: Stop | None = None
+    left_early: bool = False
+    start: Start = Start()
+    checkpoint: str | None = None
+    curve: tuple[CurvePoint, ...] = ()
+    cost: Cost = Cost()
+
+
+class Generation(Record):
+    """A closed generation: who survived, the front so far and how diverse the population is.
+
+    `hypervolume` is over validation objectives of the front, `diversity` the mean pairwise gene
+    distance (0..1), `first_front_share` the share of candidates that nothing dominated.
+    """
+
+    index: int
+    population: tuple[str, ...]
+    front: tuple[str, ...]
+    hypervolume: float
+    diversity: float
+    first_front_share: float
+
+
+class Interval(Record):
+    """A figure with the bounds of its bootstrap confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class TestResult(Record):
+    """A front member re-measured once on the held-out test split."""
+
+    __test__ = False  # not a pytest class
+
+    genome: str
+    stage: str
+    objectives: dict[str, Interval]
+    details: dict[str, Interval] = Field(default_factory=dict)
+    attack_threshold: float
+
+
+def jsonable(record: Record) -> dict[str, Any]:
+    """The record as plain JSON values (tuples become lists)."""
+    return record.model_dump(mode="json")
