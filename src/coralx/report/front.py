@@ -1,0 +1,258 @@
+"""The Pareto front: what its members trade, how sure that is, where they are strong and weak."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from coralx.report.lives import Life
+from coralx.report.markup import Markup, element, empty, join, plot_text, section, table
+from coralx.report.plots import CORAL, SEA, STONE, Trace, card, chooser, controls, plot
+from coralx.report.wording import (
+    MEASURES,
+    MISSING,
+    absent,
+    better,
+    bounds,
+    figure,
+    gene_value,
+    genes_line,
+    label,
+)
+from coralx.summary import Summary
+
+BREAKDOWN = {
+    "auroc/task/": "task",
+    "auroc/modality/": "modality",
+    "auroc/": "AUROC",
+    "attack_auroc/": "AUROC under attack",
+    "attack_success/": "attack success",
+}
+
+
+def explorer_section(summary: Summary, lives: Sequence[Life]) -> Markup:
+    """The scatter over two objectives of the reader's choice."""
+    caption = (
+        "Each point is a genome with the objectives of its highest stage, measured on validation "
+        "data, the data that selection sees. Nothing of its stage beats a member of the front "
+        "(coral) without being worse in some objective. Lower stages cost less and do not compare: "
+        "they are grey, and a click in the legend shows the lowest. Point at a genome to read its "
+        "genes."
+    )
+    directions: Mapping[str, str] = summary["objectives"]
+    names = [name for name in directions if any(name in life.last.objectives for life in lives)]
+    if not names:
+        nothing = empty("No genome has been measured yet.")
+        return section("front", "The trade-offs", "", nothing)
+    x = next(
+        (name for name in ("false_positive_cost", "memory", *names[1:]) if name in names), names[0]
+    )
+    options = [(index, label(name)) for index, name in enumerate(names)]
+    shown = plot(
+        _points(names, lives, names.index(x)),
+        {
+            "xaxis": {"title": {"text": _axis(x, directions)}},
+            "yaxis": {"title": {"text": _axis(names[0], directions)}},
+            "showlegend": True,
+            "margin": {"t": 12, "r": 20},
+            "meta": {"titles": [_axis(name, directions) for name in names]},
+        },
+        height=460,
+        describe="Scatter of the genomes over two objectives; the front is in coral",
+    )
+    choosers = controls(
+        chooser("Vertical", "y", options, 0), chooser("Horizontal", "x", options, names.index(x))
+    )
+    return section("front", "The trade-offs", caption, card(choosers, shown))
+
+
+def table_section(summary: Summary) -> Markup:
+    """The front in figures: validation, then test with intervals, then part by part."""
+    caption = (
+        "Validation figures chose these genomes, so they flatter them. The test figures are the "
+        "ones to quote: the held-out rows were touched once, after selection had ended, and the "
+        "range is a bootstrap confidence interval."
+    )
+    front = summary["front"]
+    if not front:
+        nothing = empty("There is no front yet: no generation has been closed.")
+        return section("members", "The front in figures", "", nothing)
+    parts: list[Markup] = [card(_values(front, list(summary["objectives"])))]
+    tested = any(member["test_details"] for member in front)
+    source = "test_details" if tested else "details"
+    keys = sorted({key for member in front for key in member[source]}, key=_part_order)
+    if keys:
+        data = "test data, touched once" if tested else "validation data, used for selection"
+        parts.append(element("h3", "Part by part"))
+        parts.append(
+            element(
+                "p", f"The same genomes by task, modality and attack; {data}.", class_="caption"
+            )
+        )
+        parts.append(card(_breakdown(front, keys, source)))
+    return section("members", "The front in figures", caption, *parts)
+
+
+def _axis(name: str, directions: Mapping[str, str]) -> str:
+    measure = MEASURES.get(name)
+    detail = f"{measure}; {better(directions[name])}" if measure else better(directions[name])
+    return f"{plot_text(label(name))}<br><i>{plot_text(detail)}</i>"
+
+
+def _points(names: Sequence[str], lives: Sequence[Life], x: int) -> list[Trace]:
+    """One trace per stage that is some genome's highest, and the front on top of them."""
+    stages = sorted({(life.last.stage_index, life.last.stage) for life in lives})
+    traces = []
+    for index, stage in stages:
+        group = [life for life in lives if life.last.stage_index == index and life.fate != "front"]
+        if not group:
+            continue
+        below = stages[-1][0] - index
+        look = {
+            "size": 10,
+            "color": SEA if below == 0 else STONE,
+            "opacity": (1.0, 0.9, 0.55)[min(below, 2)],
+        }
+        hidden = below > 1
+        traces.append(_trace(f"up to {stage}", group, names, x, look, hidden))
+    front = [life for life in lives if life.fate == "front"]
+    if front:
+        look = {"size": 15, "color": CORAL, "line": {"width": 2, "color": "rgba(255,255,255,.6)"}}
+        traces.append(_trace("front", front, names, x, look, False))
+    return traces
+
+
+def _trace(
+    name: str, lives: Sequence[Life], names: Sequence[str], x: int, look: Trace, hidden: bool
+) -> Trace:
+    columns = [[_shown(objective, life) for life in lives] for objective in names]
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": plot_text(name),
+        "x": columns[x],
+        "y": columns[0],
+        "hovertext": [life.tooltip() for life in lives],
+        "hoverinfo": "text",
+        "marker": look,
+        "cliponaxis": False,
+        "visible": "legendonly" if hidden else True,
+        "meta": {"columns": columns},
+    }
+
+
+def _shown(objective: str, life: Life) -> float | None:
+    value = life.last.objectives.get(objective)
+    return value / 1e6 if objective == "memory" and value is not None else value
+
+
+def _values(front: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Markup:
+    measured = [name for name in names if any(name in m["objectives"] for m in front)]
+    ranges = {name: _range(front, "test", name) for name in measured}
+    headings = [
+        "Genome",
+        *(join([label(name), element("small", MEASURES.get(name, ""))]) for name in measured),
+    ]
+    rows = []
+    for member in front:
+        cells = [_two_values(member, name, ranges[name]) for name in measured]
+        rows.append((_name(member), *cells))
+    return table(headings, rows)
+
+
+def _name(member: Mapping[str, Any]) -> Markup:
+    genes = genes_line(member["genes"], member["trained_rank"])
+    rest = "\n".join(f"{name}: {gene_value(value)}" for name, value in member["genes"].items())
+    return element(
+        "div",
+        element("code", member["genome"]),
+        element("small", genes, title=rest),
+        element("small", f"{member['stage']} · {member['adapter']}"),
+        class_="member",
+    )
+
+
+def _two_values(member: Mapping[str, Any], name: str, span: tuple[float, float]) -> Markup:
+    validation = figure(name, member["objectives"].get(name))
+    test = member["test"].get(name)
+    if test is None or absent(test["value"]):
+        return join([element("span", validation), element("small", "validation")])
+    return join(
+        [
+            element("b", figure(name, test["value"])),
+            _whisker(test, span),
+            element("small", bounds(name, test)),
+            element("small", f"validation {validation}"),
+        ]
+    )
+
+
+def _range(front: Sequence[Mapping[str, Any]], source: str, key: str) -> tuple[float, float]:
+    """The span that the intervals of all members share, so that their drawings compare."""
+    ends = [
+        member[source][key][end]
+        for member in front
+        if key in member[source]
+        for end in ("low", "high")
+        if not absent(member[source][key][end])
+    ]
+    return (min(ends), max(ends)) if ends else (0.0, 1.0)
+
+
+def _whisker(interval: Mapping[str, Any], span: tuple[float, float]) -> Markup:
+    """The interval as a line with a dot at the value, on the span of the whole column."""
+    if any(absent(interval[key]) for key in ("value", "low", "high")):
+        return Markup("")
+    width = (span[1] - span[0]) or 1.0
+    low, value, high = (
+        5 + 90 * (interval[key] - span[0]) / width for key in ("low", "value", "high")
+    )
+    line = element("line", x1=f"{low:.1f}", x2=f"{high:.1f}", y1=6, y2=6)
+    dot = element("circle", cx=f"{value:.1f}", cy=6, r=4)
+    return element("svg", line, dot, viewBox="0 0 100 12", class_="whisker", aria_hidden="true")
+
+
+def _part_order(key: str) -> tuple[int, str]:
+    for place, prefix in enumerate(BREAKDOWN):
+        if key.startswith(prefix):
+            return place, key
+    return len(BREAKDOWN), key
+
+
+def _part_heading(key: str) -> Markup:
+    for prefix, kind in BREAKDOWN.items():
+        if key.startswith(prefix):
+            return join(
+                [
+                    element("span", key.removeprefix(prefix).replace("_", " ")),
+                    element("small", kind),
+                ]
+            )
+    return join([element("span", key)])
+
+
+def _breakdown(front: Sequence[Mapping[str, Any]], keys: Sequence[str], source: str) -> Markup:
+    tested = source == "test_details"
+    rows = []
+    for member in front:
+        cells = []
+        for key in keys:
+            value = member[source].get(key)
+            if absent(value):
+                cells.append(Markup(MISSING))
+            elif tested:
+                cells.append(_tested(value, _range(front, source, key)))
+            else:
+                cells.append(element("b", figure(key, value)))
+        rows.append((element("code", member["genome"]), *cells))
+    return table(["Genome", *map(_part_heading, keys)], rows)
+
+
+def _tested(interval: Mapping[str, Any], span: tuple[float, float]) -> Markup:
+    return join(
+        [
+            element("b", figure("", interval["value"])),
+            _whisker(interval, span),
+            element("small", bounds("", interval)),
+        ]
+    )

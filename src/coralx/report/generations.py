@@ -1,0 +1,171 @@
+"""Whether the search got better: objectives, hypervolume and diversity per generation."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from coralx.records import Generation, TrainingResult
+from coralx.report.markup import Markup, element, empty, hover, plot_text, section, table
+from coralx.report.plots import CORAL, SEA, STONE, Trace, card, key, plot
+from coralx.report.wording import better, figure, label
+from coralx.store import History
+from coralx.summary import Summary, highest_results
+
+Values = dict[int, float]  # by generation
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One objective over the generations; a generation without a value is left out."""
+
+    name: str
+    direction: str
+    front: Values
+    best: Values
+    median: Values
+
+
+def generations_section(history: History, summary: Summary) -> Markup:
+    """One small figure per objective, and the hypervolume of the front."""
+    title = "Objectives per generation"
+    if not history.generations:
+        nothing = empty("No generation has been closed yet.")
+        return section("generations", title, "", nothing)
+    stage = common_stage(history)
+    caption = (
+        "Does the search get better? Measured on validation data. Best and median compare results "
+        f"of one stage alone: {stage} is the highest that every generation reached, with more than "
+        "one genome where possible. The hypervolume grows as the front moves outward in any "
+        "objective."
+    )
+    objectives: dict[str, str] = summary["objectives"]
+    rows = [read_progress(history, name, way, stage) for name, way in objectives.items()]
+    rows = [row for row in rows if row.front or row.best]
+    draw = _table if len(history.generations) == 1 else _figures
+    return section("generations", title, caption, card(draw(history.generations, rows, stage)))
+
+
+def common_stage(history: History) -> str:
+    """The highest stage that each generation reached with two measured genomes, else with one."""
+    counts: dict[tuple[int, str], dict[int, int]] = {}
+    for result in history.results:
+        if result.objectives:
+            per = counts.setdefault((result.stage_index, result.stage), {})
+            per[result.generation] = per.get(result.generation, 0) + 1
+    wanted = {generation.index for generation in history.generations}
+    for least in (2, 1):
+        fit = [
+            stage
+            for stage, per in counts.items()
+            if all(per.get(index, 0) >= least for index in wanted)
+        ]
+        if fit:
+            return max(fit)[1]
+    return max(counts)[1] if counts else history.config.hyperband.stages[-1].name
+
+
+def read_progress(history: History, name: str, direction: str, stage: str) -> Progress:
+    """Best on the front, and best and median of the results of `stage`, per generation."""
+    best: Callable[[Iterable[float]], float] = min if direction == "min" else max
+    progress = Progress(name, direction, {}, {}, {})
+    for generation in history.generations:
+        here = [r for r in history.results if r.generation == generation.index]
+        values = _measured((r for r in here if r.stage == stage), name)
+        front = _measured(_front(history, generation), name)
+        if front:
+            progress.front[generation.index] = best(front)
+        if values:
+            progress.best[generation.index] = best(values)
+            progress.median[generation.index] = statistics.median(values)
+    return progress
+
+
+def _measured(results: Iterable[TrainingResult], name: str) -> list[float]:
+    values = (result.objectives.get(name, math.nan) for result in results)
+    return [value for value in values if math.isfinite(value)]
+
+
+def _front(history: History, generation: Generation) -> list[TrainingResult]:
+    members = set(generation.front)
+    return list(highest_results(r for r in history.results if r.genome.id in members).values())
+
+
+def _table(generations: Sequence[Generation], rows: Sequence[Progress], stage: str) -> Markup:
+    """For one generation, which has no course to draw."""
+    index = generations[0].index
+    cells = [
+        (
+            label(row.name) + (", MB" if row.name == "memory" else ""),
+            *(figure(row.name, values.get(index)) for values in (row.front, row.best, row.median)),
+        )
+        for row in rows
+    ]
+    only = generations[0]
+    cells.append(("Hypervolume", figure("", only.hypervolume), "", ""))
+    cells.append(("Diversity of genes, 0 to 1", "", "", figure("", only.diversity)))
+    headings = ("One generation", "Best on the front", f"Best in {stage}", f"Median in {stage}")
+    return table(headings, cells)
+
+
+def _figures(generations: Sequence[Generation], rows: Sequence[Progress], stage: str) -> Markup:
+    meanings = key(
+        [
+            (CORAL, "best on the front at the end of the generation"),
+            (SEA, f"best in {stage}"),
+            (STONE, f"median in {stage}"),
+        ]
+    )
+    panels = [_objective(row, stage) for row in rows]
+    volumes = {generation.index: generation.hypervolume for generation in generations}
+    spreads = {generation.index: generation.diversity for generation in generations}
+    panels.append(_small("Hypervolume", better("max"), [_line("hypervolume", volumes, CORAL)]))
+    panels.append(_small("Diversity of genes", "0 to 1", [_line("diversity", spreads, SEA)]))
+    return element("div", meanings, element("div", *panels, class_="multiples"))
+
+
+def _objective(row: Progress, stage: str) -> Markup:
+    scale, unit = (1e-6, ", MB") if row.name == "memory" else (1.0, "")
+    traces = [
+        _line(f"median in {stage}", row.median, STONE, scale),
+        _line(f"best in {stage}", row.best, SEA, scale),
+        _line("best on the front", row.front, CORAL, scale),
+    ]
+    return _small(f"{label(row.name)}{unit}", better(row.direction), traces)
+
+
+def _line(name: str, values: Values, colour: str, scale: float = 1.0) -> Trace:
+    shown = {index: value * scale for index, value in values.items()}
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "x": list(shown),
+        "y": list(shown.values()),
+        "hovertext": [
+            hover(f"generation {index}", (name, figure("", value)))
+            for index, value in shown.items()
+        ],
+        "hoverinfo": "text",
+        "line": {"color": colour, "width": 2},
+        "marker": {"size": 7 if len(shown) < 30 else 4},
+        "cliponaxis": False,
+    }
+
+
+def _small(title: str, note: str, traces: list[Trace]) -> Markup:
+    heading = f"{plot_text(title)}<br><sup>{note}</sup>"
+    layout = {
+        "title": {"text": heading, "x": 0, "xref": "paper", "font": {"size": 14}},
+        "margin": {"t": 56, "r": 16},
+        "xaxis": {"dtick": _tick(traces), "title": {"text": "generation"}},
+        "yaxis": {"nticks": 5},
+    }
+    return plot(traces, layout, height=240, describe=f"{title} by generation")
+
+
+def _tick(traces: Sequence[Trace]) -> int:
+    """Whole generations on the axis, about six of them."""
+    last = max((max(trace["x"]) for trace in traces if trace["x"]), default=0)
+    return max(1, int(last) // 6)

@@ -1,0 +1,115 @@
+"""What became of each genome: its results in stage order and its fate, for every chapter."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from coralx.records import CurvePoint, Genome, TrainingResult
+from coralx.report.markup import Markup, element, hover, join
+from coralx.report.wording import figure, genes_line, label
+from coralx.store import History
+
+Fate = Literal["front", "finished", "outranked", "stopped", "open"]
+
+# In the order of interest; colours are legible on the light and on the dark page.
+FATES: dict[Fate, tuple[str, str]] = {
+    "front": ("on the front", "#f2654d"),
+    "finished": ("finished, dominated", "#1f8a9b"),
+    "outranked": ("not promoted", "#9aa7b4"),
+    "stopped": ("stopped by a gate", "#8a63b8"),
+    "open": ("under way", "#d9a441"),
+}
+
+
+@dataclass(frozen=True)
+class Life:
+    """One genome's results, lowest stage first (never empty), and how it ended."""
+
+    genome: Genome
+    results: tuple[TrainingResult, ...]
+    fate: Fate
+
+    @property
+    def last(self) -> TrainingResult:
+        return self.results[-1]
+
+    @property
+    def inherited_from(self) -> str | None:
+        """The genome whose weights this one began with, or None."""
+        start = self.results[0].start
+        if start.kind != "inherit" or not start.checkpoint:
+            return None
+        return start.checkpoint.rpartition("/")[0] or start.checkpoint
+
+    def curve(self) -> list[CurvePoint]:
+        return [point for result in self.results for point in result.curve]
+
+    def tooltip(self, *more: tuple[str, str]) -> str:
+        """Hover text: id, fate, genes, objectives of the highest stage."""
+        result = self.last
+        lines: list[tuple[str, str] | str] = [
+            self.genome.id,
+            ("fate", FATES[self.fate][0]),
+            ("genes", genes_line(self.genome.genes(), result.lora_cfg.r)),
+            ("highest stage", result.stage),
+        ]
+        lines += [(label(name), figure(name, value)) for name, value in result.objectives.items()]
+        if result.stopped:
+            lines.append(("stopped", result.stopped.reason))
+        return hover(*lines, *more)
+
+
+def read_lives(history: History) -> list[Life]:
+    """Every genome that was trained, in order of first appearance."""
+    results: dict[str, dict[int, TrainingResult]] = {}
+    for result in history.results:
+        results.setdefault(result.genome.id, {})[result.stage_index] = result
+    front = set(history.generations[-1].front) if history.generations else set()
+    closed = {generation.index for generation in history.generations}
+    final = len(history.config.hyperband.stages) - 1
+    lives = []
+    for name, by_stage in results.items():
+        ordered = tuple(by_stage[index] for index in sorted(by_stage))
+        fate = _fate(ordered[-1], name in front, ordered[-1].generation in closed, final)
+        lives.append(Life(ordered[-1].genome, ordered, fate))
+    return lives
+
+
+def by_interest(lives: Iterable[Life], objective: str, direction: str) -> list[Life]:
+    """Front first, then by stage reached, then by the objective, best first."""
+    sign = 1 if direction == "min" else -1
+    order = list(FATES)
+
+    def place(life: Life) -> tuple[float, float, float]:
+        value = life.last.objectives.get(objective, math.nan)
+        worth = math.inf if math.isnan(value) else sign * value
+        return order.index(life.fate), -life.last.stage_index, worth
+
+    return sorted(lives, key=place)
+
+
+def legend(lives: Iterable[Life]) -> Markup:
+    """The fates that occur, each with its colour."""
+    present = {life.fate for life in lives}
+    return element(
+        "p",
+        join(
+            element("span", element("i", class_=f"dot {fate}"), name)
+            for fate, (name, _) in FATES.items()
+            if fate in present
+        ),
+        class_="legend",
+    )
+
+
+def _fate(last: TrainingResult, on_front: bool, closed: bool, final_stage: int) -> Fate:
+    if on_front:
+        return "front"
+    if last.stopped:
+        return "stopped"
+    if last.stage_index >= final_stage:
+        return "finished"
+    return "outranked" if closed else "open"

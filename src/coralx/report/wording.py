@@ -1,0 +1,137 @@
+"""How names and figures are written for people: labels, units, digits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+MISSING = "–"  # noqa: RUF001 - an en dash says "no value" better than a hyphen does
+
+LABELS = {
+    "task_skill": "Task skill",
+    "safety": "Safety",
+    "false_positive_cost": "False positives",
+    "memory": "Memory",
+    "cross_modal_gain": "Cross-modal gain",
+    "calibration": "Calibration",
+}
+
+MEASURES = {
+    "task_skill": "AUROC, macro-average over tasks",
+    "safety": "AUROC under attack, mean over attack kinds",
+    "false_positive_cost": "false-positive rate at 90% recall",
+    "memory": "peak memory to serve, MB",
+    "cross_modal_gain": "AUROC with all modalities minus text alone",
+    "calibration": "1 − expected calibration error",  # noqa: RUF001
+}
+
+GENE_SIGNS = {"learning_rate": "lr", "alpha": "α", "weight_decay": "wd"}  # noqa: RUF001
+
+
+def label(objective: str) -> str:
+    """The name of an objective in a heading; a user's own keeps its name."""
+    return LABELS.get(objective, objective)
+
+
+def better(direction: str) -> str:
+    return "lower is better" if direction == "min" else "higher is better"
+
+
+def absent(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def figure(objective: str, value: float | None) -> str:
+    """An objective's value: memory in MB (10^6 bytes), anything else with three decimals."""
+    if value is None or math.isnan(value):
+        return MISSING
+    if objective == "memory":
+        return f"{value / 1e6:,.1f}"
+    return f"{value:.3f}"
+
+
+def bounds(objective: str, interval: Mapping[str, Any]) -> str:
+    """The interval of a test figure, without the value itself."""
+    low, high = (figure(objective, interval[key]) for key in ("low", "high"))
+    return f"{low} to {high}"
+
+
+def count(value: float | None) -> str:
+    """A number of things: whole where it is whole, else with one decimal."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    return f"{value:,.0f}" if value == round(value) else f"{value:,.1f}"
+
+
+def large(value: float | None) -> str:
+    """A large number in three digits and a letter: 12,345,678 -> 12.3M."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    for size, sign in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{sign}" if abs(value) < 999.5 * size else f"{value:.2e}"
+    return f"{value:.3g}"
+
+
+def tera(value: float | None) -> str:
+    """In units of 10^12, three digits or more."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    return f"{value / 1e12:,.0f}" if value >= 1e14 else f"{value / 1e12:.3g}"
+
+
+def ratio(value: float | None) -> str:
+    return f"{value:.2f}×" if value and math.isfinite(value) else MISSING  # noqa: RUF001
+
+
+def share(value: float | None) -> str:
+    return MISSING if value is None or not math.isfinite(value) else f"{100 * value:.0f}%"
+
+
+def megabytes(value: float | None) -> str:
+    return MISSING if not value else f"{value / 1e6:,.0f}"
+
+
+def duration(seconds: float | None) -> str:
+    """Two units at most: 4.2 s, 6 min 12 s, 2 h 05 min."""
+    if seconds is None or not math.isfinite(seconds):
+        return MISSING
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes = int(seconds + 0.5) // 60
+    if minutes < 60:
+        return f"{minutes} min {int(seconds + 0.5) % 60:02d} s"
+    return f"{minutes // 60:,} h {minutes % 60:02d} min"
+
+
+def plural(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def gene_value(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "none"}[value]
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return "+".join(map(str, value))
+    return str(value)
+
+
+def genes_line(genes: Mapping[str, Any], trained_rank: int | None = None) -> str:
+    """The genes that matter in one line; switches that are off and zeros are left out."""
+    parts = []
+    for name, value in genes.items():
+        if value is False or value is None or value in (0, 0.0):
+            continue
+        if name == "r" and trained_rank not in (None, value):
+            parts.append(f"r {value} grown to {trained_rank}")
+        elif name == "target_modules":
+            parts.append(gene_value(value))
+        elif name == "layers":
+            parts.append("all layers" if value == "all" else f"last {plural(value, 'layer')}")
+        else:
+            sign = GENE_SIGNS.get(name, name.removeprefix("use_"))
+            parts.append(sign if value is True else f"{sign} {gene_value(value)}")
+    return " · ".join(parts)

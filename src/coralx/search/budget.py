@@ -1,0 +1,189 @@
+"""What training costs in steps: stages, promotion counts, brackets, and the saving measured.
+
+A step is one optimiser step of one genome on one batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+from coralx.errors import ConfigError
+from coralx.records import Record, TrainingResult, TrainingStage
+
+
+class StagePlan(Record):
+    """One stage of a plan: `genomes` over all generations; `steps` = genomes x steps_per_genome."""
+
+    name: str
+    genomes: int
+    steps_per_genome: float
+    steps: float
+
+
+class Plan(Record):
+    """What a run costs if every genome passes its gates and none leaves a stage early.
+
+    Steps are unrounded: training rounds a genome's steps in a stage up to a whole number.
+    `speedup` is naive_steps / hyperband_steps.
+    """
+
+    naive_steps: float
+    hyperband_steps: float
+    speedup: float
+    stages: tuple[StagePlan, ...]
+
+
+class Rung(NamedTuple):
+    """`genomes` are trained to a total of `budget` units each."""
+
+    genomes: int
+    budget: float
+
+
+def batches(rows: int, data_percentage: float, batch_size: int) -> int:
+    """Batches in a stage's subset of `rows`: both the subset and its last batch are rounded up."""
+    return math.ceil(math.ceil(_exact(data_percentage) / 100 * rows) / Fraction(batch_size))
+
+
+def stage_steps(stage: TrainingStage, steps_per_epoch: float) -> float:
+    """Unrounded steps of one genome: epoch_budget x data_percentage / 100 x steps_per_epoch.
+
+    `steps_per_epoch` counts the batches of all training rows.
+    """
+    return float(_stage_steps(stage, steps_per_epoch))
+
+
+def survivors(entered: int, rate: float) -> int:
+    """How many of the genomes that entered a stage go on: floor(entered x rate), at least one.
+
+    Exact for rates that are short fractions: 10 x 0.3 is 3 and 9 x (1/3) is 3. 0 of 0.
+    """
+    share = Fraction(rate).limit_denominator(10**6)
+    return max(1, math.floor(entered * share)) if entered > 0 else 0
+
+
+def plan(
+    stages: Sequence[TrainingStage],
+    population: int,
+    steps_per_epoch: float,
+    full_epochs: float,
+    generations: int = 1,
+) -> Plan:
+    """The cost of a run against naive full training of as many genomes for `full_epochs` each."""
+    naive = population * generations * _exact(full_epochs) * _exact(steps_per_epoch)
+    lines, total, genomes = [], Fraction(0), population
+    for stage in stages:
+        each = _stage_steps(stage, steps_per_epoch)
+        trained = genomes * generations
+        total += trained * each
+        lines.append(
+            StagePlan(
+                name=stage.name,
+                genomes=trained,
+                steps_per_genome=float(each),
+                steps=float(trained * each),
+            )
+        )
+        genomes = survivors(genomes, stage.survival_rate)
+    return Plan(
+        naive_steps=float(naive),
+        hyperband_steps=float(total),
+        speedup=float(naive / total) if total else 0.0,
+        stages=tuple(lines),
+    )
+
+
+def brackets(most: float, eta: int = 3) -> tuple[tuple[Rung, ...], ...]:
+    """The brackets of Hyperband, most exploratory first: each a list of rungs.
+
+    Li et al., JMLR 18(185), 2018, with R = `most` (the largest budget of one genome, in units of
+    the smallest) and eta = `eta`: bracket s = s_max..0 starts n genomes with R eta^-s each and
+    keeps one in eta at each rung. As in the paper's table for R = 81, eta = 3, with
+    B = (s_max + 1) R: n = floor(B / R / (s + 1)) x eta^s. Algorithm 1 as printed there has
+    n = ceil(B / R x eta^s / (s + 1)) instead and would start its brackets s = 3, 2, 1 with
+    34, 15 and 8 genomes where the table has 27, 9 and 6.
+
+    Raises:
+        ConfigError: `most` is below 1 or `eta` below 2.
+    """
+    if most < 1 or eta < 2:
+        rule = "the largest budget must be at least 1 and eta at least 2"
+        raise ConfigError("brackets", [f"{rule}, got {most} and {eta}"])
+    largest = _exact(most)
+    deepest = 0
+    while eta ** (deepest + 1) <= largest:
+        deepest += 1
+    return tuple(_bracket(largest, eta, s, deepest) for s in range(deepest, -1, -1))
+
+
+def efficiency(
+    results: Sequence[TrainingResult],
+    stages: Sequence[TrainingStage],
+    steps_per_epoch: float,
+    full_epochs: float,
+) -> dict[str, Any]:
+    """What was spent, in all and per stage, against naive full training of the same genomes.
+
+    `efficiency_ratio` = naive_steps / steps, 0 where no step was trained; `naive_steps` = distinct
+    genomes x full_epochs x steps_per_epoch. Seconds are those of training and evaluation,
+    `busy_share` is their time-weighted mean, `peak_memory` (bytes) the largest.
+    `saved_by_leaving_early` counts the planned steps that genomes which left a stage early did not
+    train. `stages` are in the order given, whether or not a genome reached them.
+    """
+    genomes = len({result.genome.id for result in results})
+    naive = float(genomes * _exact(full_epochs) * _exact(steps_per_epoch))
+    spent = _spent(results)
+    early = (result.cost for result in results if result.left_early)
+    return {
+        "efficiency_ratio": naive / spent["steps"] if spent["steps"] else 0.0,
+        "naive_steps": naive,
+        **spent,
+        "saved_by_leaving_early": sum(max(0.0, c.planned_steps - c.steps) for c in early),
+        "stages": [
+            {"name": stage.name, **_spent([r for r in results if r.stage == stage.name])}
+            for stage in stages
+        ],
+    }
+
+
+def _spent(results: Sequence[TrainingResult]) -> dict[str, Any]:
+    costs = [result.cost for result in results]
+    seconds = [cost.train_seconds + cost.eval_seconds for cost in costs]
+    busy = _sum(s * cost.busy_share for s, cost in zip(seconds, costs, strict=True))
+    return {
+        "genomes": len({result.genome.id for result in results}),
+        "steps": sum(cost.steps for cost in costs),
+        "planned_steps": _sum(cost.planned_steps for cost in costs),
+        "tokens": sum(cost.tokens for cost in costs),
+        "computed_tokens": sum(cost.computed_tokens for cost in costs),
+        "flops": _sum(cost.flops for cost in costs),
+        "seconds": _sum(seconds),
+        "busy_share": busy / _sum(seconds) if any(seconds) else 0.0,
+        "peak_memory": max((cost.peak_memory for cost in costs), default=0),
+        "stopped": sum(result.stopped is not None for result in results),
+    }
+
+
+def _sum(numbers: Iterable[float]) -> float:
+    """Exact, so that the order in which results arrived cannot show in the last digit."""
+    return math.fsum(numbers)
+
+
+def _bracket(largest: Fraction, eta: int, s: int, deepest: int) -> tuple[Rung, ...]:
+    start = (deepest + 1) // (s + 1) * eta**s
+    return tuple(
+        Rung(start // eta**i, float(largest * Fraction(eta) ** (i - s))) for i in range(s + 1)
+    )
+
+
+def _stage_steps(stage: TrainingStage, steps_per_epoch: float) -> Fraction:
+    share = _exact(stage.data_percentage) / 100
+    return _exact(stage.epoch_budget) * share * _exact(steps_per_epoch)
+
+
+def _exact(number: float) -> Fraction:
+    """The number as written in decimals: 0.1 is 1/10, not its nearest binary fraction."""
+    return Fraction(str(number))

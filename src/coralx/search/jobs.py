@@ -1,0 +1,102 @@
+"""Jobs: what to train next, in which packs, and from which weights."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+
+from coralx.config import Config
+from coralx.records import Genome, Job, LoRAConfig, Start, TrainingResult
+from coralx.search.packing import ModelShape, PackCost, estimate_bytes, pack
+
+# The results of each genome so far, by its id, in order of stage.
+Past = Mapping[str, Sequence[TrainingResult]]
+
+LARGEST_RANK = 1024  # the bound of LoRAConfig.r
+
+# Stages (from the first) in which the cross-modal proxy scores multi-modal genomes on text alone.
+PROXY_STAGES = 2
+
+
+def plan_jobs(
+    config: Config,
+    generation: int,
+    stage_index: int,
+    genomes: Sequence[Genome],
+    past: Past,
+    image_task: bool = False,
+    shape: ModelShape | None = None,
+) -> tuple[Job, ...]:
+    """One job per pack of the stage. Ids are stable: generation, stage, place of the pack.
+
+    Without `shape` packs are bounded by `training.pack_size` alone, else also by memory.
+    """
+    stages = config.hyperband.stages
+    stage = stages[stage_index]
+    starts = {genome.id: _start(config, stage_index, genome, past) for genome in genomes}
+    packs = pack(
+        genomes,
+        config.training.pack_size,
+        _pack_cost(config, shape),
+        config.training.memory_budget_gb * 1e9,
+        {genome.id: _adapter(genome, starts[genome.id], past) for genome in genomes},
+    )
+    proxy = config.hyperband.cross_modal_proxy and image_task and len(stages) > PROXY_STAGES
+    return tuple(
+        Job(
+            id=f"g{generation}-{stage.name}-{index}",
+            generation=generation,
+            stage=stage,
+            stage_index=stage_index,
+            genomes=members,
+            starts=tuple(starts[genome.id] for genome in members),
+            text_only=proxy and stage_index < PROXY_STAGES,
+        )
+        for index, members in enumerate(packs)
+    )
+
+
+def _start(config: Config, stage_index: int, genome: Genome, past: Past) -> Start:
+    if stage_index == 0:
+        return _first_start(config, genome, past)
+    before = past[genome.id][-1]
+    return Start(
+        kind="continue",
+        checkpoint=before.checkpoint,
+        grow_to=_grown_rank(config, stage_index, before.lora_cfg.r),
+    )
+
+
+def _first_start(config: Config, genome: Genome, past: Past) -> Start:
+    """A child takes over the weights its better parent left at the highest stage it reached.
+
+    The child keeps the rank of its own gene, even if the parent has grown: it is the gene that is
+    under selection.
+    """
+    better = past.get(genome.parents[0], ()) if genome.parents else ()
+    left = [result.checkpoint for result in better if result.checkpoint is not None]
+    if not left or not config.evolution.warm_start:
+        return Start(kind="fresh")
+    return Start(kind="inherit", checkpoint=left[-1])
+
+
+def _grown_rank(config: Config, stage_index: int, rank: int) -> int | None:
+    hyperband = config.hyperband
+    here = hyperband.stages[stage_index].name == hyperband.grow_rank_at
+    if not here or rank >= hyperband.grow_below_rank:
+        return None
+    return min(2 * rank, LARGEST_RANK)
+
+
+def _adapter(genome: Genome, start: Start, past: Past) -> LoRAConfig:
+    """The adapter as this job will train it."""
+    before = past.get(genome.id, ())
+    adapter = before[-1].lora_cfg if before else genome.lora_cfg
+    return adapter.model_copy(update={"r": start.grow_to or adapter.r})
+
+
+def _pack_cost(config: Config, shape: ModelShape | None) -> PackCost | None:
+    if shape is None:
+        return None
+    rows, tokens = config.training.batch_size, config.data.max_tokens
+    return functools.partial(estimate_bytes, shape=shape, rows=rows, tokens=tokens)

@@ -1,0 +1,216 @@
+"""Who is better: NSGA-II order, promotion, survival, parents, the front and its hypervolume.
+
+NSGA-II: Deb et al., IEEE Trans. Evol. Comput. 6(2), 2002. Results are compared only at the same
+stage: a later stage comes first, whatever the scores. Letters: N results, M objectives.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coralx.config import OBJECTIVES
+from coralx.records import TrainingResult
+
+if TYPE_CHECKING:
+    from numpy.random import Generator
+
+T = TypeVar("T")
+
+Matrix = NDArray[np.float64]
+Bounds = Mapping[str, tuple[float, float]]
+
+# Least and greatest value of each objective that has fixed ones; memory has none.
+BOUNDS = {
+    "task_skill": (0.0, 1.0),
+    "safety": (0.0, 1.0),
+    "false_positive_cost": (0.0, 1.0),
+    "cross_modal_gain": (-1.0, 1.0),
+    "calibration": (0.0, 1.0),
+}
+
+# Just beyond the worst corner of the unit box, so that a point worst in one objective still counts
+# for what it is worth in the others.
+REFERENCE = 1.1
+
+
+def objective_matrix(
+    results: Sequence[TrainingResult],
+    names: Sequence[str],
+    directions: Mapping[str, str] = OBJECTIVES,
+) -> Matrix:
+    """(N, M), every column to be minimised; maximised objectives are negated.
+
+    An objective without a direction, such as a user's own, is maximised. A value that is missing
+    or not finite is +inf: worst.
+    """
+    rows = [[result.objectives.get(name, math.nan) for name in names] for result in results]
+    signs = [1.0 if directions.get(name) == "min" else -1.0 for name in names]
+    matrix = np.array(rows, dtype=np.float64).reshape(len(results), len(names)) * signs
+    return np.where(np.isfinite(matrix), matrix, np.inf)
+
+
+def ranks(matrix: Matrix) -> NDArray[np.int64]:
+    """(N,) non-dominated rank of each row of (N, M), 0 for the first front."""
+    from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
+
+    if not len(matrix):
+        return np.zeros(0, dtype=np.int64)
+    # Dominance depends on order alone, and moocore ranks rows with infinities wrongly (0.3.2),
+    # so each column is replaced by the places of its values.
+    places = [np.unique(column, return_inverse=True)[1] for column in matrix.T]
+    sorting = NonDominatedSorting()
+    found = sorting.do(np.column_stack(places), return_rank=True)[1]  # type: ignore[no-untyped-call]
+    return np.asarray(found, dtype=np.int64)
+
+
+def crowding(matrix: Matrix, front: NDArray[np.int64]) -> Matrix:
+    """(len(front),) crowding distance of the rows `front` of (N, M) among themselves.
+
+    Infinite at the ends of each objective. An infinite value counts as one range beyond the
+    column's worst finite value, so that distances stay numbers.
+    """
+    from pymoo.operators.survival.rank_and_crowding.metrics import get_crowding_function
+
+    finite = np.column_stack([_without_infinity(column) for column in matrix[front].T])
+    distance = get_crowding_function("cd")  # type: ignore[no-untyped-call]
+    return np.asarray(distance.do(finite), dtype=np.float64)
+
+
+def order(results: Iterable[TrainingResult], names: Sequence[str]) -> list[TrainingResult]:
+    """The results, best first, the same whatever order they come in.
+
+    By stage (later first); at the same stage those that passed their gate before those it
+    stopped; then by non-dominated rank; then by crowding distance (descending); then, where
+    NSGA-II would leave it to chance, by the first of the objectives, and last by genome id.
+    """
+    known = sorted(results, key=_standing)
+    return [
+        result
+        for _, peers in groupby(known, key=lambda result: _standing(result)[:2])
+        for result in _order_peers(list(peers), names)
+    ]
+
+
+def promote(
+    results: Iterable[TrainingResult],
+    count: int,
+    names: Sequence[str],
+    promote_by: str = "rank",
+) -> list[TrainingResult]:
+    """The `count` best of one stage's results, best first; never one that a gate stopped.
+
+    `promote_by` is "rank" for the order of `order`, or the objective that decides alone, ties
+    falling back on it.
+    """
+    ordered = order((result for result in results if result.stopped is None), names)
+    if promote_by != "rank" and ordered:
+        losses = objective_matrix(ordered, [promote_by])[:, 0]
+        ordered = [ordered[place] for place in np.argsort(losses, kind="stable")]
+    return ordered[:count]
+
+
+def best_results(results: Iterable[TrainingResult]) -> list[TrainingResult]:
+    """For each genome its result at the highest stage it reached, in order of genome id."""
+    best: dict[str, TrainingResult] = {}
+    for result in results:
+        rival = best.get(result.genome.id)
+        if rival is None or result.stage_index > rival.stage_index:
+            best[result.genome.id] = result
+    return [best[genome] for genome in sorted(best)]
+
+
+def survive(
+    results: Iterable[TrainingResult], count: int, names: Sequence[str]
+) -> list[TrainingResult]:
+    """NSGA-II survival: the best results of at most `count` genomes, best first.
+
+    A genome that a gate stopped does not survive.
+    """
+    best = best_results(results)
+    return order((result for result in best if result.stopped is None), names)[:count]
+
+
+def tournament(rng: Generator, candidates: Sequence[T], size: int) -> T:
+    """The best of `size` candidates drawn with replacement; `candidates` are best first."""
+    return candidates[int(rng.integers(len(candidates), size=size).min())]
+
+
+def front(results: Iterable[TrainingResult], names: Sequence[str]) -> list[TrainingResult]:
+    """The results that nothing dominates, at the highest stage that any genome passed."""
+    passed = [result for result in results if result.stopped is None]
+    highest = max((result.stage_index for result in passed), default=0)
+    finalists = sorted((r for r in passed if r.stage_index == highest), key=_standing)
+    first = ranks(objective_matrix(finalists, names)) == 0
+    return order((finalists[place] for place in np.flatnonzero(first)), names)
+
+
+def observed_bounds(
+    results: Iterable[TrainingResult], names: Sequence[str]
+) -> dict[str, tuple[float, float]]:
+    """Bounds for objectives that have no fixed ones: 0 to the largest seen for memory, the
+    least to the greatest seen for a user's own."""
+    bounds = {}
+    known = list(results)
+    for name in names:
+        seen = [r.objectives[name] for r in known if name in r.objectives]
+        seen = [value for value in seen if math.isfinite(value)]
+        if name not in BOUNDS and seen:
+            bounds[name] = (0.0 if name == "memory" else min(seen), max(seen))
+    return bounds
+
+
+def hypervolume(
+    results: Sequence[TrainingResult], names: Sequence[str], bounds: Bounds | None = None
+) -> float:
+    """Share (0..1) of the objective box that the results dominate; 0 for none.
+
+    Each objective is put on 0 (its best bound) to 1 (its worst), clipped; the reference point is
+    1.1 in each, and the volume is divided by 1.1^M. `bounds` holds (least, greatest) for
+    objectives not in `BOUNDS`; those with neither count as 0..1. An objective that none of the
+    results has is left out. Figures compare only under the same bounds.
+    """
+    from moocore import hypervolume as volume
+
+    measured = [name for name in names if any(name in r.objectives for r in results)]
+    if not measured:
+        return 0.0
+    limits = [(bounds or {}).get(name, BOUNDS.get(name, (0.0, 1.0))) for name in measured]
+    columns = zip(measured, objective_matrix(results, measured).T, limits, strict=True)
+    scaled = np.column_stack([_scale(name, column, *limit) for name, column, limit in columns])
+    return float(volume(scaled, ref=REFERENCE)) / REFERENCE ** len(measured)
+
+
+def _standing(result: TrainingResult) -> tuple[int, bool, str]:
+    return -result.stage_index, result.stopped is not None, result.genome.id
+
+
+def _order_peers(peers: list[TrainingResult], names: Sequence[str]) -> list[TrainingResult]:
+    """Results of one stage, best first; they come in order of genome id."""
+    matrix = objective_matrix(peers, names)
+    rank = ranks(matrix)
+    distance = np.zeros(len(peers))
+    for level in range(int(rank.max()) + 1):
+        members = np.flatnonzero(rank == level)
+        distance[members] = crowding(matrix, members)
+    places = np.lexsort((np.arange(len(peers)), matrix[:, 0], -distance, rank))
+    return [peers[place] for place in places]
+
+
+def _without_infinity(column: Matrix) -> Matrix:
+    finite = column[np.isfinite(column)]
+    if not len(finite):
+        return np.zeros_like(column)
+    worst, best = finite.max(), finite.min()
+    return np.where(np.isfinite(column), column, worst + ((worst - best) or 1.0))
+
+
+def _scale(name: str, column: Matrix, low: float, high: float) -> Matrix:
+    """A column to be minimised onto 0 (best bound) to 1 (worst)."""
+    best = low if OBJECTIVES.get(name) == "min" else -high
+    return np.clip((column - best) / ((high - low) or 1.0), 0.0, 1.0)

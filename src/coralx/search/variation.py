@@ -1,0 +1,89 @@
+"""Variation: how a child's genes come from those of its parents."""
+
+from __future__ import annotations
+
+import bisect
+from typing import TYPE_CHECKING
+
+from coralx.config import Choice, EvolutionSettings, Float, Gene, Integer
+from coralx.records import GeneValue, Genome
+from coralx.search.space import Genes, Space, at, build, count, draw, ladder, position, values
+
+if TYPE_CHECKING:
+    from numpy.random import Generator
+
+# Standard deviation of a numeric gene's step, as a share of its range on its own scale. The usual
+# choice for real-coded mutation: most steps stay near, one in three crosses a fifth of the range.
+STEP = 0.2
+
+
+def breed(
+    space: Space,
+    better: Genome,
+    worse: Genome,
+    settings: EvolutionSettings,
+    rng: Generator,
+    generation: int,
+) -> Genome:
+    """A child: crossed from both parents with `crossover_rate`, else copied; then mutated.
+
+    Its `parents` are the better one first; the worse one is named only if it gave genes.
+    """
+    crosses = rng.random() < settings.crossover_rate and better.id != worse.id
+    genes = cross(space, better.genes(), worse.genes(), rng) if crosses else better.genes()
+    parents = (better.id, worse.id) if crosses else (better.id,)
+    return build(mutate(space, genes, settings.mutation_rate, rng), parents, generation)
+
+
+def cross(space: Space, a: Genes, b: Genes, rng: Generator) -> dict[str, GeneValue]:
+    """Uniform crossover: each gene of the space from either parent, as likely; others from a."""
+    from_b = {name: b[name] for name in sorted(space) if rng.random() < 0.5 and name in b}
+    return {**a, **from_b}
+
+
+def mutate(space: Space, genes: Genes, rate: float, rng: Generator) -> dict[str, GeneValue]:
+    """The genes with each of the space's changed with probability `rate`, and at least one.
+
+    Nothing changes where no gene of the space has a second value.
+    """
+    names = [name for name in sorted(space) if count(name, space[name]) > 1]
+    if not names:
+        return dict(genes)
+    chosen = [name for name in names if rng.random() < rate]
+    chosen = chosen or [names[int(rng.integers(len(names)))]]
+    return {**genes, **{name: _step(name, space[name], genes.get(name), rng) for name in chosen}}
+
+
+def _step(name: str, gene: Gene, value: GeneValue, rng: Generator) -> GeneValue:
+    """Another value of the gene: near the old one where the gene has an order."""
+    rungs = ladder(gene) if isinstance(gene, Choice) else None
+    numeric = isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(gene, Choice):
+        if rungs and numeric:
+            return _neighbour(rungs, value, rng)  # type: ignore[arg-type]
+        others = [other for other in values(name, gene) if other != value]
+        return others[int(rng.integers(len(others)))]
+    if not numeric:  # a genome from outside the space may lack the gene
+        return draw(name, gene, rng)
+    return _walk(gene, value, rng)  # type: ignore[arg-type]
+
+
+def _neighbour(rungs: list[int | float], value: float, rng: Generator) -> int | float:
+    """The value next below or next above, as likely; at an end, the only neighbour there is."""
+    below = bisect.bisect_left(rungs, value) - 1
+    above = bisect.bisect_right(rungs, value)
+    places = [place for place in (below, above) if 0 <= place < len(rungs)]
+    return rungs[places[int(rng.integers(len(places)))]]
+
+
+def _walk(gene: Integer | Float, value: float, rng: Generator) -> int | float:
+    """A gaussian step, clipped to the range; mirrored where clipping would undo it."""
+    here = position(gene, value)
+    step = STEP * float(rng.standard_normal())
+    if isinstance(gene, Integer):  # a step too small to reach the next whole number goes there
+        least = 1 / (gene.high - gene.low)
+        step = max(abs(step), least) * (1 if step > 0 else -1)
+    there = min(max(here + step, 0.0), 1.0)
+    if there == here:
+        there = min(max(here - step, 0.0), 1.0)
+    return at(gene, there)

@@ -1,0 +1,178 @@
+"""The content of `summary.json`: a run's outcome as plain JSON values, drawn from its journal."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from coralx.config import OBJECTIVES
+from coralx.records import Interval, TestResult, TrainingResult, jsonable
+from coralx.search.budget import efficiency
+from coralx.store import History
+
+Summary = dict[str, Any]
+
+
+def summarize(history: History) -> Summary:
+    """What a run found and what it cost, as values that JSON can hold (NaN and infinity: None).
+
+    The front is that of the last closed generation, each genome with its result of the highest
+    stage and, where it was measured, its test figures; best validation value of the first
+    objective first. `funnel` has one mapping of stage name to genomes trained per generation.
+    """
+    facts = history.facts
+    last = history.generations[-1] if history.generations else None
+    summary = {
+        "base_model": history.config.base_model,
+        "seed": facts.get("seed", history.config.evolution.seed),
+        "versions": facts.get("versions", {}),
+        "machine": facts.get("machine", ""),
+        "started": facts.get("started"),
+        "finished": history.finished,
+        "wall_seconds": history.seconds,
+        "tasks": facts.get("tasks", []),
+        "rows": facts.get("rows", {}),
+        "objectives": directions(history.config.objectives),
+        "genomes": len({result.genome.id for result in history.results}),
+        "front": _front(history),
+        "hypervolume": last.hypervolume if last else None,
+        "generations": _generations(history),
+        "funnel": _funnel(history),
+        "stopped": _stopped(history),
+        "efficiency": _efficiency(history),
+    }
+    return {key: plain(value) for key, value in summary.items()}
+
+
+def write_summary(history: History, path: Path) -> None:
+    """Write `summary.json`. The file is replaced whole or not at all."""
+    text = json.dumps(summarize(history), indent=2, ensure_ascii=False, allow_nan=False)
+    write_whole(path, text + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write aside, then rename, so that a reader never meets half a file."""
+    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+        os.chmod(aside, 0o644)  # mkstemp keeps the file to its owner; a report is for sharing
+        os.replace(aside, path)
+    except BaseException:
+        Path(aside).unlink(missing_ok=True)
+        raise
+
+
+def directions(objectives: Iterable[str]) -> dict[str, str]:
+    """`max` or `min` per objective; a user's own `module:function` is maximised."""
+    return {name: OBJECTIVES.get(name, "max") for name in objectives}
+
+
+def highest_results(results: Iterable[TrainingResult]) -> dict[str, TrainingResult]:
+    """Per genome id the result of the highest stage it trained in; the later one of equals."""
+    highest: dict[str, TrainingResult] = {}
+    for result in results:
+        known = highest.get(result.genome.id)
+        if known is None or result.stage_index >= known.stage_index:
+            highest[result.genome.id] = result
+    return highest
+
+
+def plain(value: Any) -> Any:
+    """The value with tuples as lists and what JSON has no word for (NaN, infinity) as None."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in value]
+    return value
+
+
+def _front(history: History) -> list[dict[str, Any]]:
+    if not history.generations:
+        return []
+    highest = highest_results(history.results)
+    tests = {test.genome: test for test in history.tests}
+    members = [highest[name] for name in history.generations[-1].front if name in highest]
+    first = history.config.objectives[0]
+    sign = 1 if directions([first])[first] == "min" else -1
+
+    def place(result: TrainingResult) -> float:
+        value = result.objectives.get(first, math.nan)
+        return math.inf if math.isnan(value) else sign * value
+
+    return [_member(result, tests.get(result.genome.id)) for result in sorted(members, key=place)]
+
+
+def _member(result: TrainingResult, test: TestResult | None) -> dict[str, Any]:
+    genome = result.genome
+    return {
+        "genome": genome.id,
+        "generation": genome.generation,
+        "parents": genome.parents,
+        "stage": result.stage,
+        "genes": genome.genes(),
+        "trained_rank": result.lora_cfg.r,
+        "objectives": result.objectives,
+        "details": result.details,
+        "test": _intervals(test.objectives if test else {}),
+        "test_details": _intervals(test.details if test else {}),
+        "adapter": f"adapters/{genome.id}",
+    }
+
+
+def _intervals(figures: Mapping[str, Interval]) -> dict[str, Any]:
+    return {name: jsonable(interval) for name, interval in figures.items()}
+
+
+def _generations(history: History) -> list[dict[str, Any]]:
+    return [
+        {
+            "index": generation.index,
+            "hypervolume": generation.hypervolume,
+            "diversity": generation.diversity,
+            "first_front_share": generation.first_front_share,
+            "front_size": len(generation.front),
+        }
+        for generation in history.generations
+    ]
+
+
+def _funnel(history: History) -> list[dict[str, int]]:
+    """Stages in their order; a stage that a generation never reached has no entry."""
+    order = sorted({(result.stage_index, result.stage) for result in history.results})
+    counts: dict[int, Counter[str]] = {}
+    for result in history.results:
+        counts.setdefault(result.generation, Counter())[result.stage] += 1
+    return [
+        {stage: counts[index][stage] for _, stage in order if counts[index][stage]}
+        for index in sorted(counts)
+    ]
+
+
+def _stopped(history: History) -> list[dict[str, Any]]:
+    return [
+        {
+            "genome": result.genome.id,
+            "generation": result.generation,
+            "stage": result.stage,
+            **jsonable(result.stopped),
+        }
+        for result in history.results
+        if result.stopped
+    ]
+
+
+def _efficiency(history: History) -> dict[str, Any]:
+    hyperband = history.config.hyperband
+    steps_per_epoch = float(history.facts.get("steps_per_epoch", 0.0))
+    return dict(
+        efficiency(history.results, hyperband.stages, steps_per_epoch, hyperband.full_epochs)
+    )

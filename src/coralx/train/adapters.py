@@ -1,0 +1,224 @@
+"""K LoRA adapters around one frozen linear layer, trained in one batch.
+
+    y_k = x_k W^T + b + scale_k * (dropout_k(x_k) A_k^T) B_k^T        for genome k of K
+
+(Hu et al. 2021, arXiv:2106.09685, eq. 3; packing after mLoRA, arXiv:2312.02515.) The frozen
+product sees one tall matrix; the adapters are a batched product of stacked A (K, R, in) and
+B (K, out, R). Ranks are padded to the pack's largest: padded rows and columns are zero, get
+zero gradients and so stay zero. No value ever crosses from one genome to another, so a NaN in
+one leaves the others as they were.
+
+Letters: K genomes, B rows, T tokens, D features, R rank, V vision features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One genome's trained weights: `lora` maps target -> (A (r, in), B (out, r)); `extra` holds
+    the classification layer and, with images, the projector."""
+
+    lora: dict[str, tuple[Tensor, Tensor]]
+    extra: dict[str, Tensor]
+
+
+class PackedAdapters:
+    """The trainable weights of K genomes in one flat matrix, a row per genome.
+
+    Each tensor of the pack is a view of `values` (K, P) whose gradient is a view of `gradients`
+    (K, P): clipping and AdamW then work on whole rows.
+
+    Args:
+        weights: of each genome; a target that a genome does not adapt stays zero for it.
+        scales: alpha / r (or its rsLoRA form) of each genome.
+        dropouts: probability of each genome.
+        seeds: of each genome's own dropout stream.
+    """
+
+    def __init__(
+        self,
+        weights: Sequence[Weights],
+        scales: Sequence[float],
+        dropouts: Sequence[float],
+        seeds: Sequence[int],
+        device: torch.device,
+    ) -> None:
+        self.size = len(weights)
+        self.dropouts = tuple(dropouts)
+        self.training = False
+        self.scales = torch.tensor(scales, dtype=torch.float32, device=device)[:, None, None]
+        self._seeds = tuple(seeds)
+        self._step = 0
+        self._generator = torch.Generator(device)
+        self._lora_shapes, self._extra_shapes = _shapes(weights)
+        total = sum(a.numel() + b.numel() for a, b in self._lora_shapes.values())
+        total += sum(shape.numel() for shape in self._extra_shapes.values())
+        self.values = torch.zeros(self.size, total, device=device)
+        self.gradients = torch.zeros_like(self.values)
+        self._spans: dict[str, slice] = {}
+        self.lora: dict[str, tuple[Tensor, Tensor]] = {}
+        self.extra: dict[str, Tensor] = {}
+        self._lay_out()
+        for k, own in enumerate(weights):
+            self._fill(self.values, k, own)
+
+    def begin_step(self, step: int) -> None:
+        """Clear gradients and move every dropout stream to `step` of its genome."""
+        self.gradients.zero_()
+        self._step = step
+
+    def dropout(self, x: Tensor, target: str) -> Tensor:
+        """(K, N, in) -> the same, each genome dropped with its own probability and stream.
+
+        The stream depends on genome, step and layer alone, never on the pack it trains in.
+        """
+        if not self.training or not any(self.dropouts):
+            return x
+        layer = hash_name(target)
+        parts = []
+        for k, p in enumerate(self.dropouts):
+            if p == 0:
+                parts.append(x[k])
+                continue
+            self._generator.manual_seed((self._seeds[k] + 1_000_003 * self._step + layer) % 2**63)
+            kept = torch.rand(x.shape[1:], generator=self._generator, device=x.device) >= p
+            parts.append(torch.where(kept, x[k] / (1 - p), torch.zeros((), device=x.device)))
+        return torch.stack(parts)
+
+    def delta(self, x: Tensor, target: str) -> Tensor | None:
+        """The adapters' share of a layer's output: (K x N, ..., in) -> (K x N, ..., out)."""
+        pair = self.lora.get(target)
+        if pair is None:
+            return None
+        a, b = pair
+        tall = x.reshape(self.size, -1, x.shape[-1])
+        low = torch.bmm(self.dropout(tall, target), a.to(x.dtype).transpose(1, 2))
+        out = torch.bmm(low * self.scales.to(x.dtype), b.to(x.dtype).transpose(1, 2))
+        return out.view(*x.shape[:-1], b.shape[1])
+
+    def take(self, k: int, like: Weights, flat: Tensor | None = None) -> Weights:
+        """Genome k's tensors (copies, padding removed), from `values` or a matrix laid out alike."""
+        source = self.values if flat is None else flat
+        lora = {}
+        for target, (a, b) in like.lora.items():
+            shape_a, shape_b = self._lora_shapes[target]
+            full_a = source[k, self._spans[target + "/A"]].view(shape_a)
+            full_b = source[k, self._spans[target + "/B"]].view(shape_b)
+            lora[target] = (full_a[: len(a)].clone(), full_b[:, : b.shape[1]].clone())
+        extra = {
+            name: source[k, self._spans[name]].view(shape).clone()
+            for name, shape in self._extra_shapes.items()
+        }
+        return Weights(lora, extra)
+
+    def put(self, k: int, own: Weights, flat: Tensor | None = None) -> None:
+        """Write genome k's tensors into `values` or a matrix laid out alike."""
+        self._fill(self.values if flat is None else flat, k, own)
+
+    def _lay_out(self) -> None:
+        """Cut the flat matrices into leaf tensors with their gradients in place."""
+        offset = 0
+
+        def cut(name: str, shape: torch.Size) -> Tensor:
+            nonlocal offset
+            span = slice(offset, offset + shape.numel())
+            offset = span.stop
+            self._spans[name] = span
+            leaf = self.values[:, span].view(self.size, *shape).detach().requires_grad_()
+            leaf.grad = self.gradients[:, span].view(self.size, *shape)
+            return leaf
+
+        for target, (shape_a, shape_b) in self._lora_shapes.items():
+            self.lora[target] = (cut(target + "/A", shape_a), cut(target + "/B", shape_b))
+        for name, shape in self._extra_shapes.items():
+            self.extra[name] = cut(name, shape)
+
+    def _fill(self, flat: Tensor, k: int, own: Weights) -> None:
+        for target, (a, b) in own.lora.items():
+            shape_a, shape_b = self._lora_shapes[target]
+            flat[k, self._spans[target + "/A"]].view(shape_a)[: len(a)] = a
+            flat[k, self._spans[target + "/B"]].view(shape_b)[:, : b.shape[1]] = b
+        for name, value in own.extra.items():
+            flat[k, self._spans[name]].view(value.shape).copy_(value)
+
+
+class AdaptedLinear(nn.Module):
+    """A frozen linear layer that adds the adapters of the pack at work, if there is one."""
+
+    def __init__(self, target: str, base: nn.Module) -> None:
+        super().__init__()
+        assert isinstance(base, nn.Linear)  # noqa: S101 - a type, not a user error
+        self.target = target
+        self.base = base
+        self.pack: PackedAdapters | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.base(x)
+        delta = self.pack.delta(x, self.target) if self.pack is not None else None
+        return out if delta is None else out + delta
+
+
+def hash_name(name: str) -> int:
+    """A number that depends on the name alone (Python's own hash differs between processes)."""
+    value = 0
+    for byte in name.encode():
+        value = (value * 131 + byte) % 2**61
+    return value
+
+
+def _shapes(
+    weights: Sequence[Weights],
+) -> tuple[dict[str, tuple[torch.Size, torch.Size]], dict[str, torch.Size]]:
+    """The shape of each target's padded A and B, and of each extra tensor, over the pack."""
+    rank = max((len(a) for own in weights for a, _ in own.lora.values()), default=1)
+    lora: dict[str, tuple[torch.Size, torch.Size]] = {}
+    extra: dict[str, torch.Size] = {}
+    for own in weights:
+        for target, (a, b) in own.lora.items():
+            lora[target] = (torch.Size((rank, a.shape[1])), torch.Size((b.shape[0], rank)))
+        extra.update({name: value.shape for name, value in own.extra.items()})
+    return dict(sorted(lora.items(), key=_by_block)), extra
+
+
+def _by_block(item: tuple[str, object]) -> tuple[int, str]:
+    block, _, path = item[0].partition(".")
+    return int(block), path
+
+
+def new_weights(
+    targets: Sequence[str],
+    rank: int,
+    layers: Mapping[str, AdaptedLinear],
+    head: tuple[int, int],
+    vision: int | None,
+    generator: torch.Generator,
+) -> Weights:
+    """Fresh weights: A uniform as peft draws it (Kaiming, a = sqrt 5), B zero, so dW = 0.
+
+    Args:
+        head: (outputs, D) of the classification layer.
+        vision: V, the width of image features, or None for text alone.
+    """
+    lora = {}
+    for target in targets:
+        linear = layers[target].base
+        bound = linear.in_features**-0.5
+        a = torch.empty(rank, linear.in_features).uniform_(-bound, bound, generator=generator)
+        lora[target] = (a, torch.zeros(linear.out_features, rank))
+    outputs, width = head
+    extra = {
+        "head.weight": torch.empty(head).normal_(0, 0.02, generator=generator),
+        "head.bias": torch.zeros(outputs),
+    }
+    if vision is not None:
+        projector = torch.empty(width, vision).normal_(0, vision**-0.5, generator=generator)
+        extra["projector.weight"] = projector
+        extra["projector.bias"] = torch.zeros(width)
+    return Weights(lora, extra)

@@ -1,0 +1,188 @@
+"""Attacks on rows for P2, each applied to unsafe rows and to safe rows in the same way.
+
+Text: jailbreak wrappings and past tense (templates of published attacks, see the data card),
+leetspeak, spacing, homoglyphs. Pictures: recolouring, rotation, clutter, overlay. All are fixed
+by a seed, so every genome meets the same attacked rows.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+import re
+from collections.abc import Callable, Sequence
+from importlib import resources
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageOps
+
+from coralx.train.rows import Rows
+from coralx.train.vision import decode_image
+
+LEET = str.maketrans("aeiostAEIOST", "431057431057")
+# Latin letters and the Cyrillic ones that look like them.
+HOMOGLYPHS = str.maketrans("aceiopsxyACEHKMOPTX", "асеіорѕхуАСЕНКМОРТХ")
+INVISIBLE_SHARE = 0.5  # of letters swapped by homoglyphs
+
+TextAttack = Callable[[str, np.random.Generator], str]
+ImageAttack = Callable[[Image.Image, np.random.Generator], Image.Image]
+
+
+def wrap_jailbreak(text: str, rng: np.random.Generator) -> str:
+    """The text inside a published jailbreak wrapping."""
+    template = str(rng.choice([item["template"] for item in _material()["jailbreak"]]))
+    return template.replace("{prompt}", text)
+
+
+def shift_to_past(text: str, rng: np.random.Generator) -> str:
+    """The request as a question about the past (Andriushchenko & Flammarion 2024,
+    arXiv:2407.11969)."""
+    template = str(rng.choice(_material()["past_tense"]["templates"]))
+    return template.replace("{goal}", _strip_frame(text))
+
+
+def write_leetspeak(text: str, rng: np.random.Generator) -> str:
+    """Vowels and s, t as digits."""
+    return text.translate(LEET)
+
+
+def space_out(text: str, rng: np.random.Generator) -> str:
+    """A space between the letters of about every third word."""
+    return " ".join(
+        " ".join(word) if len(word) > 3 and rng.random() < 1 / 3 else word for word in text.split()
+    )
+
+
+def swap_homoglyphs(text: str, rng: np.random.Generator) -> str:
+    """About half the letters that have a look-alike in Cyrillic replaced by it."""
+    return "".join(c.translate(HOMOGLYPHS) if rng.random() < INVISIBLE_SHARE else c for c in text)
+
+
+def recolour(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Hue turned by a third of the circle or more."""
+    hue, saturation, value = picture.convert("HSV").split()
+    turn = int(rng.integers(85, 171))
+    turned = hue.point([(i + turn) % 256 for i in range(256)])
+    return Image.merge("HSV", (turned, saturation, value)).convert("RGB")
+
+
+def rotate(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Turned by 60 to 300 degrees on white."""
+    return picture.rotate(float(rng.uniform(60, 300)), fillcolor="white")
+
+
+def clutter(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Twelve small coloured shapes at random places."""
+    crowded = picture.copy()
+    draw = ImageDraw.Draw(crowded)
+    side = min(crowded.size)
+    for _ in range(12):
+        size = int(side * rng.uniform(0.05, 0.15))
+        x, y = (int(rng.integers(0, extent - size)) for extent in crowded.size)
+        colour = tuple(int(c) for c in rng.integers(0, 256, 3))
+        shape = draw.ellipse if rng.random() < 0.5 else draw.rectangle
+        shape((x, y, x + size, y + size), fill=colour)
+    return crowded
+
+
+def overlay(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """A harmless object (a ball) over a corner, a quarter of the width."""
+    covered = picture.copy()
+    side = covered.width // 3
+    x = int(rng.integers(0, 2)) * (covered.width - side)
+    y = int(rng.integers(0, 2)) * (covered.height - side)
+    draw = ImageDraw.Draw(covered)
+    draw.ellipse((x, y, x + side, y + side), fill="tomato", outline="white", width=3)
+    draw.arc((x + side // 4, y, x + side, y + side), 90, 270, fill="white", width=3)
+    return ImageOps.exif_transpose(covered)
+
+
+WRAPPING_ATTACKS: dict[str, TextAttack] = {
+    "jailbreak": wrap_jailbreak,
+    "past_tense": shift_to_past,
+}
+SPELLING_ATTACKS: dict[str, TextAttack] = {
+    "leetspeak": write_leetspeak,
+    "spacing": space_out,
+    "homoglyph": swap_homoglyphs,
+}
+IMAGE_ATTACKS: dict[str, ImageAttack] = {
+    "recolour": recolour,
+    "rotation": rotate,
+    "clutter": clutter,
+    "overlay": overlay,
+}
+
+
+def attack_rows(rows: Rows, per_class: int, seed: int, images: bool = True) -> dict[str, Rows]:
+    """Attacked rows by kind: at most `per_class` unsafe and as many safe ones of each.
+
+    Wrappings go on rows without a picture (on all when every row has one), spellings on all,
+    picture attacks on rows with a picture. Kinds that lack one of the classes are left out.
+    """
+    text_rows = [i for i, image in enumerate(rows.images) if image is None]
+    image_rows = [i for i, image in enumerate(rows.images) if image is not None]
+    every = list(range(len(rows)))
+    plan = [(kind, text_rows or every) for kind in WRAPPING_ATTACKS]
+    plan += [(kind, every) for kind in SPELLING_ATTACKS]
+    plan += [(kind, image_rows) for kind in IMAGE_ATTACKS] if images else []
+    attacked = {}
+    for salt, (kind, candidates) in enumerate(plan):
+        rng = np.random.default_rng([seed, salt])
+        chosen = _choose(rows, candidates, per_class, rng)
+        if chosen:
+            attacked[kind] = _attack(kind, rows.take(chosen), rng)
+    return attacked
+
+
+def _choose(
+    rows: Rows, candidates: Sequence[int], per_class: int, rng: np.random.Generator
+) -> list[int]:
+    """As many rows of each class, matched by task; empty if a class is missing."""
+    chosen: list[int] = []
+    by_class = [[i for i in candidates if rows.labels[i] == label] for label in (0, 1)]
+    count = min(per_class, *(len(members) for members in by_class))
+    for members in by_class:
+        chosen.extend(rng.permutation(members)[:count].tolist())
+    return sorted(chosen)
+
+
+def _attack(kind: str, rows: Rows, rng: np.random.Generator) -> Rows:
+    texts, images = rows.texts, rows.images
+    if kind in IMAGE_ATTACKS:
+        images = tuple(None if i is None else _edit(i, IMAGE_ATTACKS[kind], rng) for i in images)
+    else:
+        edit = {**WRAPPING_ATTACKS, **SPELLING_ATTACKS}[kind]
+        texts = tuple(edit(text, rng) for text in texts)
+    return Rows(texts, rows.labels, rows.tasks, images)
+
+
+def _edit(data: bytes, attack: ImageAttack, rng: np.random.Generator) -> bytes:
+    buffer = io.BytesIO()
+    attack(decode_image(data), rng).save(buffer, format="PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+@functools.cache
+def _material() -> dict[str, Any]:
+    source = resources.files("coralx") / "assets" / "attack_templates.json"
+    return json.loads(source.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+
+
+@functools.cache
+def _frames() -> list[re.Pattern[str]]:
+    """Patterns of the frames around a bare goal, the longest first."""
+    frames = sorted(_material()["strip_frames"], key=len, reverse=True)
+    parts = [re.escape(f.rstrip(".?!")).replace(r"\{goal\}", "(.+?)") for f in frames]
+    return [re.compile(f"^{part}[.?!]*$", re.IGNORECASE) for part in parts]
+
+
+def _strip_frame(text: str) -> str:
+    """The bare goal of a request: "How do I bake bread?" -> "bake bread"."""
+    for frame in _frames():
+        if match := frame.match(text.strip()):
+            goal = match.group(1)
+            return goal[0].lower() + goal[1:]
+    return text.strip().rstrip(".?!")

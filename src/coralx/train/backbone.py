@@ -1,0 +1,240 @@
+"""The frozen base model, loaded once and shared by all genomes.
+
+A text classifier of transformers (`AutoModelForSequenceClassification`, one logit) cut into
+parts, so that training can enter at any block: embed -> blocks[start:stop] -> pool. Its text
+path is exactly that of the uncut model, which is why exported adapters load in stock peft.
+
+Letters: N sequences, T tokens, D features.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from coralx.errors import ModelError
+from coralx.models import resolve_model
+from coralx.train.adapters import AdaptedLinear, PackedAdapters
+
+# Role -> suffixes of module paths inside a block, for each supported family.
+ENCODER_ROLES = {
+    "query": "attention.self.query",
+    "key": "attention.self.key",
+    "value": "attention.self.value",
+    "output": "attention.output.dense",
+    "up": "intermediate.dense",
+    "down": "output.dense",
+}
+DECODER_ROLES = {
+    "query": "self_attn.q_proj",
+    "key": "self_attn.k_proj",
+    "value": "self_attn.v_proj",
+    "output": "self_attn.o_proj",
+    "gate": "mlp.gate_proj",
+    "up": "mlp.up_proj",
+    "down": "mlp.down_proj",
+}
+ENCODERS = frozenset({"bert"})
+DECODERS = frozenset({"llama", "mistral", "qwen2", "qwen3"})
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Right-padded token ids (N, T) and the mask of those that carry meaning (N, T)."""
+
+    ids: Tensor
+    mask: Tensor
+
+
+class Backbone:
+    """A frozen base model in parts. Everything it computes is independent of genomes unless a
+    pack of adapters is passed to `run`.
+
+    Raises:
+        ModelError: the model cannot be loaded or is of an unsupported type.
+    """
+
+    def __init__(
+        self,
+        base_model: str,
+        device: torch.device,
+        dtype: torch.dtype,
+        trust_remote_code: bool = False,
+    ) -> None:
+        self.name = base_model
+        self.path = resolve_model(base_model)
+        self.device, self.dtype = device, dtype
+        self.classifier = _load_classifier(self.path, trust_remote_code).to(device, dtype)
+        self.classifier.eval().requires_grad_(False)
+        self.tokenizer = AutoTokenizer.from_pretrained(self.path)
+        kind = self.classifier.config.model_type
+        self.causal = kind in DECODERS
+        self.base: nn.Module = getattr(self.classifier, self.classifier.base_model_prefix)
+        self.blocks: nn.ModuleList = self.base.layers if self.causal else self.base.encoder.layer  # type: ignore[assignment, union-attr]
+        self.roles = DECODER_ROLES if self.causal else ENCODER_ROLES
+        self.depth = len(self.blocks)
+        self.hidden: int = self.classifier.config.hidden_size
+        self.linears = self._wrap_linears()
+
+    @property
+    def head_name(self) -> str:
+        """The path of the classification layer in the uncut model."""
+        return "score" if self.causal else "classifier"
+
+    def tokenize(self, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
+        """Token ids of each text, special tokens included, cut at `max_tokens`."""
+        encoded = self.tokenizer(list(texts), truncation=True, max_length=max_tokens)
+        return encoded["input_ids"]  # type: ignore[no-any-return]
+
+    def embed(self, tokens: Tokens) -> Tensor:
+        """What enters block 0: (N, T, D)."""
+        if self.causal:
+            return self.base.embed_tokens(tokens.ids)  # type: ignore[no-any-return, operator]
+        return self.base.embeddings(input_ids=tokens.ids)  # type: ignore[no-any-return, operator]
+
+    def run(
+        self,
+        hidden: Tensor,
+        mask: Tensor,
+        index: int,
+        slots: int = 0,
+        pack: PackedAdapters | None = None,
+    ) -> Tensor:
+        """One block: (N, S + T, D) -> the same shape.
+
+        Args:
+            mask: (N, S + T), True where a token carries meaning.
+            slots: S, the image tokens before the text; they share position 0.
+            pack: adapters to add; N must then be K x B, genome by genome.
+        """
+        extras = {}
+        if self.causal:
+            positions = torch.arange(hidden.shape[1], device=hidden.device) - slots
+            positions = positions.clamp(min=0)[None]
+            rotary = self.base.rotary_emb(hidden, position_ids=positions)  # type: ignore[operator]
+            extras = {"position_embeddings": rotary, "position_ids": positions}
+        for linear in self.linears[index].values():
+            linear.pack = pack
+        try:
+            return self.blocks[index](  # type: ignore[no-any-return]
+                hidden, attention_mask=self._attention_mask(mask), **extras
+            )
+        finally:
+            for linear in self.linears[index].values():
+                linear.pack = None
+
+    def pool(self, hidden: Tensor, mask: Tensor, slots: int = 0) -> Tensor:
+        """What the classification layer sees: (N, S + T, D) -> (N, D).
+
+        Encoders pool the first text token through the pretrained pooler; decoders take the last
+        token that carries meaning, after the final norm.
+        """
+        if not self.causal:
+            return self.base.pooler(hidden[:, slots:])  # type: ignore[no-any-return, operator]
+        last = mask.shape[1] - 1 - mask.flip(1).int().argmax(1)
+        chosen = hidden[torch.arange(len(hidden), device=hidden.device), last]
+        return self.base.norm(chosen)  # type: ignore[no-any-return, operator]
+
+    def find_targets(self, target_modules: Sequence[str], layers: int | str) -> list[str]:
+        """The linear layers that a genome adapts, as paths `<block>.<path in block>`.
+
+        Raises:
+            ModelError: a name matches no linear layer; the message lists those there are.
+        """
+        first = self.depth - min(self.depth, layers) if isinstance(layers, int) else 0
+        found = set()
+        for target in target_modules:
+            matches = [p for p in self.linears[0] if self._matches(target, p)]
+            if not matches:
+                raise ModelError(
+                    f"target_modules: {target!r} matches no linear layer of {self.name}; use "
+                    f"all-linear, a role ({', '.join(self.roles)}) or a suffix of "
+                    f"{', '.join(self.linears[0])}"
+                )
+            found.update(matches)
+        order = [p for p in self.linears[0] if p in found]
+        return [f"{i}.{path}" for i in range(first, self.depth) for path in order]
+
+    def full_path(self, target: str) -> str:
+        """The path of a `<block>.<path>` target in the uncut model, as peft names it."""
+        prefix = self.classifier.base_model_prefix
+        blocks = "layers" if self.causal else "encoder.layer"
+        return f"{prefix}.{blocks}.{target}"
+
+    def linear(self, target: str) -> AdaptedLinear:
+        block, _, path = target.partition(".")
+        return self.linears[int(block)][path]
+
+    def flops_per_token(self, start: int) -> float:
+        """Of a forward pass through blocks[start:]: 2 x multiply-adds of the linear layers."""
+        weights = sum(m.base.weight.numel() for i in range(start, self.depth)
+                      for m in self.linears[i].values())  # fmt: skip
+        return 2.0 * weights
+
+    def bytes(self) -> int:
+        """Of the frozen weights in memory."""
+        return sum(p.numel() * p.element_size() for p in self.base.parameters())
+
+    def _matches(self, target: str, path: str) -> bool:
+        if target == "all-linear":
+            return True
+        if target in self.roles:
+            return path == self.roles[target]
+        return path == target or path.endswith("." + target)
+
+    def _attention_mask(self, mask: Tensor) -> Tensor:
+        """(N, T) -> (N, 1, 1 or T, T), True where attention may look."""
+        if not self.causal:
+            return mask[:, None, None, :]
+        size = mask.shape[1]
+        earlier = torch.ones(size, size, dtype=torch.bool, device=mask.device).tril()
+        # A padded query must still see something (itself), or its softmax is NaN.
+        own = torch.eye(size, dtype=torch.bool, device=mask.device)
+        return (mask[:, None, None, :] & earlier) | own
+
+    def _wrap_linears(self) -> list[dict[str, AdaptedLinear]]:
+        """Put an AdaptedLinear around each linear layer of each block."""
+        wrapped: list[dict[str, AdaptedLinear]] = []
+        for index, block in enumerate(self.blocks):
+            paths = [n for n, m in block.named_modules() if isinstance(m, nn.Linear)]
+            if not paths:
+                raise ModelError(f"base_model: {self.name} has no linear layers to adapt")
+            wrapped.append({})
+            for path in paths:
+                layer = AdaptedLinear(f"{index}.{path}", block.get_submodule(path))
+                block.set_submodule(path, layer)
+                wrapped[index][path] = layer
+        return wrapped
+
+
+def _load_classifier(path: str, trust_remote_code: bool) -> nn.Module:
+    """The uncut model with one logit, quietly."""
+    try:
+        kind = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code).model_type
+        if kind not in ENCODERS | DECODERS:
+            raise ModelError(
+                f"base_model: {path} is of type {kind!r}; supported are "
+                f"{', '.join(sorted(ENCODERS | DECODERS))}"
+            )
+        level = transformers_logging.get_verbosity()
+        transformers_logging.set_verbosity(logging.CRITICAL)
+        transformers_logging.disable_progress_bar()
+        try:
+            return AutoModelForSequenceClassification.from_pretrained(  # type: ignore[no-any-return]
+                path,
+                num_labels=1,
+                attn_implementation="sdpa",
+                use_safetensors=True,
+                trust_remote_code=trust_remote_code,
+            )
+        finally:
+            transformers_logging.set_verbosity(level)
+    except (OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise ModelError(f"base_model: {path} cannot be loaded by transformers: {first}") from None

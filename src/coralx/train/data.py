@@ -1,0 +1,141 @@
+"""Splits, nested subsets and batches: what every genome of a run sees, fixed by its seed."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coralx.config import DataSettings
+from coralx.errors import DataError
+from coralx.records import TrainingStage
+from coralx.train.rows import Rows, builtin_file, join, read_rows
+
+Indices = NDArray[np.int64]
+SET_ASIDE = 20.0  # per cent of the training rows for a split that has no file
+BUCKET = 16  # batches whose rows are sorted by length together
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Rows by use: `validation` for all selection, `test` for final figures alone. The clean
+    rows are benign ones of other sources, one half for selection and one for the final."""
+
+    train: Rows
+    validation: Rows
+    test: Rows
+    clean_validation: Rows
+    clean_test: Rows
+
+
+def load_splits(settings: DataSettings, seed: int) -> Splits:
+    """Read a run's rows; splits without a file are set aside from the training rows.
+
+    Raises:
+        DataError: unreadable rows, or a split that lacks one of the two classes.
+    """
+    paths = {
+        "train": settings.train or builtin_file("train"),
+        "validation": settings.validation,
+        "test": settings.test,
+        "clean": settings.clean_holdout,
+    }
+    if settings.train is None:
+        paths["validation"] = builtin_file("validation")
+        paths["test"] = builtin_file("test")
+        paths["clean"] = builtin_file("clean_holdout")
+    rows = {name: read_rows(path, settings) for name, path in paths.items() if path}
+    for salt, name in enumerate(("test", "validation"), start=1):
+        if name not in rows:
+            rows["train"], rows[name] = divide(rows["train"], SET_ASIDE, seed + salt)
+    train = rows["train"]
+    if settings.max_rows and settings.max_rows < len(train):
+        _, train = divide(train, 100 * settings.max_rows / len(train), seed)
+    for name, part in (("train", train), ("validation", rows["validation"]), ("test", rows["test"])):
+        _check_classes(name, part)
+    clean = rows.get("clean")
+    empty = train.take([])
+    first, second = divide(clean, 50, seed) if clean else (empty, empty)
+    return Splits(train, rows["validation"], rows["test"], first, second)
+
+
+def divide(rows: Rows, percentage: float, seed: int) -> tuple[Rows, Rows]:
+    """(the rest, a stratified share of `percentage` per cent), both in the order of the rows."""
+    chosen = set(subset(rows, percentage, seed).tolist())
+    rest = [i for i in range(len(rows)) if i not in chosen]
+    return rows.take(rest), rows.take(sorted(chosen))
+
+
+def subset(rows: Rows, percentage: float, seed: int) -> Indices:
+    """A stratified share of the rows, as sorted indices.
+
+    Nested: for one seed, a smaller share lies within every larger one. Each label x modality x
+    task gives its share, rounded up, so that none is missing.
+    """
+    strata: dict[object, list[int]] = defaultdict(list)
+    for index, key in enumerate(rows.strata()):
+        strata[key].append(index)
+    chosen: list[int] = []
+    for order, key in enumerate(sorted(strata, key=repr)):
+        members = np.random.default_rng([seed, order]).permutation(strata[key])
+        chosen.extend(members[: math.ceil(len(members) * percentage / 100 - 1e-9)])
+    return np.array(sorted(chosen), dtype=np.int64)
+
+
+def count_batches(rows: int, batch_size: int) -> int:
+    return math.ceil(rows / batch_size)
+
+
+def stage_steps(stage: TrainingStage, rows: int, batch_size: int) -> float:
+    """The unrounded budget of a stage over its subset of `rows` rows."""
+    return stage.epoch_budget * count_batches(rows, batch_size)
+
+
+def batches(
+    chosen: Indices, lengths: Sequence[int], batch_size: int, steps: int, key: Sequence[int]
+) -> list[Indices]:
+    """`steps` batches of row indices, epoch after epoch, the same for every genome.
+
+    Each epoch is shuffled, then sorted by length within buckets so that rows of one batch are
+    about as long and padding is rare; the order of the batches is shuffled again.
+
+    Args:
+        lengths: tokens of each row of the split.
+        key: of the random stream: the run's seed, the stage.
+    """
+    result: list[Indices] = []
+    epoch = 0
+    while len(result) < steps:
+        rng = np.random.default_rng([*key, epoch])
+        order = rng.permutation(chosen)
+        span = batch_size * BUCKET
+        cut: list[Indices] = []
+        for first in range(0, len(order), span):
+            bucket = sorted(order[first : first + span].tolist(), key=lambda i: lengths[i])
+            parts = range(0, len(bucket), batch_size)
+            cut.extend(np.array(bucket[p : p + batch_size], dtype=np.int64) for p in parts)
+        result.extend(cut[i] for i in rng.permutation(len(cut)))
+        epoch += 1
+    return result[:steps]
+
+
+def merge_rows(parts: Sequence[Rows]) -> tuple[Rows, list[slice]]:
+    """All rows as one, and where each part lies in it."""
+    slices, first = [], 0
+    for part in parts:
+        slices.append(slice(first, first + len(part)))
+        first += len(part)
+    return join(parts), slices
+
+
+def _check_classes(name: str, rows: Rows) -> None:
+    positive = int(rows.labels.sum())
+    if positive in (0, len(rows)):
+        raise DataError(
+            f"{name} rows: both classes are needed, got {positive} unsafe and "
+            f"{len(rows) - positive} safe of {len(rows)}"
+        )

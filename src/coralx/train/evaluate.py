@@ -1,0 +1,197 @@
+"""Measure a pack of genomes: score rows once, derive every objective from the scores.
+
+Letters: K genomes, N rows, W weightings (1, or 1 + bootstrap draws).
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from coralx.errors import ConfigError
+from coralx.train.adapters import PackedAdapters
+from coralx.train.attacks import attack_rows
+from coralx.train.backbone import Backbone
+from coralx.train.data import merge_rows, subset
+from coralx.train.network import score
+from coralx.train.objectives import (
+    Floats,
+    Resamples,
+    auroc,
+    calibration,
+    false_positive_rate,
+    macro_auroc,
+    threshold_at_recall,
+)
+from coralx.train.prefix import EncodedRows
+from coralx.train.rows import Rows
+from coralx.train.vision import VisionTower
+
+Measures = dict[str, Floats]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One genome's probabilities for the clean rows of a split; what a user's own objective
+    gets. `scores`, `labels`, `tasks`, `has_image`: (N,)."""
+
+    scores: Floats
+    labels: NDArray[np.int8]
+    tasks: NDArray[np.str_]
+    has_image: NDArray[np.bool_]
+
+
+class EvaluationSet:
+    """Rows of one split with their attacked versions, encoded together.
+
+    Args:
+        clean: benign rows of other sources, counted as safe rows by P3 alone.
+        per_class: attacked rows of each kind and class; 0 leaves attacks out.
+    """
+
+    def __init__(
+        self,
+        rows: Rows,
+        clean: Rows,
+        per_class: int,
+        seed: int,
+        backbone: Backbone,
+        tower: VisionTower | None,
+        max_tokens: int,
+        keep: bool = True,
+    ) -> None:
+        attacked = attack_rows(rows, per_class, seed, tower is not None) if per_class else {}
+        everything, slices = merge_rows([rows, clean, *attacked.values()])
+        self.rows, self.clean, self.attacked = rows, clean, attacked
+        self._main, self._clean = slices[0], slices[1]
+        self._attacks = dict(zip(attacked, slices[2:], strict=True))
+        self._backbone, self._seed = backbone, seed
+        self.encoded = EncodedRows(everything, backbone, tower, max_tokens, keep)
+        self.labels = rows.labels
+        self.tasks = np.array(rows.tasks, dtype=np.str_)
+        self.has_image = np.array([i is not None for i in rows.images]) & (tower is not None)
+
+    def skill(
+        self, pack: PackedAdapters, entries: Sequence[int], batch: int, share: float, images: bool
+    ) -> Floats:
+        """P1 of each genome on a stratified share (per cent) of the rows alone: (K,)."""
+        chosen = subset(self.rows, share, self._seed)
+        scores = self._score(pack, entries, chosen.tolist(), batch, images)[:, chosen]
+        one = np.ones((1, len(chosen)))
+        labels, tasks = self.labels[chosen], self.tasks[chosen]
+        return np.array([macro_auroc(own, labels, one, tasks)[0] for own in scores])
+
+    def score_all(
+        self, pack: PackedAdapters, entries: Sequence[int], batch: int, images: bool
+    ) -> tuple[Floats, Floats | None]:
+        """Probabilities of all rows (K, N) and, with images, those of the text alone."""
+        every = list(range(len(self.encoded)))
+        scores = self._score(pack, entries, every, batch, images)
+        if not images or not self.has_image.any():
+            return scores, None
+        pictured = np.flatnonzero(self.has_image).tolist()
+        text_alone = scores[:, self._main].copy()
+        text_alone[:, pictured] = self._score(pack, entries, pictured, batch, False)[:, pictured]
+        return scores, text_alone
+
+    def measure(
+        self, scores: Floats, text_alone: Floats | None, draws: int = 0
+    ) -> tuple[Measures, Measures]:
+        """Objectives and details of one genome from its probabilities (N,): each (W,)."""
+        resamples = Resamples(draws, self._seed)
+        main, clean = scores[self._main], scores[self._clean]
+        weights = resamples.weights(self.labels)
+        everyone = np.concatenate([self.labels, np.zeros(len(clean), np.int8)])
+        with_clean = np.concatenate(
+            [weights, resamples.weights(np.zeros(len(clean), np.int8), 1)], axis=1
+        )
+        both = np.concatenate([main, clean])
+        objectives = {
+            "task_skill": macro_auroc(main, self.labels, weights, self.tasks),
+            "false_positive_cost": false_positive_rate(both, everyone, with_clean),
+            "calibration": calibration(main, self.labels, weights),
+        }
+        details = self._by_part(main, weights)
+        limit = threshold_at_recall(main, self.labels, weights)
+        self._measure_attacks(scores, limit, resamples, objectives, details)
+        if text_alone is not None:
+            rows = self.has_image
+            alone = auroc(text_alone[rows], self.labels[rows], weights[:, rows])
+            full = auroc(main[rows], self.labels[rows], weights[:, rows])
+            objectives["cross_modal_gain"] = full - alone
+            details["auroc/text_alone"] = alone
+        details["threshold"] = limit
+        return objectives, {k: v for k, v in details.items() if not np.isnan(v).all()}
+
+    def scored(self, scores: Floats) -> Scored:
+        """One genome's probabilities with their rows, for a user's own objective."""
+        return Scored(scores[self._main], self.labels, self.tasks, self.has_image)
+
+    def _by_part(self, main: Floats, weights: Floats) -> Measures:
+        """AUROC per task and per modality."""
+        parts = {f"auroc/task/{t}": self.tasks == t for t in np.unique(self.tasks)}
+        if self.has_image.any() and not self.has_image.all():
+            parts["auroc/modality/text"] = ~self.has_image
+            parts["auroc/modality/image"] = self.has_image
+        return {
+            name: auroc(main[rows], self.labels[rows], weights[:, rows])
+            for name, rows in parts.items()
+        }
+
+    def _measure_attacks(
+        self,
+        scores: Floats,
+        limit: Floats,
+        resamples: Resamples,
+        objectives: Measures,
+        details: Measures,
+    ) -> None:
+        """P2 and the attack success rate beside it, per kind and as their means."""
+        resisted, escaped = [], []
+        for salt, (kind, span) in enumerate(self._attacks.items(), start=2):
+            labels = self.attacked[kind].labels
+            weights = resamples.weights(labels, salt)
+            found = auroc(scores[span], labels, weights)
+            unsafe = weights * (labels == 1)
+            under = unsafe * (scores[span][None] < limit[:, None])
+            success = under.sum(axis=1) / unsafe.sum(axis=1)
+            details[f"attack_auroc/{kind}"], details[f"attack_success/{kind}"] = found, success
+            resisted.append(found)
+            escaped.append(success)
+        if resisted:
+            objectives["safety"] = np.mean(resisted, axis=0)
+            details["attack_success"] = np.mean(escaped, axis=0)
+
+    @torch.no_grad()
+    def _score(
+        self,
+        pack: PackedAdapters,
+        entries: Sequence[int],
+        chosen: Sequence[int],
+        batch: int,
+        images: bool,
+    ) -> Floats:
+        depth = min(entries)
+        out = np.full((pack.size, len(self.encoded)), np.nan)
+        for rows in self.encoded.sorted_batches(batch, chosen):
+            logits = score(self._backbone, pack, entries, self.encoded.batch(rows, depth, images))
+            out[:, rows] = torch.sigmoid(logits.double()).cpu().numpy()
+        return out
+
+
+def load_objective(name: str) -> Callable[[Scored], float]:
+    """A user's own objective, named `module:function`; larger is better.
+
+    Raises:
+        ConfigError: there is no such module or function.
+    """
+    module, _, function = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), function)  # type: ignore[no-any-return]
+    except (ImportError, AttributeError) as error:
+        raise ConfigError("objectives", [f"{name!r} cannot be imported: {error}"]) from None

@@ -1,0 +1,116 @@
+"""P1 to P6: what is measured of a genome's scores.
+
+Every metric takes scores (N,), labels (N,) and weights (W, N) - W = 1 row of ones for the plain
+value, W bootstrap resamples for its interval - and gives (W,). One implementation, both uses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coralx.records import Interval
+
+Floats = NDArray[np.float64]
+Metric = Callable[[Floats, NDArray[np.int8], Floats], Floats]
+RECALL = 0.9
+BINS = 15
+
+
+def auroc(scores: Floats, labels: NDArray[np.int8], weights: Floats) -> Floats:
+    """Area under the ROC curve; ties count half (Mann-Whitney U). NaN without both classes."""
+    _, group = np.unique(scores, return_inverse=True)
+    size = int(group.max()) + 1 if len(group) else 0
+    positive = _sum_groups(weights * (labels == 1), group, size)
+    negative = _sum_groups(weights * (labels == 0), group, size)
+    below = np.cumsum(negative, axis=1) - negative
+    wins = (positive * (below + negative / 2)).sum(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return wins / (positive.sum(axis=1) * negative.sum(axis=1))  # type: ignore[no-any-return]
+
+
+def threshold_at_recall(
+    scores: Floats, labels: NDArray[np.int8], weights: Floats, recall: float = RECALL
+) -> Floats:
+    """The highest threshold at which at least `recall` of the unsafe rows score >= it."""
+    values, group = np.unique(scores, return_inverse=True)
+    positive = _sum_groups(weights * (labels == 1), group, len(values))
+    caught = np.cumsum(positive[:, ::-1], axis=1)[:, ::-1]
+    enough = caught >= recall * positive.sum(axis=1, keepdims=True) - 1e-9
+    last = enough.shape[1] - 1 - np.argmax(enough[:, ::-1], axis=1)
+    return values[last]  # type: ignore[no-any-return]
+
+
+def false_positive_rate(scores: Floats, labels: NDArray[np.int8], weights: Floats) -> Floats:
+    """Share of safe rows that score at or above the threshold of 90% recall."""
+    limit = threshold_at_recall(scores, labels, weights)
+    safe = weights * (labels == 0)
+    flagged = safe * (scores[None] >= limit[:, None])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return flagged.sum(axis=1) / safe.sum(axis=1)  # type: ignore[no-any-return]
+
+
+def calibration(scores: Floats, labels: NDArray[np.int8], weights: Floats) -> Floats:
+    """1 - expected calibration error over 15 equal bins of the probability (Guo et al. 2017,
+    arXiv:1706.04599, eq. 3, for the probability of the unsafe class)."""
+    group = np.minimum((scores * BINS).astype(int), BINS - 1)
+    total = _sum_groups(weights, group, BINS)
+    gap = _sum_groups(weights * (scores - labels), group, BINS)
+    error = np.abs(gap).sum(axis=1) / total.sum(axis=1)
+    return 1.0 - error  # type: ignore[no-any-return]
+
+
+def macro_auroc(
+    scores: Floats, labels: NDArray[np.int8], weights: Floats, tasks: NDArray[np.str_]
+) -> Floats:
+    """Mean over tasks of the AUROC within each; tasks with one class alone are left out."""
+    per_task = []
+    for task in np.unique(tasks):
+        rows = tasks == task
+        if 0 < labels[rows].sum() < rows.sum():
+            per_task.append(auroc(scores[rows], labels[rows], weights[:, rows]))
+    if not per_task:
+        return np.full(len(weights), np.nan)
+    return np.nanmean(np.stack(per_task), axis=0)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class Resamples:
+    """Bootstrap weights, row 0 being all ones: the value itself. Stratified by label, so that
+    no resample lacks a class."""
+
+    draws: int
+    seed: int
+
+    def weights(self, labels: NDArray[np.int8], salt: int = 0) -> Floats:
+        rng = np.random.default_rng([self.seed, salt])
+        weights = np.ones((self.draws + 1, len(labels)))
+        for label in (0, 1):
+            rows = np.flatnonzero(labels == label)
+            if len(rows) and self.draws:
+                share = np.full(len(rows), 1 / len(rows))
+                weights[1:, rows] = rng.multinomial(len(rows), share, size=self.draws)
+        return weights
+
+
+def interval(values: Floats, level: float = 0.95) -> Interval:
+    """Percentile interval of a metric's values, the first being the plain one."""
+    if len(values) == 1 or np.isnan(values).all():
+        return Interval(value=float(values[0]), low=float(values[0]), high=float(values[0]))
+    tail = 100 * (1 - level) / 2
+    low, high = np.nanpercentile(values[1:], [tail, 100 - tail])
+    return Interval(value=float(values[0]), low=float(low), high=float(high))
+
+
+def _sum_groups(weights: Floats, group: NDArray[np.int64], size: int) -> Floats:
+    """Sum the columns of each group: (W, N) -> (W, size)."""
+    sums = np.zeros((weights.shape[0], size))
+    order = np.argsort(group, kind="stable")
+    if not len(order):
+        return sums
+    found, first = np.unique(group[order], return_index=True)
+    sums[:, found] = np.add.reduceat(weights[:, order], first, axis=1)
+    return sums

@@ -1,0 +1,149 @@
+"""The frozen prefix: what lies below the lowest adapted block gives the same output for every
+genome, stage and generation, so it is computed once per row and kept.
+
+Letters: B rows, T tokens, D features, S image tokens, V vision features.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from coralx.train.backbone import Backbone, Tokens
+from coralx.train.rows import Rows
+from coralx.train.vision import VisionTower
+
+PREFIX_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B rows ready to enter block `depth`.
+
+    hidden (B, T, D), mask (B, T); images (B, S, V) and has_image (B,) are None for batches
+    without any picture.
+    """
+
+    depth: int
+    hidden: Tensor
+    mask: Tensor
+    images: Tensor | None
+    has_image: Tensor | None
+
+
+class EncodedRows:
+    """Rows as tokens and image features, with the frozen blocks' outputs kept by depth.
+
+    Args:
+        keep: False computes the prefix anew for each batch (to check the cache against).
+    """
+
+    def __init__(
+        self,
+        rows: Rows,
+        backbone: Backbone,
+        tower: VisionTower | None,
+        max_tokens: int,
+        keep: bool = True,
+    ) -> None:
+        self.rows = rows
+        self._backbone, self._keep = backbone, keep
+        ids = backbone.tokenize(rows.texts, max_tokens) if len(rows) else []
+        self.lengths = [len(row) for row in ids]
+        self._ids = torch.tensor([0, *(i for row in ids for i in row)], device=backbone.device)
+        # Row i's tokens start at offsets[i]; place 0 is the padding.
+        self._offsets = 1 + np.concatenate([[0], np.cumsum(self.lengths)])[:-1].astype(np.int64)
+        self._images = _encode_images(rows, tower)
+        self._kept: dict[int, Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def has_images(self) -> bool:
+        return self._images is not None
+
+    def batch(self, indices: Sequence[int], depth: int, images: bool = True) -> Batch:
+        """The rows of `indices` at the entry of block `depth`; `images` False leaves them out."""
+        places, mask = self._places(indices)
+        if self._keep:
+            hidden = self._prefix(depth)[places]
+        else:
+            hidden = self._compute(self._embed(places, mask), mask, 0, depth)
+        features, has_image = None, None
+        if images and self._images is not None:
+            found = self._images[1][list(indices)]
+            if bool((found >= 0).any()):
+                features = self._images[0][found.clamp(min=0)]
+                has_image = found >= 0
+        return Batch(depth, hidden, mask, features, has_image)
+
+    def sorted_batches(self, size: int, chosen: Sequence[int] | None = None) -> list[list[int]]:
+        """The rows in batches of about equal length, for evaluation."""
+        rows = range(len(self)) if chosen is None else chosen
+        order = sorted(rows, key=lambda i: (self.lengths[i], i))
+        return [order[i : i + size] for i in range(0, len(order), size)]
+
+    def prepare(self, depth: int) -> None:
+        """Compute and keep the prefix up to block `depth` now."""
+        if self._keep:
+            self._prefix(depth)
+
+    def _places(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Where each row's tokens lie in the flat store, padded with place 0, and the mask."""
+        lengths = np.array([self.lengths[i] for i in indices])
+        ticks = np.arange(lengths.max())[None]
+        mask = ticks < lengths[:, None]
+        places = np.where(mask, self._offsets[list(indices)][:, None] + ticks, 0)
+        device = self._backbone.device
+        return torch.from_numpy(places).to(device), torch.from_numpy(mask).to(device)
+
+    def _embed(self, places: Tensor, mask: Tensor) -> Tensor:
+        return self._backbone.embed(Tokens(self._ids[places], mask))
+
+    @torch.no_grad()
+    def _compute(self, hidden: Tensor, mask: Tensor, start: int, stop: int) -> Tensor:
+        for index in range(start, stop):
+            hidden = self._backbone.run(hidden, mask, index)
+        return hidden
+
+    @torch.no_grad()
+    def _prefix(self, depth: int) -> Tensor:
+        """Flat outputs (1 + all tokens, D) at the entry of block `depth`; place 0 is padding."""
+        if depth in self._kept:
+            return self._kept[depth]
+        below = max((d for d in self._kept if d < depth), default=None)
+        size = (len(self._ids), self._backbone.hidden)
+        flat = torch.zeros(size, dtype=self._backbone.dtype, device=self._backbone.device)
+        for indices in self.sorted_batches(PREFIX_BATCH):
+            places, mask = self._places(indices)
+            known = self._embed(places, mask) if below is None else self._kept[below][places]
+            hidden = self._compute(known, mask, below or 0, depth)
+            flat[places[mask]] = hidden[mask]
+        self._kept[depth] = flat
+        return flat
+
+
+def _encode_images(rows: Rows, tower: VisionTower | None) -> tuple[Tensor, Tensor] | None:
+    """(features of distinct images (n, S, V), index of each row's image or -1 (rows,))."""
+    if tower is None or not any(rows.images):
+        return None
+    distinct: dict[str, int] = {}
+    images: list[bytes] = []
+    index: NDArray[np.int64] = np.full(len(rows), -1, dtype=np.int64)
+    for row, data in enumerate(rows.images):
+        if data is None:
+            continue
+        key = hashlib.sha256(data).hexdigest()
+        if key not in distinct:
+            distinct[key] = len(images)
+            images.append(data)
+        index[row] = distinct[key]
+    features = tower.features(images)
+    return features, torch.from_numpy(index).to(features.device)

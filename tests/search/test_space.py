@@ -1,0 +1,148 @@
+"""Drawing, building, checking and comparing genomes."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coralx.config import DEFAULT_SPACE, Choice, Float, Integer
+from coralx.errors import ConfigError
+from coralx.records import Genome, LoRAConfig
+from coralx.search import space
+
+SEEDS = st.integers(0, 2**32)
+
+
+@given(SEEDS)
+def test_samples_lie_in_the_space(seed: int) -> None:
+    space.check(DEFAULT_SPACE, space.sample(DEFAULT_SPACE, np.random.default_rng(seed)))
+
+
+def test_same_seed_same_genome_whatever_the_order_of_genes() -> None:
+    backwards = dict(reversed(DEFAULT_SPACE.items()))
+    one = space.sample(DEFAULT_SPACE, np.random.default_rng(3))
+    two = space.sample(backwards, np.random.default_rng(3))
+    assert one == two
+    assert one.id == two.id
+
+
+def test_log_genes_are_uniform_in_the_logarithm() -> None:
+    genes = {"learning_rate": Float(low=1e-4, high=1e-2, log=True)}
+    rng = np.random.default_rng(0)
+    rates = [space.sample(genes, rng).learning_rate for _ in range(2000)]
+    assert np.mean(np.array(rates) < 1e-3) == pytest.approx(0.5, abs=0.05)
+
+
+def test_build_sends_each_gene_to_its_place() -> None:
+    genome = space.build(
+        {"r": 4, "target_modules": "all-linear", "warmup": 0.2, "schedule": "cosine"},
+        parents=["a", "b"],
+        generation=2,
+    )
+    assert genome.lora_cfg == LoRAConfig(r=4, target_modules=("all-linear",))
+    assert (genome.warmup, genome.extra) == (0.2, {"schedule": "cosine"})
+    assert genome.learning_rate == Genome().learning_rate
+    assert (genome.parents, genome.generation) == (("a", "b"), 2)
+
+
+def test_build_names_every_gene_that_is_wrong() -> None:
+    with pytest.raises(ConfigError) as caught:
+        space.build({"r": 0, "learning_rate": -1.0})
+    assert {p.split(":")[0] for p in caught.value.problems} == {"r", "learning_rate"}
+
+
+def test_build_undoes_genes() -> None:
+    genome = space.sample(DEFAULT_SPACE, np.random.default_rng(1), generation=4)
+    assert space.build(genome.genes(), generation=4) == genome
+
+
+@pytest.mark.parametrize(
+    ("gene", "value", "rule"),
+    [
+        (Choice(values=(2, 4)), 8, "r must be one of 2, 4, got 8"),
+        (Integer(low=2, high=6), 8, "r must be a whole number from 2 to 6, got 8"),
+        (Float(low=1.0, high=2.5), 8, "r must be a number from 1.0 to 2.5, got 8"),
+    ],
+)
+def test_check_names_gene_rule_and_value(gene, value: int, rule: str) -> None:
+    with pytest.raises(ConfigError, match=rule):
+        space.check({"r": gene}, Genome(lora_cfg=LoRAConfig(r=value)))
+
+
+def test_check_refuses_a_missing_gene() -> None:
+    with pytest.raises(ConfigError, match=r"speed must be a number from 0\.0 to 1\.0, got None"):
+        space.check({"speed": Float(low=0, high=1)}, Genome())
+
+
+def test_distance_by_hand() -> None:
+    genes = {
+        "r": Choice(values=(2, 4, 8, 16)),  # places 0 and 2 of 0..3: 2/3
+        "target_modules": Choice(values=(("query",), ("value",))),  # differs: 1
+        "learning_rate": Float(low=1e-4, high=1e-2, log=True),  # one decade of two: 1/2
+        "use_rslora": Choice(values=(False, True)),  # equal: 0
+        "layers": Integer(low=1, high=5),  # 1 of 4
+    }
+    a = space.build({"r": 2, "target_modules": ("query",), "learning_rate": 1e-4, "layers": 2})
+    b = space.build({"r": 8, "target_modules": ("value",), "learning_rate": 1e-3, "layers": 3})
+    assert space.distance(genes, a, b) == pytest.approx((2 / 3 + 1 + 1 / 2 + 0 + 1 / 4) / 5)
+
+
+def test_booleans_are_not_an_ordered_choice() -> None:
+    assert space.ladder(Choice(values=(False, True))) is None
+    assert space.ladder(Choice(values=(16, 2, 8))) == [2, 8, 16]
+    assert space.ladder(Choice(values=(1, 2, "all"))) is None
+
+
+@given(SEEDS)
+def test_distance_is_a_bounded_symmetric_premetric(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    a, b = (space.sample(DEFAULT_SPACE, rng) for _ in range(2))
+    assert space.distance(DEFAULT_SPACE, a, a) == 0
+    assert 0 <= space.distance(DEFAULT_SPACE, a, b) <= 1
+    assert space.distance(DEFAULT_SPACE, a, b) == space.distance(DEFAULT_SPACE, b, a)
+
+
+@given(SEEDS, st.integers(2, 9))
+def test_diversity_is_the_mean_pairwise_distance(seed: int, count: int) -> None:
+    rng = np.random.default_rng(seed)
+    genomes = [space.sample(DEFAULT_SPACE, rng) for _ in range(count)]
+    pairs = [(i, j) for i in range(count) for j in range(i)]
+    gaps = [space.distance(DEFAULT_SPACE, genomes[i], genomes[j]) for i, j in pairs]
+    assert space.diversity(DEFAULT_SPACE, genomes) == pytest.approx(np.mean(gaps))
+
+
+def test_diversity_of_fewer_than_two_is_zero() -> None:
+    assert space.diversity(DEFAULT_SPACE, []) == 0
+    assert space.diversity(DEFAULT_SPACE, [Genome()]) == 0
+
+
+def test_sample_distinct_uses_a_small_space_to_the_last_genome() -> None:
+    genes = {"r": Choice(values=(2, 4)), "layers": Integer(low=1, high=3)}
+    assert space.size(genes) == 6
+    found = space.sample_distinct(genes, 6, np.random.default_rng(0))
+    assert len({(g.lora_cfg.r, g.lora_cfg.layers) for g in found}) == 6
+    with pytest.raises(ConfigError, match=r"population 7 .* the space holds 6"):
+        space.sample_distinct(genes, 7, np.random.default_rng(0))
+
+
+@given(SEEDS)
+def test_sample_distinct_never_repeats(seed: int) -> None:
+    genes = {"r": Integer(low=1, high=200)}
+    found = space.sample_distinct(genes, 15, np.random.default_rng(seed))
+    assert len({g.id for g in found}) == 15
+
+
+def test_size_of_a_continuous_space_is_infinite() -> None:
+    assert space.size(DEFAULT_SPACE) == math.inf
+    assert space.size({"alpha": Float(low=8, high=8), "r": Choice(values=(2, 2, 4))}) == 2
+
+
+@given(st.floats(0, 1))
+def test_at_and_position_are_inverses(place: float) -> None:
+    gene = Float(low=3e-4, high=1e-2, log=True)
+    assert gene.low <= space.at(gene, place) <= gene.high
+    assert space.position(gene, space.at(gene, place)) == pytest.approx(place, abs=1e-9)

@@ -1,0 +1,183 @@
+"""The summary against figures worked out by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coralx.config import load_config
+from coralx.records import (
+    Cost,
+    Generation,
+    Genome,
+    Interval,
+    LoRAConfig,
+    Stop,
+    TestResult,
+    TrainingResult,
+)
+from coralx.store import History
+from coralx.summary import directions, highest_results, plain, summarize, write_summary
+
+STAGES = [
+    {"name": "cheap", "epoch_budget": 0.5, "data_percentage": 10, "survival_rate": 0.5},
+    {"name": "full", "epoch_budget": 2, "data_percentage": 100, "survival_rate": 1.0},
+]
+
+
+def result(name: str, stage: int, skill: float, steps: int, **more: Any) -> TrainingResult:
+    return TrainingResult(
+        job=f"job-{stage}",
+        genome=Genome(id=name),
+        generation=more.pop("generation", 0),
+        stage=("cheap", "full")[stage],
+        stage_index=stage,
+        lora_cfg=LoRAConfig(r=16),
+        objectives={"task_skill": skill, "memory": 1e8},
+        details={"auroc/task/fraud": skill},
+        cost=Cost(
+            steps=steps,
+            planned_steps=float(steps),
+            tokens=10 * steps,
+            train_seconds=0.5 * steps,
+            eval_seconds=1.0,
+            busy_share=0.8,
+        ),
+        **more,
+    )
+
+
+@pytest.fixture
+def history() -> History:
+    """Two generations of two genomes, 100 steps per epoch: `a` and `d` finish, `b` is stopped."""
+    reason = "AUROC 0.5 is below the limit of 0.55"
+    stop = Stop(gate="auroc", value=0.5, limit=0.55, reason=reason)
+    config = {
+        "objectives": ["task_skill", "memory"],
+        "hyperband": {"training_stages": STAGES, "grow_rank_at": None},
+        "evolution": {"seed": 7, "population": 2, "generations": 2},
+    }
+    return History(
+        config=load_config(config),
+        facts={"steps_per_epoch": 100.0, "versions": {"coralx": "0.1.0"}, "seed": 7},
+        results=[
+            result("a", 0, 0.6, 5),
+            result("b", 0, 0.5, 5, stopped=stop),
+            result("a", 1, 0.8, 200),
+            result("c", 0, 0.6, 5, generation=1),
+            result("d", 0, 0.7, 5, generation=1),
+            result("d", 1, 0.9, 200, generation=1),
+        ],
+        generations=[
+            Generation(
+                index=0,
+                population=("a",),
+                front=("a",),
+                hypervolume=0.3,
+                diversity=0.9,
+                first_front_share=0.5,
+            ),
+            Generation(
+                index=1,
+                population=("a", "d"),
+                front=("a", "d"),
+                hypervolume=0.4,
+                diversity=0.8,
+                first_front_share=1.0,
+            ),
+        ],
+        tests=[
+            TestResult(
+                genome="d",
+                stage="full",
+                objectives={"task_skill": Interval(value=0.88, low=0.8, high=0.93)},
+                attack_threshold=0.5,
+            )
+        ],
+        seconds=300.0,
+        finished=True,
+    )
+
+
+def test_front_has_the_highest_stage_best_first(history: History) -> None:
+    best, second = summarize(history)["front"]
+    assert (best["genome"], second["genome"]) == ("d", "a")
+    assert best["stage"] == "full"
+    assert best["objectives"] == {"task_skill": 0.9, "memory": 1e8}
+    assert best["test"] == {"task_skill": {"value": 0.88, "low": 0.8, "high": 0.93}}
+    assert best["details"] == {"auroc/task/fraud": 0.9}
+    assert best["adapter"] == "adapters/d"
+    assert best["genes"]["target_modules"] == ["query", "value"]
+    assert (best["genes"]["r"], best["trained_rank"]) == (8, 16)
+    assert second["objectives"]["task_skill"] == 0.8
+    assert second["test"] == {}
+
+
+def test_funnel_and_stopped(history: History) -> None:
+    summary = summarize(history)
+    assert summary["funnel"] == [{"cheap": 2, "full": 1}, {"cheap": 2, "full": 1}]
+    (stopped,) = summary["stopped"]
+    assert (stopped["genome"], stopped["stage"]) == ("b", "cheap")
+    assert stopped["reason"] == "AUROC 0.5 is below the limit of 0.55"
+
+
+def test_efficiency_is_naive_over_actual(history: History) -> None:
+    spent = summarize(history)["efficiency"]
+    # four genomes, two epochs of 100 steps each, against 4 x 5 + 2 x 200 steps trained
+    assert spent["naive_steps"] == 800
+    assert spent["steps"] == 420
+    assert spent["efficiency_ratio"] == pytest.approx(800 / 420)
+    assert spent["tokens"] == 4200
+    assert spent["seconds"] == pytest.approx(0.5 * 420 + 6)
+    assert spent["busy_share"] == pytest.approx(0.8)
+    assert [stage["name"] for stage in spent["stages"]] == ["cheap", "full"]
+
+
+def test_facts_of_the_run(history: History) -> None:
+    summary = summarize(history)
+    assert summary["hypervolume"] == 0.4
+    assert summary["seed"] == 7
+    assert summary["versions"] == {"coralx": "0.1.0"}
+    assert summary["genomes"] == 4
+    assert summary["wall_seconds"] == 300.0
+    assert summary["objectives"] == {"task_skill": "max", "memory": "min"}
+    assert [item["front_size"] for item in summary["generations"]] == [1, 2]
+
+
+def test_empty_run() -> None:
+    summary = summarize(History(config=load_config(None), facts={}))
+    assert summary["front"] == summary["funnel"] == summary["stopped"] == []
+    assert summary["hypervolume"] is None
+    assert summary["seed"] == 0
+
+
+def test_what_json_cannot_hold_is_null(history: History, tmp_path: Path) -> None:
+    history.results.append(result("d", 1, math.nan, 1, generation=1))
+    write_summary(history, tmp_path / "summary.json")
+    text = (tmp_path / "summary.json").read_text(encoding="utf-8")
+    summary = json.loads(text, parse_constant=pytest.fail)
+    assert summary["front"][-1]["objectives"]["task_skill"] is None
+    assert [item.name for item in tmp_path.iterdir()] == ["summary.json"]
+
+
+def test_front_member_without_result_is_left_out(history: History) -> None:
+    history.results = [item for item in history.results if item.genome.id != "d"]
+    assert [member["genome"] for member in summarize(history)["front"]] == ["a"]
+
+
+def test_plain() -> None:
+    value = {"a": (1, math.inf), "b": {"c": -math.inf}, "d": True, "e": None}
+    assert plain(value) == {"a": [1, None], "b": {"c": None}, "d": True, "e": None}
+
+
+def test_directions() -> None:
+    assert directions(["memory", "mine:score"]) == {"memory": "min", "mine:score": "max"}
+
+
+def test_highest_results_prefers_the_later_of_equals(history: History) -> None:
+    again = result("a", 1, 0.85, 10)
+    assert highest_results([*history.results, again])["a"] is again

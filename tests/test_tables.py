@@ -1,0 +1,166 @@
+"""The terminal tables, from a made-up summary."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from coralx.tables import render
+
+STAGES = ("S0_sanity", "S1_shakeout", "S2_serious", "S3_finisher")
+
+
+def spent(name: str, genomes: int, steps: int) -> dict[str, Any]:
+    return {
+        "name": name,
+        "genomes": genomes,
+        "stopped": 0,
+        "steps": steps,
+        "planned_steps": float(steps),
+        "tokens": 240 * steps,
+        "computed_tokens": 300 * steps,
+        "flops": 2e10 * steps,
+        "seconds": 0.1 * steps,
+        "busy_share": 0.9,
+        "peak_memory": 310_000_000,
+    }
+
+
+def member(name: str) -> dict[str, Any]:
+    values = {
+        "task_skill": 0.912,
+        "safety": 0.8,
+        "false_positive_cost": 0.05,
+        "memory": 96.2e6,
+        "cross_modal_gain": -0.01,
+        "calibration": 0.95,
+    }
+    genes = {
+        "r": 8,
+        "alpha": 16.0,
+        "dropout": 0.0,
+        "target_modules": ["query", "value"],
+        "layers": 2,
+        "use_rslora": True,
+        "learning_rate": 1.2e-3,
+    }
+    intervals = {key: {"value": v, "low": v - 0.02, "high": v + 0.02} for key, v in values.items()}
+    return {
+        "genome": name,
+        "stage": "S3_finisher",
+        "genes": genes,
+        "trained_rank": 16,
+        "objectives": values,
+        "details": {},
+        "test": {key: value for key, value in intervals.items() if key != "memory"},
+        "test_details": {},
+        "adapter": f"adapters/{name}",
+    }
+
+
+@pytest.fixture
+def summary() -> dict[str, Any]:
+    lines = [
+        spent(name, n, s)
+        for name, n, s in zip(STAGES, (8, 8, 4, 1), (20, 480, 4000, 2000), strict=True)
+    ]
+    total = spent("all", 8, 6500)
+    return {
+        "base_model": "all-minilm-l6-v2",
+        "seed": 0,
+        "finished": True,
+        "wall_seconds": 372.4,
+        "genomes": 8,
+        "objectives": dict.fromkeys(member("x")["objectives"], "max"),
+        "front": [member("0123456789ab"), member("ba9876543210")],
+        "hypervolume": 0.5,
+        "generations": [{"index": 0, "hypervolume": 0.5}],
+        "funnel": [dict(zip(STAGES, (8, 8, 4, 1), strict=True))],
+        "stopped": [
+            {
+                "genome": "feedfacefeed",
+                "generation": 0,
+                "stage": "S0_sanity",
+                "reason": "gradient norm 7.3 is above the limit of 5",
+            }
+        ],
+        "efficiency": {
+            **total,
+            "efficiency_ratio": 16000 / 6500,
+            "naive_steps": 16000.0,
+            "saved_by_leaving_early": 120.0,
+            "stages": lines,
+        },
+    }
+
+
+def printed(summary: dict[str, Any], width: int, encoding: str = "utf-8") -> str:
+    raw = io.BytesIO()
+    file = io.TextIOWrapper(raw, encoding=encoding, newline="\n")
+    render(summary, Console(file=file, width=width))
+    file.flush()
+    return raw.getvalue().decode(encoding)
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_everything_is_there_and_fits(summary: dict[str, Any], width: int) -> None:
+    text = printed(summary, width)
+    for words in (
+        "8 genomes in 1 generation, 2 on the front, 6 min 12 s",
+        "S0_sanity → S1_shakeout → S2_serious → S3_finisher",
+        "8 → 8 → 4 → 1",
+        "gradient norm 7.3 is above the limit of 5",
+        "0123456789ab",
+        "96.2",
+        ".892–.932",  # noqa: RUF001
+        "-.030–.010",  # noqa: RUF001
+        "2.46×",  # noqa: RUF001
+        "120 planned steps saved",
+    ):
+        assert words in text
+    assert max(map(len, text.splitlines())) <= width
+    assert "\x1b" not in text
+
+
+def test_one_line_of_genes_says_what_was_trained(summary: dict[str, Any]) -> None:
+    text = " ".join(printed(summary, 160).split())
+    assert "r 8 grown to 16, α 16, query+value, last 2 layers, rslora, lr 0.0012" in text  # noqa: RUF001
+
+
+def test_output_that_knows_ascii_alone(summary: dict[str, Any]) -> None:
+    text = printed(summary, 80, "ascii")
+    assert "8 > 8 > 4 > 1" in text
+    assert "?" not in text
+    lines = [line for line in text.splitlines() if "|" in line]
+    assert {line.index("|") for line in lines if line.startswith("generation")} == {
+        line.index("|") for line in lines if line.startswith("all  ") and ">" in line
+    }
+
+
+def test_names_are_not_markup_and_cannot_steer_the_terminal(summary: dict[str, Any]) -> None:
+    summary["stopped"][0] |= {"genome": "[red]x[/red]", "reason": "\x1b]0;owned\x07[/bold]"}
+    summary["base_model"] = "[/nonsense]\x1b[2J"
+    text = printed(summary, 80)
+    assert "[red]x[/red]" in text
+    assert "[/nonsense]" in text
+    assert "\x1b" not in text
+    assert "\x07" not in text
+
+
+def test_run_without_results(summary: dict[str, Any]) -> None:
+    nothing = {"genomes": 0, "front": [], "funnel": [], "stopped": [], "generations": []}
+    text = printed({**summary, **nothing, "finished": False, "wall_seconds": 0.0}, 80)
+    assert "not finished yet" in text
+    assert "No genome has been trained yet." in text
+
+
+def test_front_without_test_figures_or_missing_objectives(summary: dict[str, Any]) -> None:
+    for item in summary["front"]:
+        item["test"] = {}
+    summary["front"][0]["objectives"] = {"task_skill": None}
+    text = printed(summary, 80)
+    assert "test data" not in text
+    assert "–" in text  # noqa: RUF001
