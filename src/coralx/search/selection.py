@@ -65,7 +65,7 @@ def ranks(matrix: Matrix) -> NDArray[np.int64]:
     # so each column is replaced by the places of its values.
     places = [np.unique(column, return_inverse=True)[1] for column in matrix.T]
     sorting = NonDominatedSorting()
-    found = sorting.do(np.column_stack(places), return_rank=True)[1]  # type: ignore[no-untyped-call]
+    found = sorting.do(np.column_stack(places), return_rank=True)[1]
     return np.asarray(found, dtype=np.int64)
 
 
@@ -78,7 +78,7 @@ def crowding(matrix: Matrix, front: NDArray[np.int64]) -> Matrix:
     from pymoo.operators.survival.rank_and_crowding.metrics import get_crowding_function
 
     finite = np.column_stack([_without_infinity(column) for column in matrix[front].T])
-    distance = get_crowding_function("cd")  # type: ignore[no-untyped-call]
+    distance = get_crowding_function("cd")
     return np.asarray(distance.do(finite), dtype=np.float64)
 
 

@@ -104,7 +104,7 @@ class PackedAdapters:
         return out.view(*x.shape[:-1], b.shape[1])
 
     def take(self, k: int, like: Weights, flat: Tensor | None = None) -> Weights:
-        """Genome k's tensors (copies, padding removed), from `values` or a matrix laid out alike."""
+        """Copies of genome k's tensors, unpadded, from `values` or a matrix laid out alike."""
         source = self.values if flat is None else flat
         lora = {}
         for target, (a, b) in like.lora.items():
@@ -199,12 +199,14 @@ def new_weights(
     head: tuple[int, int],
     vision: int | None,
     generator: torch.Generator,
+    bias: bool = True,
 ) -> Weights:
     """Fresh weights: A uniform as peft draws it (Kaiming, a = sqrt 5), B zero, so dW = 0.
 
     Args:
         head: (outputs, D) of the classification layer.
         vision: V, the width of image features, or None for text alone.
+        bias: whether the classification layer has one.
     """
     lora = {}
     for target in targets:
@@ -213,10 +215,9 @@ def new_weights(
         a = torch.empty(rank, linear.in_features).uniform_(-bound, bound, generator=generator)
         lora[target] = (a, torch.zeros(linear.out_features, rank))
     outputs, width = head
-    extra = {
-        "head.weight": torch.empty(head).normal_(0, 0.02, generator=generator),
-        "head.bias": torch.zeros(outputs),
-    }
+    extra = {"head.weight": torch.empty(head).normal_(0, 0.02, generator=generator)}
+    if bias:
+        extra["head.bias"] = torch.zeros(outputs)
     if vision is not None:
         projector = torch.empty(width, vision).normal_(0, vision**-0.5, generator=generator)
         extra["projector.weight"] = projector

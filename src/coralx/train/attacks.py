@@ -22,8 +22,12 @@ from coralx.train.rows import Rows
 from coralx.train.vision import decode_image
 
 LEET = str.maketrans("aeiostAEIOST", "431057431057")
-# Latin letters and the Cyrillic ones that look like them.
-HOMOGLYPHS = str.maketrans("aceiopsxyACEHKMOPTX", "асеіорѕхуАСЕНКМОРТХ")
+# Latin letters -> the Cyrillic ones that look like them, written by code point.
+HOMOGLYPHS = str.maketrans(
+    "aceiopsxyACEHKMOPTX",
+    "\u0430\u0441\u0435\u0456\u043e\u0440\u0455\u0445\u0443"
+    "\u0410\u0421\u0415\u041d\u041a\u041c\u041e\u0420\u0422\u0425",
+)
 INVISIBLE_SHARE = 0.5  # of letters swapped by homoglyphs
 
 TextAttack = Callable[[str, np.random.Generator], str]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -73,13 +74,13 @@ class Backbone:
         self.classifier = _load_classifier(self.path, trust_remote_code).to(device, dtype)
         self.classifier.eval().requires_grad_(False)
         self.tokenizer = AutoTokenizer.from_pretrained(self.path)
-        kind = self.classifier.config.model_type
-        self.causal = kind in DECODERS
-        self.base: nn.Module = getattr(self.classifier, self.classifier.base_model_prefix)
-        self.blocks: nn.ModuleList = self.base.layers if self.causal else self.base.encoder.layer  # type: ignore[assignment, union-attr]
+        settings: Any = self.classifier.config
+        self.causal = settings.model_type in DECODERS
+        self.base: Any = getattr(self.classifier, str(self.classifier.base_model_prefix))
+        self.blocks: nn.ModuleList = self.base.layers if self.causal else self.base.encoder.layer
         self.roles = DECODER_ROLES if self.causal else ENCODER_ROLES
         self.depth = len(self.blocks)
-        self.hidden: int = self.classifier.config.hidden_size
+        self.hidden: int = settings.hidden_size
         self.linears = self._wrap_linears()
 
     @property
@@ -95,8 +96,8 @@ class Backbone:
     def embed(self, tokens: Tokens) -> Tensor:
         """What enters block 0: (N, T, D)."""
         if self.causal:
-            return self.base.embed_tokens(tokens.ids)  # type: ignore[no-any-return, operator]
-        return self.base.embeddings(input_ids=tokens.ids)  # type: ignore[no-any-return, operator]
+            return self.base.embed_tokens(tokens.ids)  # type: ignore[no-any-return]
+        return self.base.embeddings(input_ids=tokens.ids)  # type: ignore[no-any-return]
 
     def run(
         self,
@@ -117,7 +118,7 @@ class Backbone:
         if self.causal:
             positions = torch.arange(hidden.shape[1], device=hidden.device) - slots
             positions = positions.clamp(min=0)[None]
-            rotary = self.base.rotary_emb(hidden, position_ids=positions)  # type: ignore[operator]
+            rotary = self.base.rotary_emb(hidden, position_ids=positions)
             extras = {"position_embeddings": rotary, "position_ids": positions}
         for linear in self.linears[index].values():
             linear.pack = pack
@@ -136,10 +137,10 @@ class Backbone:
         token that carries meaning, after the final norm.
         """
         if not self.causal:
-            return self.base.pooler(hidden[:, slots:])  # type: ignore[no-any-return, operator]
+            return self.base.pooler(hidden[:, slots:])  # type: ignore[no-any-return]
         last = mask.shape[1] - 1 - mask.flip(1).int().argmax(1)
         chosen = hidden[torch.arange(len(hidden), device=hidden.device), last]
-        return self.base.norm(chosen)  # type: ignore[no-any-return, operator]
+        return self.base.norm(chosen)  # type: ignore[no-any-return]
 
     def find_targets(self, target_modules: Sequence[str], layers: int | str) -> list[str]:
         """The linear layers that a genome adapts, as paths `<block>.<path in block>`.
@@ -177,7 +178,7 @@ class Backbone:
                       for m in self.linears[i].values())  # fmt: skip
         return 2.0 * weights
 
-    def bytes(self) -> int:
+    def weight_bytes(self) -> int:
         """Of the frozen weights in memory."""
         return sum(p.numel() * p.element_size() for p in self.base.parameters())
 

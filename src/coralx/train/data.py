@@ -55,7 +55,11 @@ def load_splits(settings: DataSettings, seed: int) -> Splits:
     train = rows["train"]
     if settings.max_rows and settings.max_rows < len(train):
         _, train = divide(train, 100 * settings.max_rows / len(train), seed)
-    for name, part in (("train", train), ("validation", rows["validation"]), ("test", rows["test"])):
+    for name, part in (
+        ("train", train),
+        ("validation", rows["validation"]),
+        ("test", rows["test"]),
+    ):
         _check_classes(name, part)
     clean = rows.get("clean")
     empty = train.take([])
@@ -80,8 +84,8 @@ def subset(rows: Rows, percentage: float, seed: int) -> Indices:
     for index, key in enumerate(rows.strata()):
         strata[key].append(index)
     chosen: list[int] = []
-    for order, key in enumerate(sorted(strata, key=repr)):
-        members = np.random.default_rng([seed, order]).permutation(strata[key])
+    for order, stratum in enumerate(sorted(strata, key=repr)):
+        members = np.random.default_rng([seed, order]).permutation(strata[stratum])
         chosen.extend(members[: math.ceil(len(members) * percentage / 100 - 1e-9)])
     return np.array(sorted(chosen), dtype=np.int64)
 

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
-class PeakBytes(TorchDispatchMode):
+class PeakBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of storages made under it while they live; `peak` is their maximum.
 
     Deterministic and exact for what torch allocates on any device, unlike the resident size of
@@ -19,8 +19,8 @@ class PeakBytes(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
-        self.peak = 0
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.peak: int = 0
         self._live = 0
         self._seen: dict[int, int] = {}
 
@@ -58,6 +58,7 @@ class PeakBytes(TorchDispatchMode):
 
 def measure_peak(run: Callable[[], object]) -> int:
     """Bytes that `run` needs at its peak beyond what was alive before it."""
-    with torch.no_grad(), PeakBytes() as counter:
+    counter = PeakBytes()
+    with torch.no_grad(), counter:
         run()
     return counter.peak

@@ -19,9 +19,7 @@ from coralx.train.backbone import Backbone
 from coralx.train.prefix import Batch
 
 
-def score(
-    backbone: Backbone, pack: PackedAdapters, entries: Sequence[int], batch: Batch
-) -> Tensor:
+def score(backbone: Backbone, pack: PackedAdapters, entries: Sequence[int], batch: Batch) -> Tensor:
     """Logits of every genome for every row: (K, B).
 
     Args:

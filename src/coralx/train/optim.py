@@ -67,7 +67,7 @@ class PackOptimizer:
 
     def clip(self, limit: float | None) -> Tensor:
         """Scale each genome's gradient to norm `limit` at most; the norms before it, (K,)."""
-        norms = self._pack.gradients.norm(dim=1)
+        norms: Tensor = self._pack.gradients.norm(dim=1)
         if limit is not None:
             factor = (limit / (norms + 1e-6)).clamp(max=1.0)  # as clip_grad_norm_
             self._pack.gradients.mul_(factor[:, None])

@@ -6,7 +6,6 @@ Letters: B rows, T tokens, D features, S image tokens, V vision features.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,6 +19,7 @@ from coralx.train.rows import Rows
 from coralx.train.vision import VisionTower
 
 PREFIX_BATCH = 32
+Indices = Sequence[int] | NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class EncodedRows:
     def has_images(self) -> bool:
         return self._images is not None
 
-    def batch(self, indices: Sequence[int], depth: int, images: bool = True) -> Batch:
+    def batch(self, indices: Indices, depth: int, images: bool = True) -> Batch:
         """The rows of `indices` at the entry of block `depth`; `images` False leaves them out."""
         places, mask = self._places(indices)
         if self._keep:
@@ -95,7 +95,7 @@ class EncodedRows:
         if self._keep:
             self._prefix(depth)
 
-    def _places(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def _places(self, indices: Indices) -> tuple[Tensor, Tensor]:
         """Where each row's tokens lie in the flat store, padded with place 0, and the mask."""
         lengths = np.array([self.lengths[i] for i in indices])
         ticks = np.arange(lengths.max())[None]
@@ -131,19 +131,11 @@ class EncodedRows:
 
 
 def _encode_images(rows: Rows, tower: VisionTower | None) -> tuple[Tensor, Tensor] | None:
-    """(features of distinct images (n, S, V), index of each row's image or -1 (rows,))."""
+    """(features of the images (n, S, V), index of each row's image or -1 (rows,))."""
     if tower is None or not any(rows.images):
         return None
-    distinct: dict[str, int] = {}
-    images: list[bytes] = []
-    index: NDArray[np.int64] = np.full(len(rows), -1, dtype=np.int64)
-    for row, data in enumerate(rows.images):
-        if data is None:
-            continue
-        key = hashlib.sha256(data).hexdigest()
-        if key not in distinct:
-            distinct[key] = len(images)
-            images.append(data)
-        index[row] = distinct[key]
+    images = [data for data in rows.images if data is not None]
+    present = torch.tensor([data is not None for data in rows.images])
+    index = torch.where(present, present.cumsum(0) - 1, -1)
     features = tower.features(images)
-    return features, torch.from_numpy(index).to(features.device)
+    return features, index.to(features.device)

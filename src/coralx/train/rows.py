@@ -162,6 +162,4 @@ def _read_image(value: Any, folder: Path) -> bytes | None:
 def _list_bad(path: Path, bad: Sequence[str]) -> str:
     shown = "\n".join(f"  {line}" for line in bad[:SHOWN])
     more = f"\n  and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
-    return (
-        f"{path}: {len(bad)} bad row(s); mend them or set data.on_bad_rows: skip\n{shown}{more}"
-    )
+    return f"{path}: {len(bad)} bad row(s); mend them or set data.on_bad_rows: skip\n{shown}{more}"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,30 +36,41 @@ class VisionTower:
     width = 1280
 
     def __init__(
-        self, name: str, tokens: int, device: torch.device, pixels: int = 128, batch: int = 64
+        self, name: str, tokens: int, device: torch.device, pixels: int = 128, batch: int = 32
     ) -> None:
         if name not in TOWERS:
             raise ModelError(
                 f"vision_tower: {name!r} is not known; choose {', '.join(TOWERS)} or null"
             )
         self.tokens, self.device, self.pixels, self.batch = tokens, device, pixels, batch
-        self._network = _load_network().to(device, memory_format=torch.channels_last)
+        self._known: dict[bytes, Tensor] = {}  # features by the hash of the image's bytes
+        network: Any = _load_network()
+        self._network = network.to(device, memory_format=torch.channels_last)
+
+    def features(self, images: Sequence[bytes]) -> Tensor:
+        """Of each image, normalised to mean 0 and variance 1 over V: (n, S, V).
+
+        Each distinct image is computed once in the life of the tower.
+        """
+        keys = [hashlib.sha256(data).digest() for data in images]
+        new = {k: data for k, data in zip(keys, images, strict=True) if k not in self._known}
+        names, fresh = list(new), list(new.values())
+        for first in range(0, len(fresh), self.batch):
+            part = slice(first, first + self.batch)
+            self._known.update(zip(names[part], self._compute(fresh[part]), strict=True))
+        if not keys:
+            return torch.zeros(0, self.tokens, self.width, device=self.device)
+        return torch.stack([self._known[key] for key in keys])
 
     @torch.no_grad()
-    def features(self, images: Sequence[bytes]) -> Tensor:
-        """Of each image, normalised to mean 0 and variance 1 over V: (n, S, V)."""
-        parts = []
-        for first in range(0, len(images), self.batch):
-            pixels = torch.stack(
-                [self._pixels(data) for data in images[first : first + self.batch]]
-            )
-            pixels = pixels.to(self.device, memory_format=torch.channels_last)
-            grid = self._network.extract_features(pixels)  # type: ignore[operator]
-            cells = _split_grid(grid, self.tokens)
-            parts.append(functional.layer_norm(cells, cells.shape[-1:]))
-        return torch.cat(parts) if parts else torch.zeros(0, self.tokens, self.width)
+    def _compute(self, images: Sequence[bytes]) -> Tensor:
+        pixels = torch.stack([self._pixels(data) for data in images])
+        pixels = pixels.to(self.device, memory_format=torch.channels_last)
+        grid = self._network.extract_features(pixels)
+        cells = _split_grid(grid, self.tokens)
+        return functional.layer_norm(cells, cells.shape[-1:])
 
-    def bytes(self) -> int:
+    def weight_bytes(self) -> int:
         """Of the frozen weights in memory."""
         return sum(p.numel() * p.element_size() for p in self._network.parameters())
 
@@ -76,10 +89,10 @@ def decode_image(data: bytes) -> Image.Image:
         DataError: not an image, damaged, or above MAX_PIXELS.
     """
     try:
-        picture = Image.open(io.BytesIO(data))
+        picture: Image.Image = Image.open(io.BytesIO(data))
         if picture.width * picture.height > MAX_PIXELS:
             raise DataError(
-                f"image of {picture.width} x {picture.height} pixels; at most {MAX_PIXELS:,} allowed"
+                f"image of {picture.width} x {picture.height} pixels; at most {MAX_PIXELS:,}"
             )
         picture = picture.convert("RGBA")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

@@ -1,0 +1,87 @@
+"""HyperbandTrainer: a given population through the stages, without evolution around it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from coralx.config import Config, load_config
+from coralx.records import Genome, Progress, TrainingResult
+from coralx.search.budget import efficiency
+from coralx.search.evolution import Evolution
+
+if TYPE_CHECKING:
+    from coralx.train.worker import Worker
+
+
+class HyperbandTrainer:
+    """Trains genomes through Hyperband stages (Li et al., JMLR 18(185), 2018) on real data.
+
+    Args:
+        config: a mapping, a path to YAML, a Config, or None for the default job.
+        checkpoints: folder for trained weights; a temporary one, gone with the trainer, if None.
+        observe: told how far training is, after each step.
+
+    Raises:
+        ConfigError: with every problem of the configuration.
+    """
+
+    def __init__(
+        self,
+        config: Config | Mapping[str, Any] | str | Path | None = None,
+        checkpoints: Path | None = None,
+        observe: Callable[[Progress], None] = lambda _: None,
+    ) -> None:
+        self.config = load_config(config)
+        self._observe = observe
+        self._temporary = None if checkpoints else tempfile.TemporaryDirectory(prefix="coralx-")
+        self.checkpoints = checkpoints or Path(self._temporary.name)  # type: ignore[union-attr]
+        self._worker: Worker | None = None
+
+    @property
+    def worker(self) -> Worker:
+        """The base model and rows, loaded when first needed.
+
+        Raises:
+            DataError, ModelError: what the configuration names cannot be used.
+        """
+        if self._worker is None:
+            from coralx.train.worker import Worker
+
+            self._worker = Worker(self.config, self.checkpoints)
+        return self._worker
+
+    def train_population(self, genomes: Sequence[Genome]) -> list[TrainingResult]:
+        """Train genomes through all stages; one result per genome and stage it entered.
+
+        Raises:
+            CoralXError: no genomes, or one id twice.
+            ExtinctError: every genome was stopped; the message lists each reason.
+        """
+        from coralx.executors.local import LocalExecutor
+
+        settings = self.config.evolution.model_copy(update={"generations": 1})
+        config = self.config.model_copy(update={"evolution": settings})
+        bench = self.worker.bench
+        evolution = Evolution(config, list(genomes), bench.has_images, bench.shape)
+        executor = LocalExecutor(self.worker, self._observe)
+        while not evolution.finished:
+            for job in evolution.ask(executor.slots):
+                executor.submit(job)
+            for result in executor.completed():
+                evolution.tell(result)
+        return evolution.results
+
+    def get_training_efficiency_report(self, results: Sequence[TrainingResult]) -> dict[str, Any]:
+        """What was spent, per stage, against naive full training of the same genomes.
+
+        `efficiency_ratio` is naive steps / steps taken.
+        """
+        return efficiency(
+            results,
+            self.config.hyperband.stages,
+            self.worker.bench.steps_per_epoch,
+            self.config.hyperband.full_epochs,
+        )

@@ -1,0 +1,229 @@
+"""One genome's weights on disk: its own checkpoints, and adapters in PEFT format.
+
+Safetensors only, written aside and renamed, so that a file is whole or absent.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from coralx.errors import ModelError, StoreError
+from coralx.records import Genome, LoRAConfig, jsonable
+from coralx.train.adapters import Weights
+from coralx.train.backbone import Backbone
+from coralx.train.resize import Moments
+
+SIDECAR = "coralx.json"  # beside a PEFT adapter: what scoring needs and PEFT does not know
+PROJECTOR = "projector.safetensors"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A genome after a stage: the adapter as trained, its weights and AdamW's moments."""
+
+    genome: str
+    stage: str
+    lora_cfg: LoRAConfig
+    weights: Weights
+    moments: Moments
+
+
+def checkpoint_id(genome: str, stage: str) -> str:
+    return f"{genome}/{stage}"
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> str:
+    """Write it to `<folder>/<genome>/<stage>.safetensors` and give its id.
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
+    name = checkpoint_id(checkpoint.genome, checkpoint.stage)
+    tensors: dict[str, Tensor] = {}
+    for prefix, part in _parts(checkpoint):
+        tensors.update({f"{prefix}/{key}": value for key, value in _flatten(part).items()})
+    facts = {
+        "genome": checkpoint.genome,
+        "stage": checkpoint.stage,
+        "step": str(checkpoint.moments.step),
+        "lora_cfg": json.dumps(jsonable(checkpoint.lora_cfg)),
+    }
+    _save(folder / f"{name}.safetensors", tensors, facts)
+    return name
+
+
+def load_checkpoint(folder: Path, name: str) -> Checkpoint:
+    """Read a checkpoint by its id.
+
+    Raises:
+        StoreError: it is missing or damaged.
+    """
+    path = folder / f"{name}.safetensors"
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = file.metadata()
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise StoreError(f"{path}: the checkpoint cannot be read: {error}") from None
+    weights, first, second = (_unflatten(tensors, part) for part in ("weights", "first", "second"))
+    return Checkpoint(
+        genome=facts["genome"],
+        stage=facts["stage"],
+        lora_cfg=LoRAConfig.model_validate_json(facts["lora_cfg"]),
+        weights=weights,
+        moments=Moments(first, second, int(facts["step"])),
+    )
+
+
+def export_adapter(
+    folder: Path,
+    backbone: Backbone,
+    genome: Genome,
+    lora_cfg: LoRAConfig,
+    weights: Weights,
+    facts: dict[str, object],
+) -> None:
+    """Write an adapter that stock peft loads on the base model with one logit
+    (`AutoModelForSequenceClassification.from_pretrained(base, num_labels=1)`).
+
+    Beside PEFT's two files lie what PEFT has no place for: `coralx.json` (genome, base model,
+    vision tower, threshold) and, with images, the projector.
+    """
+    from peft import LoraConfig, TaskType
+
+    folder.mkdir(parents=True, exist_ok=True)
+    targets = [backbone.full_path(target) for target in weights.lora]
+    LoraConfig(
+        task_type=TaskType.SEQ_CLS,
+        base_model_name_or_path=backbone.name,
+        r=lora_cfg.r,
+        lora_alpha=lora_cfg.alpha,
+        lora_dropout=lora_cfg.dropout,
+        use_rslora=lora_cfg.use_rslora,
+        target_modules=targets,
+        modules_to_save=[backbone.head_name],
+        inference_mode=True,
+    ).save_pretrained(str(folder))
+    tensors = {}
+    for target, (a, b) in weights.lora.items():
+        path = f"base_model.model.{backbone.full_path(target)}"
+        tensors[f"{path}.lora_A.weight"], tensors[f"{path}.lora_B.weight"] = a, b
+    for name, value in weights.extra.items():
+        part, _, kind = name.partition(".")
+        if part == "head":
+            tensors[f"base_model.model.{backbone.head_name}.{kind}"] = value
+    _save(folder / "adapter_model.safetensors", tensors, {"format": "pt"})
+    projector = {k: v for k, v in weights.extra.items() if k.startswith("projector.")}
+    if projector:
+        _save(folder / PROJECTOR, projector, {"format": "pt"})
+    sidecar = {"genome": jsonable(genome), "lora_cfg": jsonable(lora_cfg), **facts}
+    (folder / SIDECAR).write_text(json.dumps(sidecar, indent=2) + "\n", encoding="utf-8")
+
+
+def read_sidecar(folder: Path) -> dict[str, object]:
+    """What `export_adapter` wrote beside the PEFT files.
+
+    Raises:
+        ModelError: the folder is no adapter that CoralX exported.
+    """
+    try:
+        return json.loads((folder / SIDECAR).read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+    except (OSError, ValueError):
+        raise ModelError(
+            f"{folder}: not an adapter exported by CoralX (no readable {SIDECAR}); "
+            "`coralx export RUN GENOME DIR` writes one"
+        ) from None
+
+
+def import_adapter(folder: Path, backbone: Backbone) -> Weights:
+    """Read back what `export_adapter` wrote.
+
+    Raises:
+        ModelError: files are missing, damaged, or of another base model.
+    """
+    try:
+        tensors = load_file(folder / "adapter_model.safetensors")
+        extra = load_file(folder / PROJECTOR) if (folder / PROJECTOR).exists() else {}
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{folder}: the adapter cannot be read: {error}") from None
+    lora = {}
+    for index in range(backbone.depth):
+        for path in backbone.linears[index]:
+            target = f"{index}.{path}"
+            stem = f"base_model.model.{backbone.full_path(target)}"
+            if f"{stem}.lora_A.weight" in tensors:
+                a, b = tensors[f"{stem}.lora_A.weight"], tensors[f"{stem}.lora_B.weight"]
+                lora[target] = (a, b)
+    head = f"base_model.model.{backbone.head_name}."
+    extra |= {f"head.{k.removeprefix(head)}": v for k, v in tensors.items() if k.startswith(head)}
+    if not lora or "head.weight" not in extra:
+        raise ModelError(f"{folder}: its adapter does not fit the base model {backbone.name}")
+    return Weights(lora, extra)
+
+
+def _parts(checkpoint: Checkpoint) -> list[tuple[str, Weights]]:
+    moments = checkpoint.moments
+    return [("weights", checkpoint.weights), ("first", moments.first), ("second", moments.second)]
+
+
+def _flatten(weights: Weights) -> dict[str, Tensor]:
+    tensors = {f"extra/{name}": value for name, value in weights.extra.items()}
+    for target, (a, b) in weights.lora.items():
+        tensors[f"lora/{target}/A"], tensors[f"lora/{target}/B"] = a, b
+    return tensors
+
+
+def _unflatten(tensors: dict[str, Tensor], prefix: str) -> Weights:
+    lora: dict[str, tuple[Tensor, Tensor]] = {}
+    extra: dict[str, Tensor] = {}
+    for key, value in tensors.items():
+        part, kind, *rest = key.split("/")
+        if part != prefix:
+            continue
+        if kind == "extra":
+            extra[rest[0]] = value
+        elif rest[1] == "A":
+            lora[rest[0]] = (value, tensors[f"{prefix}/lora/{rest[0]}/B"])
+    return Weights(lora, extra)
+
+
+def _save(path: Path, tensors: dict[str, Tensor], facts: dict[str, str]) -> None:
+    aside = path.with_suffix(".writing")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        ready = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+        save_file(ready, aside, metadata=facts)
+        with aside.open("rb") as file:
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise StoreError(f"{path}: cannot be written: {error}") from None
+
+
+def cpu(weights: Weights) -> Weights:
+    """The same weights in main memory."""
+    return Weights(
+        {t: (a.cpu(), b.cpu()) for t, (a, b) in weights.lora.items()},
+        {name: value.cpu() for name, value in weights.extra.items()},
+    )
+
+
+def count_bytes(weights: Weights) -> int:
+    """Of all tensors, as they are stored."""
+    tensors: list[Tensor] = [t for pair in weights.lora.values() for t in pair]
+    tensors += list(weights.extra.values())
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def all_finite(weights: Weights) -> bool:
+    tensors: list[Tensor] = [t for pair in weights.lora.values() for t in pair]
+    tensors += list(weights.extra.values())
+    return all(bool(torch.isfinite(t).all()) for t in tensors)

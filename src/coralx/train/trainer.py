@@ -1,0 +1,282 @@
+"""Train a pack for one stage: the inner loop, and what a stage leaves behind.
+
+A stage is cut into segments between evaluation points. A pack is built of the members that are
+still in, trained for a segment, taken apart again; whoever has broken down or stopped improving
+is left out of the next pack.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from coralx.config import TrainingSettings
+from coralx.records import CurvePoint, Genome, LoRAConfig, Stop
+from coralx.train.adapters import PackedAdapters, Weights, hash_name
+from coralx.train.backbone import Backbone
+from coralx.train.network import score
+from coralx.train.optim import PackOptimizer, Schedule
+from coralx.train.prefix import EncodedRows
+from coralx.train.resize import Moments
+
+CURVE_POINTS = 24  # of the loss kept per stage
+STEP_SPAN = 1_000_000  # dropout streams: steps that a stage may have
+
+# Measures P1 of each genome of a pack, without gradients: (pack, entries) -> (K,).
+Examine = Callable[[PackedAdapters, Sequence[int]], Sequence[float]]
+
+
+@dataclass
+class Member:
+    """One genome in training: its weights between packs, and what has been seen of it."""
+
+    genome: Genome
+    lora_cfg: LoRAConfig
+    weights: Weights
+    moments: Moments
+    entry: int
+    losses: list[float] = field(default_factory=list)
+    norms: list[float] = field(default_factory=list)
+    skills: dict[int, float] = field(default_factory=dict)  # by step of the stage
+    stop: Stop | None = None
+    left_early: bool = False
+    tokens: int = 0
+    computed_tokens: int = 0
+    flops: float = 0.0
+    seconds: float = 0.0
+    eval_seconds: float = 0.0
+    _best: tuple[float, Weights, Moments] | None = None
+
+    @property
+    def going(self) -> bool:
+        return self.stop is None and not self.left_early
+
+    def examine(self, step: int, skill: float, patience: int | None, last: bool) -> None:
+        """Note P1 at `step`; leave when it has not improved `patience` times in a row."""
+        self.skills[step] = skill
+        if self._best is None or skill > self._best[0]:
+            self._best = (skill, self.weights, self.moments)
+        seen = list(self.skills.values())
+        since_best = len(seen) - 1 - seen.index(max(seen))
+        self.left_early = patience is not None and since_best >= patience and not last
+
+    def restore_best(self) -> None:
+        """Go back to the weights with the best P1 seen in this stage."""
+        if self._best is not None:
+            _, self.weights, self.moments = self._best
+
+    def curve(self, before: int) -> tuple[CurvePoint, ...]:
+        """Mean losses over equal spans, with the P1 seen; `before`: steps of earlier stages."""
+        size = max(1, math.ceil(len(self.losses) / CURVE_POINTS))
+        points: dict[int, CurvePoint] = {}
+        for first in range(0, len(self.losses), size):
+            part = self.losses[first : first + size]
+            step = first + len(part)
+            points[step] = CurvePoint(step=before + step, loss=float(np.mean(part)))
+        for step, skill in self.skills.items():
+            loss = self.losses[step - 1] if step <= len(self.losses) else math.nan
+            known = points.get(step, CurvePoint(step=before + step, loss=loss))
+            points[step] = known.model_copy(update={"auroc": skill})
+        return tuple(points[step] for step in sorted(points))
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """What a pack is trained on: row indices per step, evaluation points, decay or not."""
+
+    batches: Sequence[NDArray[np.int64]]
+    examine_at: Sequence[int]
+    index: int
+    warmup_epoch: int  # steps of one epoch, the unit of the gene `warmup`
+    last: bool
+    patience: int | None
+
+
+class StageTrainer:
+    """Trains members in packs on one copy of the base.
+
+    Args:
+        labels: (rows,) 0.0 or 1.0 of the training rows.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        rows: EncodedRows,
+        labels: Tensor,
+        settings: TrainingSettings,
+        seed: int,
+    ) -> None:
+        self._backbone, self._rows, self._labels = backbone, rows, labels
+        self._settings, self._seed = settings, seed
+
+    def train(
+        self,
+        members: Sequence[Member],
+        plan: StagePlan,
+        examine: Examine,
+        observe: Callable[[int, int], None],
+    ) -> None:
+        """Train every member for the stage; results are left in the members.
+
+        Args:
+            observe: told (steps done, members going) after each step.
+        """
+        starts = [member.moments.step for member in members]
+        for first, stop in segments(len(plan.batches), plan.examine_at):
+            going = [(m, start) for m, start in zip(members, starts, strict=True) if m.going]
+            if not going:
+                break
+            active = [member for member, _ in going]
+            schedules = [self._schedule(m, start, plan) for m, start in going]
+            self._run_segment(active, schedules, plan, range(first, stop), observe)
+            if stop in plan.examine_at:
+                self._examine(active, stop, plan, examine)
+        if plan.patience is not None:
+            for member in members:
+                member.restore_best()
+
+    def build(self, members: Sequence[Member]) -> PackedAdapters:
+        """A pack of the members as they are."""
+        return PackedAdapters(
+            [member.weights for member in members],
+            [member.lora_cfg.scale for member in members],
+            [member.lora_cfg.dropout for member in members],
+            [self._seed + hash_name(member.genome.id) for member in members],
+            self._backbone.device,
+        )
+
+    def _run_segment(
+        self,
+        members: Sequence[Member],
+        schedules: Sequence[Schedule],
+        plan: StagePlan,
+        steps: range,
+        observe: Callable[[int, int], None],
+    ) -> None:
+        began = time.perf_counter()
+        pack = self.build(members)
+        optimizer = PackOptimizer(
+            pack,
+            schedules,
+            [member.genome.weight_decay for member in members],
+            [member.moments.step for member in members],
+        )
+        for k, member in enumerate(members):
+            pack.put(k, member.moments.first, optimizer.first)
+            pack.put(k, member.moments.second, optimizer.second)
+        pack.training = True
+        for step in steps:
+            positions = [member.moments.step + step - steps.start for member in members]
+            self._step(pack, optimizer, members, plan, step, positions)
+            observe(step + 1, sum(member.going for member in members))
+        for k, member in enumerate(members):
+            moments = Moments(
+                pack.take(k, member.weights, optimizer.first),
+                pack.take(k, member.weights, optimizer.second),
+                optimizer.count(k),
+            )
+            member.weights, member.moments = pack.take(k, member.weights), moments
+            member.seconds += (time.perf_counter() - began) / len(members)
+
+    def _step(
+        self,
+        pack: PackedAdapters,
+        optimizer: PackOptimizer,
+        members: Sequence[Member],
+        plan: StagePlan,
+        step: int,
+        positions: Sequence[int],
+    ) -> None:
+        """Forward, backward, clip, update: each genome on its own loss, all at once."""
+        chosen = plan.batches[step]
+        entries = [member.entry for member in members]
+        batch = self._rows.batch(chosen, min(entries))
+        pack.begin_step(plan.index * STEP_SPAN + step)
+        logits = score(self._backbone, pack, entries, batch)
+        targets = self._labels[chosen].expand_as(logits)
+        losses = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+        losses = losses.mean(dim=1)
+        losses.sum().backward()  # type: ignore[no-untyped-call]
+        norms = optimizer.clip(self._settings.clip_norm)
+        for member, loss, norm in zip(members, losses.tolist(), norms.tolist(), strict=True):
+            _note_step(member, loss, norm, step)
+        optimizer.step(positions, [member.going for member in members])
+        slots = 0 if batch.images is None else batch.images.shape[1]
+        shown = 0 if batch.has_image is None else int(batch.has_image.sum()) * slots
+        useful = int(batch.mask.sum()) + shown
+        computed = batch.mask.numel() + slots * len(batch.mask)
+        for member in members:
+            self._charge(member, useful, computed, batch.depth)
+
+    def _charge(self, member: Member, useful: int, computed: int, depth: int) -> None:
+        """Forward from the pack's entry; backward, of activations alone, to the same block."""
+        if not member.going:
+            return
+        member.tokens += useful
+        member.computed_tokens += computed
+        adapters = sum(a.numel() + b.numel() for a, b in member.weights.lora.values())
+        per_token = 2 * self._backbone.flops_per_token(depth) + 6 * adapters
+        member.flops += computed * per_token
+
+    def _examine(
+        self, members: Sequence[Member], step: int, plan: StagePlan, examine: Examine
+    ) -> None:
+        going = [member for member in members if member.going]
+        if not going:
+            return
+        began = time.perf_counter()
+        skills = examine(self.build(going), [member.entry for member in going])
+        for member, skill in zip(going, skills, strict=True):
+            member.examine(step, float(skill), plan.patience, step == len(plan.batches))
+            member.eval_seconds += (time.perf_counter() - began) / len(going)
+
+    def _schedule(self, member: Member, start: int, plan: StagePlan) -> Schedule:
+        return Schedule(
+            peak=member.genome.learning_rate,
+            warmup=round(member.genome.warmup * plan.warmup_epoch),
+            decay_from=start if plan.last else None,
+            end=start + len(plan.batches) if plan.last else None,
+        )
+
+
+def segments(steps: int, cuts: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Spans between evaluation points: segments(10, [4, 8]) -> (0, 4), (4, 8), (8, 10)."""
+    edges = [0, *sorted({c for c in cuts if 0 < c < steps}), steps]
+    return itertools.pairwise(edges)
+
+
+def examination_points(steps: int, count: int) -> list[int]:
+    """`count` evenly spaced steps, the last being the end of the stage."""
+    return sorted({math.ceil(steps * part / count) for part in range(1, count + 1)})
+
+
+def _note_step(member: Member, loss: float, norm: float, step: int) -> None:
+    """Keep the figures; stop a genome whose loss or gradient is no number."""
+    if not member.going:
+        return
+    for what, value in (("loss", loss), ("gradient norm", norm)):
+        if not math.isfinite(value):
+            reason = f"{what} became {value} at step {step + 1} of the stage"
+            member.stop = Stop(gate="non_finite", value=value, limit=None, reason=reason)
+            return
+    member.losses.append(loss)
+    member.norms.append(norm)
+
+
+def empty_moments(weights: Weights) -> Moments:
+    """Moments of an optimiser that has not stepped."""
+    zeros = Weights(
+        {t: (torch.zeros_like(a), torch.zeros_like(b)) for t, (a, b) in weights.lora.items()},
+        {name: torch.zeros_like(value) for name, value in weights.extra.items()},
+    )
+    return Moments(zeros, replace(zeros), 0)

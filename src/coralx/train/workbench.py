@@ -1,0 +1,215 @@
+"""Everything a process needs to train and measure: the base, the rows, what was cached of them.
+
+Loaded once; knows nothing of evolution.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from coralx.config import Config
+from coralx.errors import ModelError
+from coralx.models import ModelShape, read_shape
+from coralx.records import Genome, LoRAConfig, Start
+from coralx.train.adapters import PackedAdapters, Weights, hash_name, new_weights
+from coralx.train.backbone import Backbone
+from coralx.train.checkpoint import load_checkpoint
+from coralx.train.data import Splits, count_batches, load_splits, subset
+from coralx.train.evaluate import EvaluationSet
+from coralx.train.memory import measure_peak
+from coralx.train.network import score
+from coralx.train.prefix import EncodedRows
+from coralx.train.resize import grow, grow_moments, transplant
+from coralx.train.rows import Rows
+from coralx.train.trainer import Member, empty_moments
+from coralx.train.vision import VisionTower
+
+LEAST_SHARE = 25.0  # per cent of the validation rows that early stages are measured on
+LEAST_ATTACKS = 8  # attacked rows of a kind and class in early stages
+TEST_ATTACKS = 4  # times as many attacked rows for final figures as for selection
+
+
+class Workbench:
+    """The frozen base, the vision tower and the rows of one run, in one process.
+
+    Args:
+        say: told what is being loaded, in a few words.
+
+    Raises:
+        ModelError, DataError: what the configuration names cannot be used.
+    """
+
+    def __init__(
+        self, config: Config, checkpoints: Path, say: Callable[[str], None] = lambda _: None
+    ) -> None:
+        self.config, self.checkpoints = config, checkpoints
+        self.seed = config.evolution.seed
+        self.device = choose_device(config.training.device)
+        if config.training.threads:
+            torch.set_num_threads(config.training.threads)
+        dtype = torch.float32 if config.training.dtype == "float32" else torch.bfloat16
+        say(f"reading rows ({config.data.train or 'built-in data set'})")
+        self.splits: Splits = load_splits(config.data, self.seed)
+        say(f"loading base model {config.base_model}")
+        self.backbone = Backbone(config.base_model, self.device, dtype)
+        self.tower = self._load_tower(say)
+        self.rows = self._encode(say)
+        self.labels = torch.tensor(self.splits.train.labels, device=self.device).float()
+        self.steps_per_epoch = count_batches(len(self.splits.train), config.training.batch_size)
+        self._validation: dict[float, EvaluationSet] = {}
+        self._test: EvaluationSet | None = None
+        self._peaks: dict[str, int] = {}
+
+    @property
+    def shape(self) -> ModelShape | None:
+        """The sizes that decide how many genomes fit in a pack."""
+        value_bytes = 4 if self.backbone.dtype == torch.float32 else 2
+        return read_shape(self.backbone.path, value_bytes)
+
+    @property
+    def has_images(self) -> bool:
+        return self.tower is not None
+
+    def entry(self, layers: int | str) -> int:
+        """The block where adapters of the last `layers` blocks begin."""
+        return (
+            self.backbone.depth - min(self.backbone.depth, layers) if isinstance(layers, int) else 0
+        )
+
+    def member(self, genome: Genome, start: Start) -> Member:
+        """A genome ready to train from where its job says."""
+        if start.kind == "continue" and start.checkpoint:
+            known = load_checkpoint(self.checkpoints, start.checkpoint)
+            lora, weights, moments = known.lora_cfg, known.weights, known.moments
+            if start.grow_to and start.grow_to > lora.r:
+                grown = lora.model_copy(update={"r": start.grow_to})
+                fresh = self._fresh(genome, grown)
+                weights = grow(weights, grown.r, lora.scale, grown.scale, fresh)
+                moments = grow_moments(moments, grown.r, lora.scale, grown.scale)
+                lora = grown
+        else:
+            lora = genome.lora_cfg
+            weights = self._fresh(genome, lora)
+            if start.kind == "inherit" and start.checkpoint:
+                parent = load_checkpoint(self.checkpoints, start.checkpoint)
+                weights = transplant(parent.weights, parent.lora_cfg.scale, lora.scale, weights)
+            moments = empty_moments(weights)
+        return Member(genome, lora, weights, moments, self.entry(lora.layers))
+
+    def validation(self, share: float) -> EvaluationSet:
+        """Rows for selection: a nested share (per cent, LEAST_SHARE at least), with attacks."""
+        share = max(LEAST_SHARE, share)
+        if share not in self._validation:
+            rows, clean = self.splits.validation, self.splits.clean_validation
+            wanted = self.config.training.attack_rows
+            attacks = max(min(LEAST_ATTACKS, wanted), math.ceil(wanted * share / 100))
+            self._validation[share] = self._evaluation_set(
+                rows.take(subset(rows, share, self.seed)),
+                clean.take(subset(clean, share, self.seed)),
+                attacks,
+            )
+        return self._validation[share]
+
+    def test(self) -> EvaluationSet:
+        """Rows for final figures alone."""
+        if self._test is None:
+            attacks = TEST_ATTACKS * self.config.training.attack_rows
+            self._test = self._evaluation_set(self.splits.test, self.splits.clean_test, attacks)
+        return self._test
+
+    def served_bytes(self, member: Member, pack: PackedAdapters) -> int:
+        """P4: base, tower, adapter, and the peak of activations at the evaluation batch.
+
+        The peak is measured on the longest validation rows from the member's entry on, and once
+        per depth below it. `pack` must hold the member alone.
+        """
+        rows = self.validation(100).encoded
+        batch = rows.sorted_batches(self.config.training.evaluation_batch)[-2:][0]
+        ready = rows.batch(batch, member.entry)
+        above = measure_peak(lambda: score(self.backbone, pack, [member.entry], ready))
+        below = self._prefix_peak(member.entry, ready.mask)
+        weights = sum(a.numel() + b.numel() for a, b in member.weights.lora.values())
+        weights += sum(value.numel() for value in member.weights.extra.values())
+        frozen = self.backbone.weight_bytes() + (self.tower.weight_bytes() if self.tower else 0)
+        return frozen + 4 * weights + max(above, below)
+
+    def _prefix_peak(self, depth: int, mask: Tensor) -> int:
+        key = f"{depth}/{tuple(mask.shape)}"
+        if key not in self._peaks:
+            shape = (*mask.shape, self.backbone.hidden)
+            hidden = torch.zeros(shape, dtype=self.backbone.dtype, device=self.device)
+
+            def run_blocks() -> None:
+                value = hidden
+                for index in range(depth):
+                    value = self.backbone.run(value, mask, index)
+
+            self._peaks[key] = measure_peak(run_blocks) if depth else 0
+        return self._peaks[key]
+
+    def _fresh(self, genome: Genome, lora: LoRAConfig) -> Weights:
+        """New weights from the genome's own random stream, the longer for a higher rank."""
+        generator = torch.Generator().manual_seed((self.seed + hash_name(genome.id)) % 2**63)
+        return new_weights(
+            self.backbone.find_targets(lora.target_modules, lora.layers),
+            lora.r,
+            {m.target: m for block in self.backbone.linears for m in block.values()},
+            (1, self.backbone.hidden),
+            self.tower.width if self.tower else None,
+            generator,
+            bias=not self.backbone.causal,
+        )
+
+    def _load_tower(self, say: Callable[[str], None]) -> VisionTower | None:
+        """The tower, if the rows have pictures and the configuration wants them read."""
+        name = self.config.vision_tower
+        if not any(self.splits.train.images):
+            return None
+        if name is None:
+            raise ModelError(
+                "vision_tower: the training rows have images but vision_tower is null; "
+                "name a tower, or leave the image column out (data.image_column)"
+            )
+        say(f"loading vision tower {name}")
+        return VisionTower(name, self.config.image_tokens, self.device)
+
+    def _encode(self, say: Callable[[str], None]) -> EncodedRows:
+        count = sum(image is not None for image in self.splits.train.images)
+        say(f"encoding {len(self.splits.train)} training rows, {count} with a picture")
+        return self.encode(self.splits.train)
+
+    def encode(self, rows: Rows) -> EncodedRows:
+        """Rows as tokens and image features, ready for any depth."""
+        settings = self.config.training
+        return EncodedRows(
+            rows, self.backbone, self.tower, self.config.data.max_tokens, settings.prefix_cache
+        )
+
+    def _evaluation_set(self, rows: Rows, clean: Rows, attacks: int) -> EvaluationSet:
+        return EvaluationSet(
+            rows,
+            clean,
+            attacks,
+            self.seed,
+            self.backbone,
+            self.tower,
+            self.config.data.max_tokens,
+            self.config.training.prefix_cache,
+        )
+
+
+def choose_device(name: str) -> torch.device:
+    """auto is CUDA where there is one, else the CPU.
+
+    Raises:
+        ModelError: CUDA was asked for and there is none.
+    """
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise ModelError("training.device: cuda asked for, but torch sees no CUDA device; use auto")
+    return torch.device("cuda" if name == "cuda" or (name == "auto" and available) else "cpu")

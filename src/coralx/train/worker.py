@@ -1,0 +1,299 @@
+"""One Job in, TrainingResults out; and the front's final figures on the test split."""
+
+from __future__ import annotations
+
+import math
+import resource
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from coralx.config import OBJECTIVES, Config
+from coralx.records import (
+    Cost,
+    Job,
+    Progress,
+    TestResult,
+    TrainingResult,
+    TrainingStage,
+)
+from coralx.train.adapters import PackedAdapters
+from coralx.train.checkpoint import Checkpoint, export_adapter, load_checkpoint, save_checkpoint
+from coralx.train.data import batches, subset
+from coralx.train.evaluate import EvaluationSet, Measures, load_objective
+from coralx.train.objectives import Floats, interval
+from coralx.train.trainer import Member, StagePlan, StageTrainer, examination_points
+from coralx.train.workbench import Workbench
+
+PROXY_FACTOR = 0.9  # of P1 when multi-modal genomes are scored on text alone
+SKILL_SHARE = 50.0  # per cent of the validation rows examined within a stage
+LEAST_STEPS = 8  # below, a loss slope says nothing and a stage is examined at its end alone
+
+Observe = Callable[[Progress], None]
+
+
+class Worker:
+    """Trains packs on one workbench. A genome stopped by what it did is a result, not an error."""
+
+    def __init__(
+        self, config: Config, checkpoints: Path, say: Callable[[str], None] = lambda _: None
+    ) -> None:
+        # Gradients are views of one matrix by design; torch warns that they are not compact.
+        warnings.filterwarnings("ignore", message="grad and param do not obey")
+        self.bench = Workbench(config, checkpoints, say)
+        self.config = config
+        self._custom = {n: load_objective(n) for n in config.objectives if n not in OBJECTIVES}
+        self._trainer = StageTrainer(
+            self.bench.backbone,
+            self.bench.rows,
+            self.bench.labels,
+            config.training,
+            self.bench.seed,
+        )
+
+    def train(self, job: Job, observe: Observe = lambda _: None) -> list[TrainingResult]:
+        """Train the job's pack for its stage, measure it and save its checkpoints."""
+        pairs = zip(job.genomes, job.starts, strict=True)
+        members = [self.bench.member(genome, start) for genome, start in pairs]
+        before = [member.moments.step for member in members]
+        plan, planned = self._plan(job)
+        images = self.bench.has_images and not job.text_only
+        rows = self.bench.validation(job.stage.data_percentage)
+        batch = self.config.training.evaluation_batch
+        clock = _Clock()
+        best: list[float] = []
+
+        def examine(pack: PackedAdapters, entries: Sequence[int]) -> Sequence[float]:
+            found = rows.skill(pack, entries, batch, SKILL_SHARE, images).tolist()
+            best[:] = [max(best + found)]
+            return found  # type: ignore[no-any-return]
+
+        def tell(step: int, alive: int) -> None:
+            skill = best[0] if best else None
+            steps = len(plan.batches)
+            observe(Progress(job=job, step=step, steps=steps, alive=alive, skill=skill))
+
+        self._trainer.train(members, plan, examine, tell)
+        measured = self._measure(members, rows, job, images)
+        busy = clock.busy_share()
+        return [
+            self._result(job, k, member, before[k], planned, measured.get(k, ({}, {})), busy)
+            for k, member in enumerate(members)
+        ]
+
+    def test(self, result: TrainingResult) -> TestResult:
+        """Final figures of a trained genome: the test split, with bootstrap intervals."""
+        rows = self.bench.test()
+        member = self._restore(result)
+        pack, entries = self._trainer.build([member]), [member.entry]
+        batch = self.config.training.evaluation_batch
+        scores, alone = rows.score_all(pack, entries, batch, self.bench.has_images)
+        text = None if alone is None else alone[0]
+        draws = self.config.training.bootstrap_draws
+        objectives, details = rows.measure(scores[0], text, draws)
+        self._add_custom(objectives, rows, scores[0])
+        objectives["memory"] = np.array([float(self.bench.served_bytes(member, pack))])
+        return TestResult(
+            genome=result.genome.id,
+            stage=result.stage,
+            objectives={name: interval(objectives[name]) for name in self._names(objectives)},
+            details={name: interval(values) for name, values in details.items()},
+            attack_threshold=float(details["threshold"][0]),
+        )
+
+    def export(self, result: TrainingResult, folder: Path) -> None:
+        """Write a trained genome as a PEFT adapter."""
+        if result.checkpoint is None:
+            raise ValueError(f"{result.genome.id} left no checkpoint")
+        known = load_checkpoint(self.bench.checkpoints, result.checkpoint)
+        facts: dict[str, object] = {
+            "base_model": self.config.base_model,
+            "vision_tower": self.config.vision_tower if self.bench.has_images else None,
+            "image_tokens": self.config.image_tokens,
+            "max_tokens": self.config.data.max_tokens,
+            "threshold": result.details["threshold"],
+            "stage": result.stage,
+        }
+        export_adapter(
+            folder, self.bench.backbone, result.genome, known.lora_cfg, known.weights, facts
+        )
+
+    def _plan(self, job: Job) -> tuple[StagePlan, float]:
+        """The stage's batches, the same for every genome of the run, and its unrounded steps."""
+        bench, stage = self.bench, job.stage
+        size = self.config.training.batch_size
+        chosen = subset(bench.splits.train, stage.data_percentage, bench.seed)
+        planned = stage.epoch_budget * math.ceil(len(chosen) / size)
+        steps = math.ceil(planned - 1e-9)
+        key = [bench.seed, job.stage_index]
+        count = self.config.training.evaluations_per_stage if steps >= LEAST_STEPS else 1
+        plan = StagePlan(
+            batches=batches(chosen, bench.rows.lengths, size, steps, key),
+            examine_at=examination_points(steps, count if _selects(job, self.config) else 1),
+            index=job.stage_index,
+            warmup_epoch=bench.steps_per_epoch,
+            last=job.stage_index == len(self.config.hyperband.stages) - 1,
+            patience=self.config.training.patience,
+        )
+        return plan, planned
+
+    def _measure(
+        self, members: Sequence[Member], rows: EvaluationSet, job: Job, images: bool
+    ) -> dict[int, tuple[dict[str, float], dict[str, float]]]:
+        """Objectives and details of the members still in, by their place in the pack.
+
+        A stage that lets everyone go on selects nobody, so P1 alone is measured there.
+        """
+        going = {k: member for k, member in enumerate(members) if member.stop is None}
+        if not going:
+            return {}
+        began = time.perf_counter()
+        found = {}
+        if not _selects(job, self.config):
+            for k, member in going.items():
+                skill = member.skills[max(member.skills)]
+                found[k] = ({"task_skill": skill}, {"auroc": skill})
+        else:
+            pack = self._trainer.build(list(going.values()))
+            entries = [member.entry for member in going.values()]
+            batch = self.config.training.evaluation_batch
+            scores, alone = rows.score_all(pack, entries, batch, images)
+            for place, (k, member) in enumerate(going.items()):
+                text = None if alone is None else alone[place]
+                found[k] = self._measure_one(member, rows, scores[place], text)
+        for objectives, _ in found.values():
+            if job.text_only and self.bench.has_images:
+                objectives["task_skill"] *= PROXY_FACTOR
+        for member in going.values():
+            member.eval_seconds += (time.perf_counter() - began) / len(going)
+        return found
+
+    def _measure_one(
+        self, member: Member, rows: EvaluationSet, scores: Floats, alone: Floats | None
+    ) -> tuple[dict[str, float], dict[str, float]]:
+        objectives, details = rows.measure(scores, alone)
+        self._add_custom(objectives, rows, scores)
+        solo = self._trainer.build([member])
+        objectives["memory"] = np.array([float(self.bench.served_bytes(member, solo))])
+        plain = {name: float(objectives[name][0]) for name in self._names(objectives)}
+        figures = {name: float(values[0]) for name, values in details.items()}
+        return plain, {**figures, "auroc": float(objectives["task_skill"][0])}
+
+    def _add_custom(self, objectives: Measures, rows: EvaluationSet, scores: Floats) -> None:
+        for name, function in self._custom.items():
+            objectives[name] = np.array([float(function(rows.scored(scores)))])
+
+    def _names(self, objectives: Measures) -> list[str]:
+        """P1 always, and those of the configuration that could be measured."""
+        wanted = dict.fromkeys(("task_skill", *self.config.objectives))
+        return [name for name in wanted if name in objectives]
+
+    def _result(
+        self,
+        job: Job,
+        place: int,
+        member: Member,
+        before: int,
+        planned: float,
+        measured: tuple[dict[str, float], dict[str, float]],
+        busy: float,
+    ) -> TrainingResult:
+        objectives, details = measured
+        saved = None
+        if member.stop is None:
+            saved = save_checkpoint(
+                self.bench.checkpoints,
+                Checkpoint(
+                    member.genome.id,
+                    job.stage.name,
+                    member.lora_cfg,
+                    member.weights,
+                    member.moments,
+                ),
+            )
+        return TrainingResult(
+            job=job.id,
+            genome=member.genome,
+            generation=job.generation,
+            stage=job.stage.name,
+            stage_index=job.stage_index,
+            lora_cfg=member.lora_cfg,
+            objectives=objectives,
+            details={**details, **_describe_training(member)},
+            stopped=member.stop,
+            left_early=member.left_early,
+            start=job.starts[place],
+            checkpoint=saved,
+            curve=member.curve(before),
+            cost=Cost(
+                steps=len(member.losses),
+                planned_steps=planned,
+                tokens=member.tokens,
+                computed_tokens=member.computed_tokens,
+                flops=member.flops,
+                train_seconds=member.seconds,
+                eval_seconds=member.eval_seconds,
+                busy_share=busy,
+                peak_memory=_peak_memory(),
+            ),
+        )
+
+    def _restore(self, result: TrainingResult) -> Member:
+        assert result.checkpoint is not None  # noqa: S101 - front members were trained
+        known = load_checkpoint(self.bench.checkpoints, result.checkpoint)
+        entry = self.bench.entry(known.lora_cfg.layers)
+        return Member(result.genome, known.lora_cfg, known.weights, known.moments, entry)
+
+
+class _Clock:
+    """Wall and processor seconds since it was made."""
+
+    def __init__(self) -> None:
+        self._wall, self._processor = time.perf_counter(), time.process_time()
+
+    def busy_share(self) -> float:
+        """Share of the threads' time that was worked in."""
+        wall = time.perf_counter() - self._wall
+        used = time.process_time() - self._processor
+        return min(1.0, used / (wall * torch.get_num_threads()))
+
+
+def _selects(job: Job, config: Config) -> bool:
+    """Whether anybody can be left behind by what the stage measures."""
+    stage: TrainingStage = job.stage
+    last = job.stage_index == len(config.hyperband.stages) - 1
+    return last or stage.survival_rate < 1 or stage.min_auroc is not None
+
+
+def _describe_training(member: Member) -> dict[str, float]:
+    """What the gates look at: the median gradient norm and how surely the loss rises."""
+    figures = {}
+    if member.norms:
+        figures["grad_norm"] = float(np.median(member.norms))
+    if len(member.losses) >= LEAST_STEPS:
+        figures["loss_slope_t"] = slope_t(member.losses)
+    return figures
+
+
+def slope_t(losses: Sequence[float]) -> float:
+    """t statistic of the least-squares slope of the loss on the step; positive when it rises."""
+    steps = np.arange(len(losses)) - (len(losses) - 1) / 2
+    values = np.asarray(losses)
+    spread = float((steps**2).sum())
+    slope = float((steps * values).sum()) / spread
+    rest = values - values.mean() - slope * steps
+    error = math.sqrt(float((rest**2).sum()) / (len(losses) - 2) / spread)
+    if error == 0:
+        return math.copysign(math.inf, slope) if slope else 0.0
+    return slope / error
+
+
+def _peak_memory() -> int:
+    """Bytes: of the CUDA device where there is one, else of the process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
