@@ -1,0 +1,63 @@
+"""The direction of imports, kept true: see DESIGN section 3."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parent.parent / "src" / "coralx"
+HEAVY = {"torch", "ray", "modal", "transformers", "peft", "datasets"}
+
+
+def imported(path: Path, everywhere: bool) -> set[str]:
+    """Modules that a file imports, at import time alone unless `everywhere`."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = list(ast.walk(tree)) if everywhere else tree.body
+    names: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return names
+
+
+def modules(folder: str) -> list[Path]:
+    return sorted((SOURCE / folder).rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", modules("train"), ids=lambda p: p.name)
+def test_training_knows_nothing_of_evolution(path: Path) -> None:
+    assert not [
+        n for n in imported(path, everywhere=True) if n.startswith("coralx.search.evolution")
+    ]
+    assert not [n for n in imported(path, everywhere=True) if n.startswith("coralx.search")]
+
+
+@pytest.mark.parametrize("path", modules("search"), ids=lambda p: p.name)
+def test_search_is_pure(path: Path) -> None:
+    allowed = {"coralx.records", "coralx.config", "coralx.errors"}
+    for name in imported(path, everywhere=True):
+        root = name.split(".")[0]
+        assert root not in HEAVY | {"os", "pathlib", "time", "datetime", "io", "random"}, name
+        assert root != "coralx" or name in allowed or name.startswith("coralx.search"), name
+
+
+def test_nothing_outside_training_imports_torch_at_import_time() -> None:
+    code = (
+        "import sys, pkgutil, importlib, coralx\n"
+        "skip = ('coralx.train', 'coralx.executors', 'coralx.__main__')\n"
+        "for m in pkgutil.walk_packages(coralx.__path__, 'coralx.'):\n"
+        "    if not m.name.startswith(skip): importlib.import_module(m.name)\n"
+        f"found = {HEAVY!r} & set(sys.modules)\n"
+        "assert not found, found\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_no_module_has_a_name_that_says_nothing() -> None:
+    empty = {"utils", "common", "manager", "helper", "helpers", "misc"}
+    assert not [p for p in SOURCE.rglob("*.py") if p.stem in empty]

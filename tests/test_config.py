@@ -1,0 +1,113 @@
+"""Configuration: the seed YAML loads as it stands; every problem is named at once."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from coralx.config import Config, load_config
+from coralx.errors import ConfigError
+
+SEED = """
+hyperband_config:
+  enable_hyperband: true
+  training_stages:
+    - {name: "S0_sanity",   epoch_budget: 0.05, data_percentage: 5,   survival_rate: 1.0}
+    - {name: "S1_shakeout", epoch_budget: 0.3,  data_percentage: 20,  survival_rate: 0.5}
+    - {name: "S2_serious",  epoch_budget: 1.0,  data_percentage: 100, survival_rate: 0.25}
+    - {name: "S3_finisher", epoch_budget: 2.0,  data_percentage: 100, survival_rate: 0.1}
+"""
+
+
+def test_the_seed_configuration_is_the_default(tmp_path: Path) -> None:
+    path = tmp_path / "seed.yaml"
+    path.write_text(SEED, encoding="utf-8")
+    assert load_config(path) == load_config(None) == Config()
+
+
+def test_a_stage_keeps_the_gates_of_its_name_unless_it_sets_them() -> None:
+    stages = [
+        {"name": "S1_shakeout", "epoch_budget": 1, "data_percentage": 50, "survival_rate": 0.5},
+        {
+            "name": "S2_serious",
+            "epoch_budget": 1,
+            "data_percentage": 50,
+            "survival_rate": 1,
+            "min_auroc": None,
+        },
+        {"name": "mine", "epoch_budget": 1, "data_percentage": 50, "survival_rate": 1},
+    ]
+    found = load_config({"hyperband": {"training_stages": stages}}).hyperband.training_stages
+    assert [stage.min_auroc for stage in found] == [0.55, None, None]
+
+
+def test_without_hyperband_the_last_stage_alone_is_in_force() -> None:
+    config = load_config({"hyperband": {"enable_hyperband": False}})
+    assert [stage.name for stage in config.hyperband.stages] == ["S3_finisher"]
+    assert config.hyperband.full_epochs == 2.0
+
+
+def test_a_configuration_survives_yaml() -> None:
+    config = load_config({"evolution": {"seed": 3}, "data": {"train": "rows.jsonl"}})
+    text = yaml.safe_dump(config.model_dump(mode="json"))
+    assert load_config(yaml.safe_load(text)) == config
+
+
+def test_all_problems_are_reported_at_once_with_the_nearest_key() -> None:
+    bad = {
+        "evolution": {"population": 0, "seeed": 1},
+        "trainning": {},
+        "hyperband": {"training_stages": []},
+        "space": {"r": {"kind": "integer", "low": 8, "high": 2}},
+    }
+    with pytest.raises(ConfigError) as caught:
+        load_config(bad)
+    text = str(caught.value)
+    assert len(caught.value.problems) == 5
+    assert "evolution.population" in text
+    assert "got 0" in text
+    assert "did you mean 'seed'" in text
+    assert "did you mean 'training'" in text
+    assert "hyperband.training_stages" in text
+    assert "8 > 2" in text
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"objectives": ["task_skil"]}, "'task_skil' not known"),
+        ({"evolution": {"promote_by": "luck"}}, "promote_by"),
+        ({"data": {"validation": "v.csv"}}, "without train"),
+        (
+            {
+                "hyperband": {
+                    "training_stages": [
+                        {"name": "a", "epoch_budget": 1, "data_percentage": 50, "survival_rate": 1},
+                        {"name": "b", "epoch_budget": 1, "data_percentage": 20, "survival_rate": 1},
+                    ]
+                }
+            },
+            "must not shrink",
+        ),
+        ({"space": {"r": {"kind": "float", "low": 0, "high": 1, "log": True}}}, "log scale"),
+    ],
+)
+def test_rules_between_settings_are_stated(change: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        load_config(change)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["- a list", "a: [unclosed", "\udcff".encode("utf-8", "surrogateescape").decode("latin-1")],
+)
+def test_files_that_hold_no_settings_are_named(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(content, encoding="latin-1")
+    with pytest.raises(ConfigError, match=r"bad\.yaml"):
+        load_config(path)
+
+
+def test_a_missing_file_points_at_init(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="coralx init"):
+        load_config(tmp_path / "none.yaml")

@@ -1,0 +1,59 @@
+"""Records: equal content gives equal ids, JSON and back loses nothing, bad values are refused."""
+
+import json
+import math
+
+import pytest
+from pydantic import ValidationError
+
+from coralx.records import Genome, Interval, LoRAConfig, Progress, jsonable
+
+
+def test_scale_of_plain_and_rank_stabilised_lora() -> None:
+    assert LoRAConfig(r=8, alpha=16).scale == 2.0
+    assert LoRAConfig(r=16, alpha=16, use_rslora=True).scale == 4.0
+
+
+def test_id_is_a_hash_of_genes_and_lineage() -> None:
+    one = Genome(learning_rate=1e-3)
+    assert one.id == Genome(learning_rate=1e-3).id
+    others = [
+        Genome(learning_rate=2e-3),
+        Genome(learning_rate=1e-3, generation=1),
+        Genome(learning_rate=1e-3, parents=("a",)),
+        Genome(learning_rate=1e-3, lora_cfg=LoRAConfig(r=4)),
+        Genome(learning_rate=1e-3, extra={"mine": 1}),
+    ]
+    assert len({one.id, *(other.id for other in others)}) == 6
+    assert Genome(learning_rate=1e-3, fitness={"task_skill": 0.9}).id == one.id
+
+
+def test_json_and_back_is_equal() -> None:
+    genome = Genome(
+        lora_cfg=LoRAConfig(target_modules=("query", "up"), layers=2),
+        extra={"order": ("a", "b"), "flag": True},
+        parents=("p", "q"),
+    )
+    assert Genome.model_validate(json.loads(json.dumps(jsonable(genome)))) == genome
+
+
+def test_not_a_number_survives_json() -> None:
+    point = Interval(value=math.nan, low=-math.inf, high=math.inf)
+    back = Interval.model_validate(json.loads(json.dumps(jsonable(point))))
+    assert math.isnan(back.value)
+    assert (back.low, back.high) == (-math.inf, math.inf)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"r": 0}, {"alpha": 0}, {"dropout": 1.0}, {"target_modules": ()}, {"layers": 0}, {"rank": 8}],
+)
+def test_illegal_adapters_cannot_be_made(bad: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        LoRAConfig.model_validate(bad)
+
+
+def test_records_cannot_be_changed() -> None:
+    with pytest.raises(ValidationError):
+        Genome().learning_rate = 1.0  # type: ignore[misc]
+    assert Progress.model_config["frozen"]
