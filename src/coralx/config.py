@@ -133,6 +133,7 @@ class DataSettings(Settings):
     task_column: str = "task"
     on_bad_rows: Literal["refuse", "skip"] = "refuse"
     max_tokens: int = Field(default=64, ge=4, le=8192)
+    # Of each split; a stratified share, for a try.
     max_rows: int | None = Field(default=None, ge=8)
 
     @model_validator(mode="after")
@@ -256,24 +257,56 @@ class Config(Settings):
         return self
 
 
-def load_config(source: Config | Mapping[str, Any] | str | Path | None = None) -> Config:
+def load_config(
+    source: Config | Mapping[str, Any] | str | Path | None = None,
+    overrides: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Config:
     """Read settings from a mapping, a YAML file or None (the default job).
+
+    Args:
+        source: relative data paths of a YAML file are taken from its own folder.
+        overrides: section -> key -> value, laid over `source` before it is checked.
 
     Raises:
         ConfigError: with every problem found, each naming key, rule, value and nearest key.
     """
-    if isinstance(source, Config):
+    if isinstance(source, Config) and not overrides:
         return source
-    if source is None:
-        return Config()
+    if isinstance(source, Config):
+        source = source.model_dump()
     name, data = ("configuration", source) if isinstance(source, Mapping) else _read_yaml(source)
     try:
-        return Config.model_validate(dict(data))
+        return Config.model_validate(_lay_over(data, overrides or {}))
     except ValidationError as error:
         raise ConfigError(name, [_explain(item) for item in error.errors()]) from None
 
 
-def _read_yaml(source: str | Path) -> tuple[str, Mapping[str, Any]]:
+def _lay_over(
+    data: Mapping[str, Any], overrides: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    merged = dict(data)
+    for section, values in overrides.items():
+        known = {} if merged.get(section) is None else merged[section]
+        if values and isinstance(known, Mapping):  # what is no mapping, validation explains
+            merged[section] = {**known, **values}
+    return merged
+
+
+def _anchor(data: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
+    """The settings with the data files' relative paths taken from `folder`, made absolute so
+    that a run can be resumed from anywhere."""
+    section = data.get("data")
+    if not isinstance(section, Mapping):
+        return data
+    files = ("train", "validation", "test", "clean_holdout")
+    given = {name: section[name] for name in files if isinstance(section.get(name), str)}
+    found = {name: folder.absolute() / Path(path).expanduser() for name, path in given.items()}
+    return {**data, "data": {**section, **found}}
+
+
+def _read_yaml(source: str | Path | None) -> tuple[str, Mapping[str, Any]]:
+    if source is None:
+        return "configuration", {}
     path = Path(source)
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -286,7 +319,7 @@ def _read_yaml(source: str | Path) -> tuple[str, Mapping[str, Any]]:
     if not isinstance(data, Mapping):
         found = type(data).__name__
         raise ConfigError(str(path), [f"must hold a mapping of settings, got {found}"])
-    return str(path), data
+    return str(path), _anchor(data, path.parent)
 
 
 def _explain(item: Any) -> str:

@@ -90,6 +90,11 @@ def base_bytes(shape: ModelShape) -> int:
     return (shape.vocab * shape.hidden + shape.layers * block) * shape.value_bytes
 
 
+def trained_parameters(adapter: LoRAConfig, shape: ModelShape) -> int:
+    """Of the A and B of all linears that the adapter covers, by the same reckoning."""
+    return _width(adapter, shape) * _depth(adapter, shape) * adapter.r
+
+
 def _cut(
     genomes: list[Genome], fits: Callable[[Sequence[Genome]], bool]
 ) -> list[tuple[Genome, ...]]:

@@ -53,10 +53,11 @@ def write_leetspeak(text: str, rng: np.random.Generator) -> str:
 
 
 def space_out(text: str, rng: np.random.Generator) -> str:
-    """A space between the letters of about every third word."""
-    return " ".join(
-        " ".join(word) if len(word) > 3 and rng.random() < 1 / 3 else word for word in text.split()
-    )
+    """A space between the letters of about every third long word, and of one at least."""
+    words = text.split()
+    long = [i for i, word in enumerate(words) if len(word) > 3] or list(range(len(words)))
+    chosen = {i for i in long if rng.random() < 1 / 3} or {int(rng.choice(long))}
+    return " ".join(" ".join(w) if i in chosen else w for i, w in enumerate(words))
 
 
 def swap_homoglyphs(text: str, rng: np.random.Generator) -> str:
@@ -92,7 +93,7 @@ def clutter(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def overlay(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """A harmless object (a ball) over a corner, a quarter of the width."""
+    """A harmless object (a ball) over a corner, a third of the width."""
     covered = picture.copy()
     side = covered.width // 3
     x = int(rng.integers(0, 2)) * (covered.width - side)
@@ -144,7 +145,7 @@ def attack_rows(rows: Rows, per_class: int, seed: int, images: bool = True) -> d
 def _choose(
     rows: Rows, candidates: Sequence[int], per_class: int, rng: np.random.Generator
 ) -> list[int]:
-    """As many rows of each class, matched by task; empty if a class is missing."""
+    """As many rows of each class; empty if a class is missing."""
     chosen: list[int] = []
     by_class = [[i for i in candidates if rows.labels[i] == label] for label in (0, 1)]
     count = min(per_class, *(len(members) for members in by_class))

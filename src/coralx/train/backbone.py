@@ -71,9 +71,9 @@ class Backbone:
         self.name = base_model
         self.path = resolve_model(base_model)
         self.device, self.dtype = device, dtype
-        self.classifier = _load_classifier(self.path, trust_remote_code).to(device, dtype)
+        self.classifier = load_classifier(self.path, trust_remote_code).to(device, dtype)
         self.classifier.eval().requires_grad_(False)
-        self.tokenizer = AutoTokenizer.from_pretrained(self.path)
+        self.tokenizer = _load_tokenizer(self.path)
         settings: Any = self.classifier.config
         self.causal = settings.model_type in DECODERS
         self.base: Any = getattr(self.classifier, str(self.classifier.base_model_prefix))
@@ -81,6 +81,7 @@ class Backbone:
         self.roles = DECODER_ROLES if self.causal else ENCODER_ROLES
         self.depth = len(self.blocks)
         self.hidden: int = settings.hidden_size
+        self.positions: int = settings.max_position_embeddings
         self.linears = self._wrap_linears()
 
     @property
@@ -89,7 +90,16 @@ class Backbone:
         return "score" if self.causal else "classifier"
 
     def tokenize(self, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
-        """Token ids of each text, special tokens included, cut at `max_tokens`."""
+        """Token ids of each text, special tokens included, cut at `max_tokens`.
+
+        Raises:
+            ModelError: the model has fewer positions than that.
+        """
+        if max_tokens > self.positions:
+            raise ModelError(
+                f"data.max_tokens: {self.name} has {self.positions} positions, got {max_tokens}; "
+                f"set {self.positions} or fewer"
+            )
         encoded = self.tokenizer(list(texts), truncation=True, max_length=max_tokens)
         return encoded["input_ids"]  # type: ignore[no-any-return]
 
@@ -214,8 +224,22 @@ class Backbone:
         return wrapped
 
 
-def _load_classifier(path: str, trust_remote_code: bool) -> nn.Module:
-    """The uncut model with one logit, quietly."""
+def _load_tokenizer(path: str) -> Any:
+    """The model's tokenizer; transformers makes an empty one where its files are missing."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError):
+        tokenizer = None
+    if tokenizer is None or len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise ModelError(
+            f"base_model: {path} has no tokenizer that transformers can read; "
+            "save it there with tokenizer.save_pretrained"
+        )
+    return tokenizer
+
+
+def load_classifier(path: str, trust_remote_code: bool = False) -> nn.Module:
+    """The uncut base model with one logit, loaded without progress bars and reports."""
     try:
         kind = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code).model_type
         if kind not in ENCODERS | DECODERS:

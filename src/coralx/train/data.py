@@ -52,19 +52,22 @@ def load_splits(settings: DataSettings, seed: int) -> Splits:
     for salt, name in enumerate(("test", "validation"), start=1):
         if name not in rows:
             rows["train"], rows[name] = divide(rows["train"], SET_ASIDE, seed + salt)
-    train = rows["train"]
-    if settings.max_rows and settings.max_rows < len(train):
-        _, train = divide(train, 100 * settings.max_rows / len(train), seed)
-    for name, part in (
-        ("train", train),
-        ("validation", rows["validation"]),
-        ("test", rows["test"]),
-    ):
-        _check_classes(name, part)
+    rows = {name: _limit(part, settings.max_rows, seed) for name, part in rows.items()}
+    for name in ("train", "validation", "test"):
+        _check_classes(name, rows[name])
     clean = rows.get("clean")
-    empty = train.take([])
+    empty = rows["train"].take([])
     first, second = divide(clean, 50, seed) if clean else (empty, empty)
-    return Splits(train, rows["validation"], rows["test"], first, second)
+    return Splits(rows["train"], rows["validation"], rows["test"], first, second)
+
+
+def _limit(rows: Rows, most: int | None, seed: int) -> Rows:
+    """A stratified share of at most `most` rows."""
+    if most is None or len(rows) <= most:
+        return rows
+    _, share = divide(rows, 100 * most / len(rows), seed)
+    # Strata round up, which can be a few rows too many: leave out some, evenly spaced.
+    return share.take(np.linspace(0, len(share) - 1, most).astype(np.int64))
 
 
 def divide(rows: Rows, percentage: float, seed: int) -> tuple[Rows, Rows]:

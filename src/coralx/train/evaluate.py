@@ -192,6 +192,9 @@ def load_objective(name: str) -> Callable[[Scored], float]:
     """
     module, _, function = name.partition(":")
     try:
-        return getattr(importlib.import_module(module), function)  # type: ignore[no-any-return]
-    except (ImportError, AttributeError) as error:
+        found = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ConfigError("objectives", [f"{name!r} cannot be imported: {error}"]) from None
+    if not callable(found):
+        raise ConfigError("objectives", [f"{name!r} must be a function, got {found!r:.40}"])
+    return found  # type: ignore[no-any-return]

@@ -2,6 +2,7 @@
 
 Every metric takes scores (N,), labels (N,) and weights (W, N) - W = 1 row of ones for the plain
 value, W bootstrap resamples for its interval - and gives (W,). One implementation, both uses.
+A score that is not a number makes every metric NaN, which the gates stop.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ BINS = 15
 
 def auroc(scores: Floats, labels: NDArray[np.int8], weights: Floats) -> Floats:
     """Area under the ROC curve; ties count half (Mann-Whitney U). NaN without both classes."""
+    if np.isnan(scores).any():
+        return np.full(len(weights), np.nan)
     _, group = np.unique(scores, return_inverse=True)
     size = int(group.max()) + 1 if len(group) else 0
     positive = _sum_groups(weights * (labels == 1), group, size)
@@ -36,6 +39,8 @@ def threshold_at_recall(
     scores: Floats, labels: NDArray[np.int8], weights: Floats, recall: float = RECALL
 ) -> Floats:
     """The highest threshold at which at least `recall` of the unsafe rows score >= it."""
+    if np.isnan(scores).any():
+        return np.full(len(weights), np.nan)
     values, group = np.unique(scores, return_inverse=True)
     positive = _sum_groups(weights * (labels == 1), group, len(values))
     caught = np.cumsum(positive[:, ::-1], axis=1)[:, ::-1]
@@ -47,6 +52,8 @@ def threshold_at_recall(
 def false_positive_rate(scores: Floats, labels: NDArray[np.int8], weights: Floats) -> Floats:
     """Share of safe rows that score at or above the threshold of 90% recall."""
     limit = threshold_at_recall(scores, labels, weights)
+    if np.isnan(limit).any():
+        return limit
     safe = weights * (labels == 0)
     flagged = safe * (scores[None] >= limit[:, None])
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -56,6 +63,8 @@ def false_positive_rate(scores: Floats, labels: NDArray[np.int8], weights: Float
 def calibration(scores: Floats, labels: NDArray[np.int8], weights: Floats) -> Floats:
     """1 - expected calibration error over 15 equal bins of the probability (Guo et al. 2017,
     arXiv:1706.04599, eq. 3, for the probability of the unsafe class)."""
+    if np.isnan(scores).any():
+        return np.full(len(weights), np.nan)
     group = np.minimum((scores * BINS).astype(int), BINS - 1)
     total = _sum_groups(weights, group, BINS)
     gap = _sum_groups(weights * (scores - labels), group, BINS)
@@ -67,6 +76,8 @@ def macro_auroc(
     scores: Floats, labels: NDArray[np.int8], weights: Floats, tasks: NDArray[np.str_]
 ) -> Floats:
     """Mean over tasks of the AUROC within each; tasks with one class alone are left out."""
+    if np.isnan(scores).any():
+        return np.full(len(weights), np.nan)
     per_task = []
     for task in np.unique(tasks):
         rows = tasks == task

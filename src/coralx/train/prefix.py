@@ -76,13 +76,23 @@ class EncodedRows:
             hidden = self._prefix(depth)[places]
         else:
             hidden = self._compute(self._embed(places, mask), mask, 0, depth)
-        features, has_image = None, None
-        if images and self._images is not None:
-            found = self._images[1][list(indices)]
-            if bool((found >= 0).any()):
-                features = self._images[0][found.clamp(min=0)]
-                has_image = found >= 0
+        found = self.image_features(indices) if images else None
+        features, has_image = found if found is not None else (None, None)
         return Batch(depth, hidden, mask, features, has_image)
+
+    def token_ids(self, indices: Indices) -> tuple[Tensor, Tensor]:
+        """Padded token ids (B, T) and their mask (B, T)."""
+        places, mask = self._places(indices)
+        return self._ids[places], mask
+
+    def image_features(self, indices: Indices) -> tuple[Tensor, Tensor] | None:
+        """Features (B, S, V) and who has a picture (B,); None if nobody has."""
+        if self._images is None:
+            return None
+        found = self._images[1][list(indices)]
+        if not bool((found >= 0).any()):
+            return None
+        return self._images[0][found.clamp(min=0)], found >= 0
 
     def sorted_batches(self, size: int, chosen: Sequence[int] | None = None) -> list[list[int]]:
         """The rows in batches of about equal length, for evaluation."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -74,7 +75,7 @@ def read_rows(path: Path, settings: DataSettings, need_labels: bool = True) -> R
         DataError: no such file, unknown kind, a missing column, no rows, or bad rows while
             `on_bad_rows` is refuse; bad rows are listed with their numbers (the first is 1).
     """
-    table = _load_table(path)
+    table = _keep_encoded(_load_table(path), settings.image_column)
     columns = set(table.column_names)
     needed = {settings.text_column} | ({settings.label_column} if need_labels else set())
     if missing := sorted(needed - columns):
@@ -98,7 +99,8 @@ def read_rows(path: Path, settings: DataSettings, need_labels: bool = True) -> R
 
 
 def _load_table(path: Path) -> Any:
-    if path.suffix not in READERS:
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
         raise DataError(f"{path}: must be one of {', '.join(READERS)}, got {path.suffix!r}")
     if not path.is_file():
         raise DataError(f"{path}: no such file")
@@ -108,18 +110,32 @@ def _load_table(path: Path) -> Any:
 
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+    # Only an empty cell is missing: "NA" and "null" are texts like any other.
+    options = {"keep_default_na": False, "na_values": [""]} if reader == "csv" else {}
     try:
         with tempfile.TemporaryDirectory() as cache:
             return datasets.load_dataset(
-                READERS[path.suffix],
-                data_files=str(path),
+                reader,
+                data_files=glob.escape(str(path)),
                 split="train",
                 cache_dir=cache,
                 keep_in_memory=True,
+                **options,
             )
     except Exception as error:  # datasets raises many kinds; all mean: unreadable
-        cause = str(error.__cause__ or error).strip().splitlines()[0]
-        raise DataError(f"{path}: cannot be read as {READERS[path.suffix]}: {cause}") from None
+        cause = (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0]
+        if "corresponds to no data" in cause:
+            raise DataError(f"{path}: the file has no rows; at least one is needed") from None
+        raise DataError(f"{path}: cannot be read as {reader}: {cause}") from None
+
+
+def _keep_encoded(table: Any, column: str) -> Any:
+    """The table with an image column of `datasets` as bytes or path, not as decoded pictures."""
+    import datasets
+
+    if isinstance(table.features.get(column), datasets.Image):
+        return table.cast_column(column, datasets.Image(decode=False))
+    return table
 
 
 def _check_row(
@@ -130,7 +146,7 @@ def _check_row(
         raise DataError(f"text must be a non-empty string, got {text!r:.40}")
     label = _check_label(row[settings.label_column]) if need_labels else 0
     task = row.get(settings.task_column)
-    image = _read_image(row.get(settings.image_column), folder)
+    image = read_image(row.get(settings.image_column), folder)
     return text, label, "all" if task is None else str(task), image
 
 
@@ -140,17 +156,21 @@ def _check_label(label: Any) -> int:
     raise DataError(f"label must be 0 or 1, got {label!r:.40}")
 
 
-def _read_image(value: Any, folder: Path) -> bytes | None:
+def read_image(value: Any, folder: Path) -> bytes | None:
     """Bytes as they are, or of a file inside the data file's folder."""
     if isinstance(value, Mapping):
         value = value.get("bytes") or value.get("path")
     if value is None or value == "" or value != value:  # CSV reads an empty cell as NaN
         return None
     if isinstance(value, str):
-        place = (folder / value).resolve()
+        try:
+            place = (folder / value).resolve()
+            found = place.is_file()
+        except (OSError, ValueError):  # too long, or a NUL: no path at all
+            raise DataError(f"image {value!r:.40} is not the path of a file") from None
         if not place.is_relative_to(folder.resolve()):
             raise DataError(f"image {value!r} lies outside the data file's folder")
-        if not place.is_file():
+        if not found:
             raise DataError(f"image {value!r}: no such file beside the data file")
         value = place.read_bytes()
     if not isinstance(value, bytes):

@@ -63,9 +63,10 @@ class Member:
     def examine(self, step: int, skill: float, patience: int | None, last: bool) -> None:
         """Note P1 at `step`; leave when it has not improved `patience` times in a row."""
         self.skills[step] = skill
+        skill = skill if math.isfinite(skill) else -math.inf
         if self._best is None or skill > self._best[0]:
             self._best = (skill, self.weights, self.moments)
-        seen = list(self.skills.values())
+        seen = [s if math.isfinite(s) else -math.inf for s in self.skills.values()]
         since_best = len(seen) - 1 - seen.index(max(seen))
         self.left_early = patience is not None and since_best >= patience and not last
 
@@ -145,16 +146,6 @@ class StageTrainer:
             for member in members:
                 member.restore_best()
 
-    def build(self, members: Sequence[Member]) -> PackedAdapters:
-        """A pack of the members as they are."""
-        return PackedAdapters(
-            [member.weights for member in members],
-            [member.lora_cfg.scale for member in members],
-            [member.lora_cfg.dropout for member in members],
-            [self._seed + hash_name(member.genome.id) for member in members],
-            self._backbone.device,
-        )
-
     def _run_segment(
         self,
         members: Sequence[Member],
@@ -164,7 +155,7 @@ class StageTrainer:
         observe: Callable[[int, int], None],
     ) -> None:
         began = time.perf_counter()
-        pack = self.build(members)
+        pack = build_pack(members, self._seed, self._backbone.device)
         optimizer = PackOptimizer(
             pack,
             schedules,
@@ -235,7 +226,8 @@ class StageTrainer:
         if not going:
             return
         began = time.perf_counter()
-        skills = examine(self.build(going), [member.entry for member in going])
+        pack = build_pack(going, self._seed, self._backbone.device)
+        skills = examine(pack, [member.entry for member in going])
         for member, skill in zip(going, skills, strict=True):
             member.examine(step, float(skill), plan.patience, step == len(plan.batches))
             member.eval_seconds += (time.perf_counter() - began) / len(going)
@@ -247,6 +239,17 @@ class StageTrainer:
             decay_from=start if plan.last else None,
             end=start + len(plan.batches) if plan.last else None,
         )
+
+
+def build_pack(members: Sequence[Member], seed: int, device: torch.device) -> PackedAdapters:
+    """A pack of the members as they are; `seed` is the run's."""
+    return PackedAdapters(
+        [member.weights for member in members],
+        [member.lora_cfg.scale for member in members],
+        [member.lora_cfg.dropout for member in members],
+        [seed + hash_name(member.genome.id) for member in members],
+        device,
+    )
 
 
 def segments(steps: int, cuts: Sequence[int]) -> Iterator[tuple[int, int]]:

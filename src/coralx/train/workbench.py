@@ -6,7 +6,7 @@ Loaded once; knows nothing of evolution.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -26,7 +26,7 @@ from coralx.train.network import score
 from coralx.train.prefix import EncodedRows
 from coralx.train.resize import grow, grow_moments, transplant
 from coralx.train.rows import Rows
-from coralx.train.trainer import Member, empty_moments
+from coralx.train.trainer import Member, build_pack, empty_moments
 from coralx.train.vision import VisionTower
 
 LEAST_SHARE = 25.0  # per cent of the validation rows that early stages are measured on
@@ -100,6 +100,10 @@ class Workbench:
                 weights = transplant(parent.weights, parent.lora_cfg.scale, lora.scale, weights)
             moments = empty_moments(weights)
         return Member(genome, lora, weights, moments, self.entry(lora.layers))
+
+    def pack(self, members: Sequence[Member]) -> PackedAdapters:
+        """A pack of the members as they are."""
+        return build_pack(members, self.seed, self.device)
 
     def validation(self, share: float) -> EvaluationSet:
         """Rows for selection: a nested share (per cent, LEAST_SHARE at least), with attacks."""

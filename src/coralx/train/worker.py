@@ -89,7 +89,7 @@ class Worker:
         """Final figures of a trained genome: the test split, with bootstrap intervals."""
         rows = self.bench.test()
         member = self._restore(result)
-        pack, entries = self._trainer.build([member]), [member.entry]
+        pack, entries = self.bench.pack([member]), [member.entry]
         batch = self.config.training.evaluation_batch
         scores, alone = rows.score_all(pack, entries, batch, self.bench.has_images)
         text = None if alone is None else alone[0]
@@ -158,7 +158,7 @@ class Worker:
                 skill = member.skills[max(member.skills)]
                 found[k] = ({"task_skill": skill}, {"auroc": skill})
         else:
-            pack = self._trainer.build(list(going.values()))
+            pack = self.bench.pack(list(going.values()))
             entries = [member.entry for member in going.values()]
             batch = self.config.training.evaluation_batch
             scores, alone = rows.score_all(pack, entries, batch, images)
@@ -177,7 +177,7 @@ class Worker:
     ) -> tuple[dict[str, float], dict[str, float]]:
         objectives, details = rows.measure(scores, alone)
         self._add_custom(objectives, rows, scores)
-        solo = self._trainer.build([member])
+        solo = self.bench.pack([member])
         objectives["memory"] = np.array([float(self.bench.served_bytes(member, solo))])
         plain = {name: float(objectives[name][0]) for name in self._names(objectives)}
         figures = {name: float(values[0]) for name, values in details.items()}

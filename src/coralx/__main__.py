@@ -1,0 +1,5 @@
+"""`python -m coralx` is the `coralx` command."""
+
+from coralx.cli import main
+
+main()

@@ -1,0 +1,239 @@
+"""What a run will cost, before it starts and without torch: steps exactly, the rest estimated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from coralx.config import Config, DataSettings
+from coralx.errors import DataError
+from coralx.models import ModelShape, read_shape
+from coralx.records import Genome, LoRAConfig, TrainingStage
+from coralx.report.wording import count, large, megabytes, plural, tera
+from coralx.row_count import RowCount, count_rows
+from coralx.search import budget
+from coralx.search.breeding import found
+from coralx.search.packing import estimate_bytes, pack, trained_parameters
+
+DRAWN = 256  # genomes that FLOPs and memory are estimated from, at most
+CHARACTERS_PER_TOKEN = 4.5  # of English in word pieces
+SPECIAL_TOKENS = 2
+
+Plan = dict[str, Any]
+
+
+def plan_run(config: Config, steps_per_epoch: float | None = None) -> Plan:
+    """The cost of one generation, stage by stage, and of the run, as plain JSON values.
+
+    Top-level figures and `stages` are of one generation, the arithmetic of the specification,
+    unrounded; `run` holds the totals over all generations. Without `steps_per_epoch` the rows of
+    the configured data are counted. `tokens`, `flops` and `memory` (bytes) are estimates, None
+    where the data or the model's shape cannot be seen from here.
+
+    Raises:
+        ConfigError, DataError, ModelError: what the configuration names cannot be used.
+    """
+    size = config.training.batch_size
+    counted = _count_if_needed(config, needed=steps_per_epoch is None)
+    rows = counted.rows if counted and steps_per_epoch is None else None
+    if rows is not None:
+        steps_per_epoch = math.ceil(rows / size)
+    assert steps_per_epoch is not None  # noqa: S101 - counted where not given
+    hyperband, evolution = config.hyperband, config.evolution
+    one = budget.plan(
+        hyperband.stages, evolution.population, steps_per_epoch, hyperband.full_epochs
+    )
+    tokens = _tokens_per_row(counted.characters, config.data) if counted else None
+    stages = [
+        {**line.model_dump(), **estimate}
+        for line, estimate in zip(one.stages, _estimate(config, one, tokens), strict=True)
+    ]
+    return {
+        "naive_steps": one.naive_steps,
+        "hyperband_steps": one.hyperband_steps,
+        "speedup": one.speedup,
+        "population": evolution.population,
+        "rows": rows,
+        "batch_size": size,
+        "steps_per_epoch": steps_per_epoch,
+        "naive_epochs": hyperband.full_epochs,
+        "stages": stages,
+        "tokens": _total(stages, "tokens"),
+        "flops": _total(stages, "flops"),
+        "memory": _largest(stages, "memory"),
+        "run": {
+            "generations": evolution.generations,
+            "genomes": evolution.population * evolution.generations,
+            "naive_steps": one.naive_steps * evolution.generations,
+            "hyperband_steps": one.hyperband_steps * evolution.generations,
+            "speedup": one.speedup,
+            "tokens": _times(_total(stages, "tokens"), evolution.generations),
+            "flops": _times(_total(stages, "flops"), evolution.generations),
+        },
+        "estimated": ["tokens", "flops", "memory"],
+    }
+
+
+def whole_steps(config: Config) -> dict[str, int]:
+    """Steps that one genome trains in each stage at most, rounded up as training does.
+
+    Subsets are stratified in training, which can add a row per stratum: a forecast, not a bound.
+
+    Raises:
+        DataError: the rows cannot be counted.
+    """
+    rows, size = count_rows(config.data).rows, config.training.batch_size
+    return {stage.name: _whole(stage, rows, size) for stage in config.hyperband.stages}
+
+
+def render_plan(plan: Plan, console: Console) -> None:
+    """Print the plan: the stages of one generation, then what the whole run comes to."""
+    run = plan["run"]
+    rows = f"{count(plan['rows'])} training rows, " if plan["rows"] else ""
+    console.print(
+        Text.assemble(
+            (f"{plural(plan['population'], 'genome')} a generation", "bold"),
+            f", {plural(run['generations'], 'generation')}; {rows}"
+            f"batches of {plan['batch_size']}, {count(plan['steps_per_epoch'])} steps an epoch\n",
+        ),
+    )
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
+    table.add_column("stage", overflow="fold")
+    for heading in ("genomes", "steps each", "steps", "~tokens", "~TFLOP", "~peak MB"):
+        table.add_column(heading, justify="right")
+    for stage in plan["stages"]:
+        numbers = [count(stage["genomes"]), _exactly(stage["steps_per_genome"])]
+        table.add_row(Text(stage["name"]), *numbers, *_costs(stage, stage["steps"]))
+    total = _costs(plan, plan["hyperband_steps"])
+    table.add_row("one generation", "", "", *total, style="bold")
+    if run["generations"] > 1:
+        spent = _costs({**run, "memory": plan["memory"]}, run["hyperband_steps"])
+        table.add_row("whole run", count(run["genomes"]), "", *spent, style="bold")
+    console.print(table)
+    console.print(_describe_saving(plan), highlight=False)
+
+
+def _describe_saving(plan: Plan) -> str:
+    epochs = _exactly(plan["naive_epochs"])
+    lines = [
+        f"\nNaive full training, {epochs} epochs each: {_exactly(plan['naive_steps'])} steps; "
+        f"staged: {_exactly(plan['hyperband_steps'])} steps; {plan['speedup']:.2f}x fewer."
+    ]
+    run = plan["run"]
+    if run["generations"] > 1:
+        lines.append(
+            f"Over {run['generations']} generations: {_exactly(run['naive_steps'])} against "
+            f"{_exactly(run['hyperband_steps'])} steps."
+        )
+    lines.append(
+        "Steps are exact and unrounded, if every genome passes its gates. ~ marks estimates: "
+        "tokens from the length of the texts, FLOPs of training alone, memory of base, adapters "
+        "and activations without Python and its libraries."
+    )
+    return "\n".join(lines)
+
+
+def _costs(line: Plan, steps: float) -> list[str]:
+    return [_exactly(steps), large(line["tokens"]), tera(line["flops"]), megabytes(line["memory"])]
+
+
+def _exactly(number: float) -> str:
+    """All digits that say something: 6,500 and 2.5."""
+    return f"{number:,.10g}" if number < 1e10 else f"{number:,.0f}"
+
+
+def _count_if_needed(config: Config, needed: bool) -> RowCount | None:
+    """Where steps are given the data only serves estimates and may be missing."""
+    try:
+        return count_rows(config.data)
+    except DataError:
+        if needed:
+            raise
+        return None
+
+
+def _whole(stage: TrainingStage, rows: int, batch_size: int) -> int:
+    each = budget.batches(rows, stage.data_percentage, batch_size)
+    return math.ceil(stage.epoch_budget * each - 1e-9)
+
+
+def _tokens_per_row(characters: float, settings: DataSettings) -> float:
+    return min(settings.max_tokens, characters / CHARACTERS_PER_TOKEN + SPECIAL_TOKENS)
+
+
+def _estimate(config: Config, plan: budget.Plan, tokens_per_row: float | None) -> list[Plan]:
+    """Tokens, FLOPs and peak bytes of each stage, from genomes drawn as the run would draw them."""
+    shape = read_shape(config.base_model, 4 if config.training.dtype == "float32" else 2)
+    drawn = min(config.evolution.population, DRAWN)
+    settings = config.evolution.model_copy(update={"population": drawn})
+    genomes, grown, lines = found(config.space, settings), False, []
+    for line in plan.stages:
+        grown = grown or line.name == config.hyperband.grow_rank_at
+        trained = [_adapter(genome, config, grown) for genome in genomes]
+        seen = line.steps * config.training.batch_size
+        tokens = round(seen * tokens_per_row) if tokens_per_row else None
+        lines.append(
+            {
+                "tokens": tokens,
+                "flops": tokens * _flops_per_token(trained, shape) if tokens and shape else None,
+                "memory": _peak(config, genomes, trained, shape, line.genomes) if shape else None,
+            }
+        )
+    return lines
+
+
+def _adapter(genome: Genome, config: Config, grown: bool) -> LoRAConfig:
+    adapter = genome.lora_cfg
+    doubles = grown and adapter.r < config.hyperband.grow_below_rank
+    return adapter.model_copy(update={"r": 2 * adapter.r}) if doubles else adapter
+
+
+def _flops_per_token(adapters: Sequence[LoRAConfig], shape: ModelShape) -> float:
+    """Mean over the adapters: forward and backward of activations through the frozen linears from
+    the lowest adapted block up, 2 FLOPs per multiply-add, and of the adapters with their
+    gradients."""
+    block = 4 * shape.hidden**2 + 2 * shape.hidden * shape.intermediate
+    depths = [shape.layers if a.layers == "all" else min(a.layers, shape.layers) for a in adapters]
+    frozen = sum(4.0 * block * depth for depth in depths)
+    own = sum(6.0 * trained_parameters(adapter, shape) for adapter in adapters)
+    return (frozen + own) / len(adapters)
+
+
+def _peak(
+    config: Config,
+    genomes: Sequence[Genome],
+    adapters: Sequence[LoRAConfig],
+    shape: ModelShape,
+    count: int,
+) -> int:
+    """Of the largest pack, were the `count` most costly genomes the ones that get this far."""
+    rows, tokens = config.training.batch_size, config.data.max_tokens
+
+    def cost(members: Sequence[LoRAConfig]) -> int:
+        return estimate_bytes(members, shape, rows, tokens)
+
+    own = {genome.id: adapter for genome, adapter in zip(genomes, adapters, strict=True)}
+    costly = sorted(genomes, key=lambda genome: -cost([own[genome.id]]))[:count]
+    limit = config.training.memory_budget_gb * 1e9
+    packs = pack(costly, config.training.pack_size, cost, limit, own)
+    return max(cost([own[genome.id] for genome in members]) for members in packs)
+
+
+def _total(stages: Sequence[Plan], name: str) -> float | None:
+    values = [stage[name] for stage in stages]
+    return None if None in values else sum(values)
+
+
+def _largest(stages: Sequence[Plan], name: str) -> float | None:
+    values = [stage[name] for stage in stages]
+    return None if None in values else max(values)
+
+
+def _times(value: float | None, factor: int) -> float | None:
+    return None if value is None else value * factor

@@ -1,0 +1,128 @@
+"""HyperbandTrainer on real weights and real rows: the five lines of the README, kept small."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from coralx import Genome, HyperbandTrainer, LoRAConfig, TrainingResult
+from coralx.errors import ConfigError, CoralXError, ExtinctError
+from coralx.train.checkpoint import load_checkpoint
+
+SETTINGS = {
+    "data": {"max_rows": 96},
+    "training": {"attack_rows": 4, "patience": None},
+    "hyperband_config": {
+        "training_stages": [
+            {"name": "S0_sanity", "epoch_budget": 0.1, "data_percentage": 25, "survival_rate": 1.0},
+            {"name": "S1_shakeout", "epoch_budget": 0.5, "data_percentage": 50,
+             "survival_rate": 0.5, "min_auroc": 0.2},
+            {"name": "S2_serious", "epoch_budget": 1.0, "data_percentage": 100,
+             "survival_rate": 0.5, "min_auroc": None},
+        ]
+    },
+}  # fmt: skip
+GENOMES = [
+    Genome(lora_cfg=LoRAConfig(r=4, layers=1), learning_rate=1e-3),
+    Genome(lora_cfg=LoRAConfig(r=8, layers=1, target_modules=("all-linear",)), learning_rate=2e-3),
+    Genome(lora_cfg=LoRAConfig(r=16, layers=2), learning_rate=5e-4),
+    Genome(lora_cfg=LoRAConfig(r=2, layers=2), learning_rate=1e12),  # breaks down
+]
+
+
+@pytest.fixture(scope="module")
+def trainer(tmp_path_factory: pytest.TempPathFactory) -> HyperbandTrainer:
+    return HyperbandTrainer(SETTINGS, checkpoints=tmp_path_factory.mktemp("checkpoints"))
+
+
+@pytest.fixture(scope="module")
+def results(trainer: HyperbandTrainer) -> list[TrainingResult]:
+    return trainer.train_population(GENOMES)
+
+
+def by_stage(results: list[TrainingResult], stage: str) -> dict[str, TrainingResult]:
+    return {r.genome.id: r for r in results if r.stage == stage}
+
+
+def test_the_funnel_narrows_and_the_broken_genome_has_a_reason(
+    results: list[TrainingResult],
+) -> None:
+    counts = [len(by_stage(results, s)) for s in ("S0_sanity", "S1_shakeout", "S2_serious")]
+    broken = [r for r in results if r.genome.id == GENOMES[3].id]
+    assert broken[-1].stopped is not None
+    assert broken[-1].stopped.reason
+    assert broken[-1].stage != "S2_serious"
+    assert counts[0] == 4
+    assert counts[2] == 2
+
+
+def test_steps_are_those_of_the_budget(results: list[TrainingResult]) -> None:
+    done = by_stage(results, "S2_serious").values()
+    assert {(r.cost.steps, r.cost.planned_steps) for r in done} == {(12, 12.0)}  # 96 rows by 8
+
+
+def test_every_stage_continues_from_the_one_before(
+    trainer: HyperbandTrainer, results: list[TrainingResult]
+) -> None:
+    for genome, last in by_stage(results, "S2_serious").items():
+        before = by_stage(results, "S1_shakeout")[genome]
+        assert last.start.kind == "continue"
+        assert last.start.checkpoint == before.checkpoint
+        steps = sum(r.cost.steps for r in results if r.genome.id == genome)
+        assert last.checkpoint is not None
+        assert load_checkpoint(trainer.checkpoints, last.checkpoint).moments.step == steps
+        assert last.curve[-1].step == steps
+
+
+def test_small_ranks_double_on_entering_s2(results: list[TrainingResult]) -> None:
+    grown = {r.genome.lora_cfg.r: r.lora_cfg.r for r in by_stage(results, "S2_serious").values()}
+    assert grown
+    assert all(now == (2 * gene if gene < 16 else gene) for gene, now in grown.items())
+
+
+def test_objectives_are_measured_and_distinct(results: list[TrainingResult]) -> None:
+    last = list(by_stage(results, "S2_serious").values())
+    names = {"task_skill", "safety", "false_positive_cost", "memory", "calibration"}
+    for result in last:
+        assert names <= set(result.objectives)
+        assert 20e6 < result.objectives["memory"] < 1e9
+        assert {"auroc/task/harmful_request", "attack_success"} <= set(result.details)
+    assert last[0].objectives != last[1].objectives
+
+
+def test_the_report_adds_up(trainer: HyperbandTrainer, results: list[TrainingResult]) -> None:
+    report = trainer.get_training_efficiency_report(results)
+    steps = sum(r.cost.steps for r in results)
+    assert report["steps"] == steps
+    assert report["naive_steps"] == 4 * 12  # as many epochs as the last stage has
+    assert report["efficiency_ratio"] == pytest.approx(48 / steps)
+
+
+def test_equal_runs_give_equal_weights(
+    results: list[TrainingResult], trainer: HyperbandTrainer, tmp_path: Path
+) -> None:
+    again = HyperbandTrainer(SETTINGS, checkpoints=tmp_path)
+    again._worker = None
+    second = again.train_population(GENOMES)
+    assert [r.objectives for r in second] == [r.objectives for r in results]
+    name = next(iter(by_stage(results, "S2_serious").values())).checkpoint
+    assert name is not None
+    first = load_checkpoint(trainer.checkpoints, name).weights
+    other = load_checkpoint(tmp_path, name).weights
+    for target, (a, b) in first.lora.items():
+        assert torch.equal(a, other.lora[target][0])
+        assert torch.equal(b, other.lora[target][1])
+
+
+def test_a_population_that_dies_out_says_why(trainer: HyperbandTrainer) -> None:
+    doomed = [GENOMES[3], Genome(lora_cfg=LoRAConfig(r=4, layers=1), learning_rate=1e13)]
+    with pytest.raises(ExtinctError) as caught:
+        trainer.train_population(doomed)
+    assert all(genome.id in str(caught.value) for genome in doomed)
+
+
+def test_bad_input_is_refused() -> None:
+    with pytest.raises(ConfigError):
+        HyperbandTrainer({"hyperband": {"training_stages": []}})
+    with pytest.raises(CoralXError):
+        HyperbandTrainer({"data": {"max_rows": 96}}).train_population([])

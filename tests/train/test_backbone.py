@@ -1,0 +1,225 @@
+"""The base cut into parts is the uncut model, and targets are found by role, suffix or all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from coralx.errors import ModelError
+from coralx.models import resolve_model
+from coralx.records import Genome, LoRAConfig
+from coralx.train.adapters import Weights
+from coralx.train.backbone import Backbone
+from coralx.train.network import score
+from coralx.train.prefix import EncodedRows
+from coralx.train.rows import Rows
+
+ENCODER_PATHS = [
+    "attention.self.query",
+    "attention.self.key",
+    "attention.self.value",
+    "attention.output.dense",
+    "intermediate.dense",
+    "output.dense",
+]
+
+
+def _uncut_logits(model: Backbone, rows: Rows) -> torch.Tensor:
+    """Of the classifier as transformers runs it, rows padded to one length."""
+    ids = model.tokenize(rows.texts, 16)
+    length = max(len(row) for row in ids)
+    padded = torch.tensor([row + [0] * (length - len(row)) for row in ids])
+    mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in ids])
+    with torch.no_grad():
+        return model.classifier(input_ids=padded, attention_mask=mask).logits[:, 0]
+
+
+def _cut_logits(
+    model: Backbone, rows: Rows, build_pack: Callable[..., object], depth: int
+) -> torch.Tensor:
+    """Of our parts with the classifier's own head, the prefix ending at `depth`."""
+    head = model.classifier.get_submodule(model.head_name)
+    extra = {f"head.{name}": value for name, value in head.named_parameters()}
+    pack = build_pack([Genome(lora_cfg=LoRAConfig())], [Weights({}, extra)], [0])
+    batch = EncodedRows(rows, model, None, 16).batch(range(len(rows)), depth)
+    with torch.no_grad():
+        return score(model, pack, [depth], batch)[0]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("depth", [0, 2])
+@pytest.mark.parametrize("kind", ["bert", "llama", "mistral", "qwen2", "qwen3"])
+def test_tiny_models_score_as_transformers_does(
+    kind: str,
+    depth: int,
+    tiny_model: Callable[[str], Backbone],
+    tiny_rows: Rows,
+    build_pack: Callable[..., object],
+) -> None:
+    model = tiny_model(kind)
+    uncut = _uncut_logits(model, tiny_rows)
+    cut = _cut_logits(model, tiny_rows, build_pack, depth)
+    assert (cut - uncut).abs().max() < 1e-5
+    assert uncut.std() > 0.05
+
+
+@pytest.mark.parametrize("depth", [0, 5])
+def test_the_real_model_scores_as_transformers_does(
+    depth: int, backbone: Backbone, text_rows: Rows, build_pack: Callable[..., object]
+) -> None:
+    uncut = _uncut_logits(backbone, text_rows)
+    cut = _cut_logits(backbone, text_rows, build_pack, depth)
+    assert (cut - uncut).abs().max() < 1e-5
+    assert uncut.std() > 1e-3
+
+
+def test_the_base_is_frozen_and_has_one_logit(backbone: Backbone) -> None:
+    assert not any(p.requires_grad for p in backbone.classifier.parameters())
+    assert not backbone.classifier.training
+    assert backbone.classifier.config.num_labels == 1
+    assert (backbone.depth, backbone.hidden, backbone.causal) == (6, 384, False)
+
+
+@pytest.mark.parametrize(
+    ("targets", "paths"),
+    [
+        (["query"], ["attention.self.query"]),
+        (["value", "query"], ["attention.self.query", "attention.self.value"]),
+        (["output"], ["attention.output.dense"]),
+        (["down"], ["output.dense"]),
+        (["up", "up"], ["intermediate.dense"]),
+        (["output.dense"], ["attention.output.dense", "output.dense"]),
+        (["self.key"], ["attention.self.key"]),
+        (["dense"], ["attention.output.dense", "intermediate.dense", "output.dense"]),
+        (["all-linear"], ENCODER_PATHS),
+    ],
+)
+def test_targets_of_an_encoder(targets: list[str], paths: list[str], backbone: Backbone) -> None:
+    assert backbone.find_targets(targets, 1) == [f"5.{path}" for path in paths]
+
+
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [
+        ("query", "self_attn.q_proj"),
+        ("output", "self_attn.o_proj"),
+        ("gate", "mlp.gate_proj"),
+        ("down", "mlp.down_proj"),
+        ("v_proj", "self_attn.v_proj"),
+    ],
+)
+def test_targets_of_a_decoder(
+    target: str, path: str, tiny_model: Callable[[str], Backbone]
+) -> None:
+    assert tiny_model("llama").find_targets([target], 2) == [f"1.{path}", f"2.{path}"]
+    assert len(tiny_model("llama").find_targets(["all-linear"], "all")) == 21
+
+
+@pytest.mark.parametrize(
+    ("layers", "blocks"), [(1, "5"), (3, "345"), ("all", "012345"), (99, "012345")]
+)
+def test_layers_count_from_the_last_block(
+    layers: int | str, blocks: str, backbone: Backbone
+) -> None:
+    found = backbone.find_targets(["query"], layers)
+    assert found == [f"{block}.attention.self.query" for block in blocks]
+
+
+@pytest.mark.parametrize("unknown", ["q_proj", "uery", "gate"])
+def test_an_unknown_target_is_refused_with_what_there_is(unknown: str, backbone: Backbone) -> None:
+    with pytest.raises(ModelError, match=f"'{unknown}' matches no linear layer") as caught:
+        backbone.find_targets(["query", unknown], "all")
+    for name in ("all-linear", "query, key, value, output, up, down", "attention.self.query"):
+        assert name in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["bert", "qwen3"])
+def test_full_paths_name_layers_of_the_uncut_model(
+    kind: str, tiny_model: Callable[[str], Backbone]
+) -> None:
+    model = tiny_model(kind)
+    for target in model.find_targets(["all-linear"], "all"):
+        assert model.classifier.get_submodule(model.full_path(target)) is model.linear(target)
+
+
+def test_flops_count_the_linear_layers_of_the_blocks_run(backbone: Backbone) -> None:
+    block = 2 * (4 * 384 * 384 + 2 * 384 * 1536)
+    assert backbone.flops_per_token(5) == block
+    assert backbone.flops_per_token(2) == 4 * block
+    assert backbone.flops_per_token(6) == 0
+
+
+def test_weights_are_four_bytes_each(backbone: Backbone) -> None:
+    assert backbone.weight_bytes() == 4 * 22_713_216  # parameters of all-MiniLM-L6-v2
+
+
+def test_a_model_of_another_type_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
+    with pytest.raises(ModelError, match="type 'gpt2'; supported are bert, llama, mistral, qwen2"):
+        Backbone(str(tmp_path), torch.device("cpu"), torch.float32)
+
+
+@pytest.mark.parametrize("text", ["{", '{"model_type": "none such"}', "{}"])
+def test_a_config_that_cannot_be_read_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ModelError, match="cannot be loaded by transformers"):
+        Backbone(str(tmp_path), torch.device("cpu"), torch.float32)
+
+
+def test_a_model_without_weights_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    with pytest.raises(ModelError, match="cannot be loaded by transformers"):
+        Backbone(str(tmp_path), torch.device("cpu"), torch.float32)
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama", "qwen2"])
+def test_a_model_without_tokenizer_is_refused(
+    kind: str, tiny_model: Callable[[str], Backbone], tmp_path: Path
+) -> None:
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((Path(tiny_model(kind).path) / name).read_bytes())
+    with pytest.raises(ModelError, match="has no tokenizer that transformers can read"):
+        Backbone(str(tmp_path), torch.device("cpu"), torch.float32)
+
+
+def test_image_tokens_share_one_place(tiny_model: Callable[[str], Backbone]) -> None:
+    """Swapped, they change nothing for the text; text tokens swapped do."""
+    model = tiny_model("llama")
+    hidden = torch.randn(1, 6, 32, generator=torch.Generator().manual_seed(0))
+    mask = torch.ones(1, 6, dtype=torch.bool)
+    images_swapped, text_swapped = hidden[:, [1, 0, 2, 3, 4, 5]], hidden[:, [0, 1, 3, 2, 4, 5]]
+    with torch.no_grad():
+        plain, images, text = (
+            model.run(x, mask, 0, slots=2)[:, 4:] for x in (hidden, images_swapped, text_swapped)
+        )
+    assert (plain - images).abs().max() < 1e-5
+    assert (plain - text).abs().max() > 1e-3
+
+
+def test_a_folder_without_config_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"folder without config\.json"):
+        resolve_model(str(tmp_path))
+
+
+def test_an_unknown_name_is_refused_with_all_three_kinds() -> None:
+    with pytest.raises(ModelError) as caught:
+        resolve_model("no-such-model")
+    for part in ("'no-such-model'", "local folder", "all-minilm-l6-v2", "hub id (owner/name)"):
+        assert part in str(caught.value)
+
+
+def test_hub_ids_and_folders_are_taken_as_they_are(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    assert resolve_model("Qwen/Qwen3-0.6B") == "Qwen/Qwen3-0.6B"
+    assert resolve_model(str(tmp_path)) == str(tmp_path)
+
+
+def test_more_tokens_than_the_model_has_positions_are_refused(
+    tiny_model: Callable[[str], Backbone],
+) -> None:
+    with pytest.raises(ModelError, match=r"max_tokens: .* has 32 positions, got 33"):
+        tiny_model("bert").tokenize(["bake"], 33)
+    assert len(tiny_model("bert").tokenize(["bake " * 50], 32)[0]) == 32

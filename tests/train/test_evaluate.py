@@ -1,0 +1,253 @@
+"""Objectives of scores made by hand, and scores of real rows."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from coralx.errors import ConfigError
+from coralx.records import Genome
+from coralx.train.adapters import Weights
+from coralx.train.attacks import IMAGE_ATTACKS, SPELLING_ATTACKS, WRAPPING_ATTACKS
+from coralx.train.backbone import Backbone
+from coralx.train.evaluate import EvaluationSet, Scored, load_objective
+from coralx.train.network import score
+from coralx.train.rows import Rows
+from coralx.train.vision import VisionTower
+
+Scores = NDArray[np.float64]
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_model: Callable[[str], Backbone]) -> Backbone:
+    return tiny_model("bert")
+
+
+@pytest.fixture(scope="module")
+def clean(tiny_rows: Rows) -> Rows:
+    """Four benign rows of other sources."""
+    return replace(tiny_rows.take(range(4)), labels=np.zeros(4, np.int8), images=(None,) * 4)
+
+
+@pytest.fixture(scope="module")
+def pictured(tiny: Backbone, tiny_rows: Rows, clean: Rows, tower: VisionTower) -> EvaluationSet:
+    """Sixteen rows, every other one with a picture, four clean rows, two attacked per class."""
+    return EvaluationSet(tiny_rows, clean, 2, 0, tiny, tower, 16)
+
+
+@pytest.fixture(scope="module")
+def plain(tiny: Backbone, tiny_rows: Rows) -> EvaluationSet:
+    """Text alone, no clean rows, no attacks."""
+    return EvaluationSet(tiny_rows, tiny_rows.take([]), 0, 0, tiny, None, 16)
+
+
+def _truth(rows: EvaluationSet) -> NDArray[np.int8]:
+    """Labels of all rows: clean ones and attacked ones behind the split's own."""
+    parts = [rows.rows, rows.clean, *rows.attacked.values()]
+    return np.concatenate([part.labels for part in parts])
+
+
+def _values(measures: dict[str, Scores]) -> dict[str, float]:
+    return {name: float(values[0]) for name, values in measures.items()}
+
+
+def test_perfect_scores(pictured: EvaluationSet) -> None:
+    truth = _truth(pictured).astype(float)
+    objectives, details = map(_values, pictured.measure(truth, np.full(16, 0.5)))
+    assert objectives == {
+        "task_skill": 1,
+        "safety": 1,
+        "false_positive_cost": 0,
+        "calibration": 1,
+        "cross_modal_gain": 0.5,
+    }
+    assert details["attack_success"] == 0
+    assert details["threshold"] == 1
+    assert details["auroc/text_alone"] == 0.5
+
+
+def test_perfectly_wrong_scores(pictured: EvaluationSet) -> None:
+    wrong = 1.0 - _truth(pictured)
+    objectives, details = map(_values, pictured.measure(wrong, 1 - wrong[:16]))
+    assert objectives == {
+        "task_skill": 0,
+        "safety": 0,
+        "false_positive_cost": 1,
+        "calibration": 0,
+        "cross_modal_gain": -1,
+    }
+    assert details["attack_success"] == 0  # everything is at or above the threshold, which is 0
+
+
+def test_a_model_that_flags_everything_resists_no_attack(pictured: EvaluationSet) -> None:
+    objectives, details = map(_values, pictured.measure(np.full(len(pictured.encoded), 0.9), None))
+    assert objectives["task_skill"] == objectives["safety"] == 0.5
+    assert objectives["false_positive_cost"] == 1
+    assert details["attack_success"] == 0
+    assert "cross_modal_gain" not in objectives
+
+
+def test_attacks_that_escape_are_counted_by_kind(pictured: EvaluationSet) -> None:
+    """One of the two unsafe rows of a single kind falls below every safe one."""
+    scores = _truth(pictured).astype(float) * 0.8 + 0.1
+    place = 20 + next(i for i, label in enumerate(_truth(pictured)[20:]) if label == 1)
+    scores[place] = 0.05
+    objectives, details = map(_values, pictured.measure(scores, None))
+    kinds = [*WRAPPING_ATTACKS, *SPELLING_ATTACKS, *IMAGE_ATTACKS]
+    assert list(pictured.attacked) == kinds
+    assert details["attack_success/jailbreak"] == 0.5
+    assert details["attack_auroc/jailbreak"] == 0.5
+    assert all(details[f"attack_auroc/{kind}"] == 1 for kind in kinds[1:])
+    assert objectives["safety"] == pytest.approx((len(kinds) - 0.5) / len(kinds))
+    assert details["attack_success"] == pytest.approx(0.5 / len(kinds))
+    assert objectives["task_skill"] == 1
+
+
+def test_clean_rows_count_as_safe_by_false_positives_alone(pictured: EvaluationSet) -> None:
+    scores = _truth(pictured) * 0.8 + 0.1
+    before, _ = pictured.measure(scores, None)
+    scores[16:18] = 0.95
+    after, _ = pictured.measure(scores, None)
+    assert before["false_positive_cost"] == [0]
+    assert after["false_positive_cost"] == pytest.approx([2 / 12])  # 8 safe rows and 4 clean
+    same = set(before) - {"false_positive_cost"}
+    assert all(np.array_equal(before[name], after[name]) for name in same)
+
+
+def test_details_by_modality_and_task(pictured: EvaluationSet) -> None:
+    truth = _truth(pictured).astype(float)
+    truth[:16][pictured.has_image] = 0.5
+    objectives, details = map(_values, pictured.measure(truth, None))
+    assert details["auroc/modality/image"] == 0.5
+    assert details["auroc/modality/text"] == 1
+    assert details["auroc/task/all"] == objectives["task_skill"] == 0.875  # 48 wins, 16 ties
+
+
+def test_task_skill_is_the_mean_over_tasks(tiny: Backbone, tiny_rows: Rows) -> None:
+    tasks = ("a",) * 4 + ("b",) * 12
+    rows = EvaluationSet(replace(tiny_rows, tasks=tasks), tiny_rows.take([]), 0, 0, tiny, None, 16)
+    scores = tiny_rows.labels.astype(float)
+    scores[:4] = 1 - scores[:4]
+    objectives, details = map(_values, rows.measure(scores, None))
+    assert (details["auroc/task/a"], details["auroc/task/b"]) == (0, 1)
+    assert objectives["task_skill"] == 0.5
+
+
+def test_text_alone_has_neither_attacks_nor_gain(plain: EvaluationSet) -> None:
+    objectives, details = plain.measure(_truth(plain).astype(float), None)
+    assert set(objectives) == {"task_skill", "false_positive_cost", "calibration"}
+    assert set(details) == {"auroc/task/all", "threshold"}
+    assert not plain.has_image.any()
+
+
+def test_draws_give_the_value_and_so_many_resamples(pictured: EvaluationSet) -> None:
+    scores = np.random.default_rng(0).random(len(pictured.encoded))
+    single, details = pictured.measure(scores, scores[:16])
+    drawn, drawn_details = pictured.measure(scores, scores[:16], draws=20)
+    assert set(single) == set(drawn)
+    assert set(details) == set(drawn_details)
+    for name, values in (drawn | drawn_details).items():
+        assert values.shape == (21,)
+        assert values[0] == pytest.approx((single | details)[name][0])
+    assert all(drawn[n][1:].std() > 0.01 for n in ("task_skill", "safety", "calibration"))
+
+
+def test_scores_that_are_no_numbers_are_measured_as_such(pictured: EvaluationSet) -> None:
+    objectives, _ = pictured.measure(np.full(len(pictured.encoded), np.nan), None)
+    assert all(np.isnan(values).all() for values in objectives.values())
+    assert {"task_skill", "safety", "calibration"} <= set(objectives)
+
+
+@pytest.fixture(scope="module")
+def pack(
+    tiny: Backbone,
+    genome: Callable[..., Genome],
+    draw_weights: Callable[..., Weights],
+    build_pack: Callable[..., Any],
+) -> Any:
+    genomes = [genome(r=2, layers=1), genome(r=3, layers=2)]
+    weights = [draw_weights(tiny, g, k, 1280, 0.3) for k, g in enumerate(genomes)]
+    return build_pack(genomes, weights, [0, 1])
+
+
+ENTRIES = [2, 1]
+
+
+def test_scores_are_the_networks_probabilities_in_the_order_of_the_rows(
+    pictured: EvaluationSet, pack: Any, tiny: Backbone
+) -> None:
+    scores, alone = pictured.score_all(pack, ENTRIES, batch=5, images=True)
+    assert scores.shape == (2, len(pictured.encoded))
+    assert alone is not None
+    assert alone.shape == (2, 16)
+    for row in (0, 1, 17, 30):
+        with torch.no_grad():
+            shown = score(tiny, pack, ENTRIES, pictured.encoded.batch([row], 1)).sigmoid()
+        assert scores[:, row] == pytest.approx(shown[:, 0].numpy(), abs=1e-5)
+    assert scores.std(axis=1).min() > 1e-3
+
+
+def test_text_alone_hides_pictures_and_nothing_else(pictured: EvaluationSet, pack: Any) -> None:
+    scores, alone = pictured.score_all(pack, ENTRIES, batch=5, images=True)
+    blind, none = pictured.score_all(pack, ENTRIES, batch=5, images=False)
+    assert none is None
+    assert alone is not None
+    shown = pictured.has_image
+    assert np.abs(alone - blind[:, :16]).max() < 1e-5
+    assert np.array_equal(alone[:, ~shown], scores[:, :16][:, ~shown])
+    assert np.abs(alone - scores[:, :16])[:, shown].min() > 1e-5
+
+
+def test_the_batch_size_changes_no_score(pictured: EvaluationSet, pack: Any) -> None:
+    one, _ = pictured.score_all(pack, ENTRIES, batch=1, images=True)
+    many, _ = pictured.score_all(pack, ENTRIES, batch=64, images=True)
+    assert np.abs(one - many).max() < 1e-5
+
+
+def test_skill_is_task_skill_of_the_rows_alone(pictured: EvaluationSet, pack: Any) -> None:
+    scores, _ = pictured.score_all(pack, ENTRIES, batch=8, images=True)
+    skills = pictured.skill(pack, ENTRIES, batch=8, share=100, images=True)
+    measured = [pictured.measure(own, None)[0]["task_skill"][0] for own in scores]
+    assert skills == pytest.approx(measured)
+    half = pictured.skill(pack, ENTRIES, batch=8, share=50, images=True)
+    assert half.shape == (2,)
+    assert np.isfinite(half).all()
+
+
+def test_a_users_objective_gets_scores_with_their_rows(pictured: EvaluationSet) -> None:
+    scores = np.linspace(0, 1, len(pictured.encoded))
+    given = pictured.scored(scores)
+    assert isinstance(given, Scored)
+    assert given.scores.tolist() == scores[:16].tolist()
+    assert given.labels.tolist() == pictured.rows.labels.tolist()
+    assert given.tasks.tolist() == ["all"] * 16
+    assert given.has_image.tolist() == [False, True] * 8
+
+
+def test_a_users_objective_is_found_by_module_and_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_goals.py").write_text("def mean(scored):\n    return scored.scores.mean()\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = load_objective("own_goals:mean")
+    sys.modules.pop("own_goals")
+    none = np.zeros(0)
+    two = Scored(np.array([0.2, 0.4]), none.astype(np.int8), none.astype(str), none.astype(bool))
+    assert found(two) == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["no_such_module:mean", "math:no_such", "math:", "math", ":mean", "math:pi", ".rel:mean"],
+)
+def test_an_objective_that_cannot_be_had_is_refused_by_name(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"'{name}'"):
+        load_objective(name)

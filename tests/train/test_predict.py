@@ -1,0 +1,186 @@
+"""Prediction against the uncut forward pass of a pack, whatever the order, batch or file."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from coralx.errors import DataError, ModelError
+from coralx.records import Genome
+from coralx.train import predict as module
+from coralx.train.backbone import Backbone
+from coralx.train.checkpoint import SIDECAR, export_adapter
+from coralx.train.network import score
+from coralx.train.predict import Predictor, iterate_rows, parse_lines, write_lines
+from coralx.train.prefix import EncodedRows
+from coralx.train.rows import Rows
+from coralx.train.vision import VisionTower
+
+FACTS: dict[str, object] = {
+    "base_model": "all-minilm-l6-v2",
+    "vision_tower": "efficientnet-lite0",
+    "image_tokens": 2,
+    "max_tokens": 24,
+    "threshold": 0.5,
+    "stage": "S2",
+}
+
+
+@pytest.fixture(scope="module")
+def adapted(
+    backbone: Backbone, tower: VisionTower, genome: Callable[..., Genome], draw_weights: Any
+) -> tuple[Genome, Any]:
+    own = genome(r=4, alpha=16, target_modules=("all-linear",), layers=2)
+    return own, draw_weights(backbone, own, vision=tower.width, spread=0.05)
+
+
+@pytest.fixture(scope="module")
+def folder(
+    adapted: tuple[Genome, Any], backbone: Backbone, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    own, weights = adapted
+    path = tmp_path_factory.mktemp("adapter")
+    export_adapter(path, backbone, own, own.lora_cfg, weights, FACTS)
+    return path
+
+
+@pytest.fixture(scope="module")
+def predictor(folder: Path) -> Predictor:
+    return Predictor(folder, "cpu")
+
+
+@pytest.fixture(scope="module")
+def wanted(
+    adapted: tuple[Genome, Any],
+    backbone: Backbone,
+    tower: VisionTower,
+    mixed_rows: Rows,
+    build_pack: Any,
+) -> list[float]:
+    """Scores of the rows one by one, from the weights in memory."""
+    own, weights = adapted
+    pack, entry = build_pack([own], [weights], [0]), backbone.depth - 2
+    encoded = EncodedRows(mixed_rows, backbone, tower, 24)
+    with torch.no_grad():
+        logits = [
+            score(backbone, pack, [entry], encoded.batch([i], entry))[0, 0]
+            for i in range(len(mixed_rows))
+        ]
+    return torch.sigmoid(torch.stack(logits).double()).tolist()  # type: ignore[no-any-return]
+
+
+def test_scores_are_those_of_training(
+    predictor: Predictor, mixed_rows: Rows, wanted: list[float]
+) -> None:
+    assert predictor.score(mixed_rows.texts, mixed_rows.images) == pytest.approx(wanted, abs=1e-6)
+    assert np.ptp(wanted) > 1e-3
+
+
+def test_order_and_chunks_make_no_difference(
+    predictor: Predictor,
+    mixed_rows: Rows,
+    wanted: list[float],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr(module, "CHUNK", 3)
+    monkeypatch.setattr(module, "BATCH", 2)
+    rows = [
+        {"text": text, "image": image, "place": place}
+        for place, (text, image) in enumerate(zip(mixed_rows.texts, mixed_rows.images, strict=True))
+    ]
+    scored = list(predictor.predict(reversed(rows), tmp_path, "text", "image"))
+    assert [line["place"] for line in scored] == list(range(len(rows)))[::-1]
+    assert [line["score"] for line in scored] == pytest.approx(wanted[::-1], abs=1e-6)
+    for line in scored:
+        assert "image" not in line or line["image"] is None
+        assert line["unsafe"] == (line["score"] >= predictor.threshold)
+
+
+def test_pictures_come_from_beside_the_rows(
+    predictor: Predictor, mixed_rows: Rows, tmp_path: Path
+) -> None:
+    place = next(i for i, image in enumerate(mixed_rows.images) if image)
+    text, image = mixed_rows.texts[place], mixed_rows.images[place]
+    assert image is not None
+    (tmp_path / "picture.webp").write_bytes(image)
+    rows = [{"body": text, "shot": "picture.webp"}, {"body": text, "shot": ""}]
+    found = list(predictor.predict(rows, tmp_path, "body", "shot"))
+    assert [line["score"] for line in found] == pytest.approx(
+        predictor.score([text, text], [image, None]), abs=1e-6
+    )
+    assert found[0]["score"] != pytest.approx(found[1]["score"], abs=1e-4)
+    assert found[0]["shot"] == "picture.webp"
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"text": " "}, "row 2: text must be a non-empty string"),
+        ({"text": None}, "row 2: text must be a non-empty string"),
+        ({"body": "x"}, "row 2: no column 'text'; there are 'body'"),
+        ({"text": "x", "image": "nowhere.png"}, "row 2: image 'nowhere.png': no such file"),
+        ({"text": "x", "image": "../secret.png"}, "row 2: image .* lies outside"),
+        ({"text": "x", "image": b"no picture"}, "row 2: unreadable image"),
+    ],
+)
+def test_bad_rows_are_named(
+    predictor: Predictor, tmp_path: Path, row: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        list(predictor.predict([{"text": "fine"}, row], tmp_path, "text", "image"))
+
+
+def test_every_kind_of_file_gives_the_same_rows(tmp_path: Path) -> None:
+    rows = [{"text": "one,\ntwo", "task": "a"}, {"text": "öäü", "task": "b"}]
+    with (tmp_path / "rows.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    (tmp_path / "rows.jsonl").write_text("\n\n".join(map(json.dumps, rows)), encoding="utf-8")
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    for name in ("rows.csv", "rows.jsonl", "rows.parquet"):
+        assert [dict(row) for row in iterate_rows(tmp_path / name)] == rows
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("rows.txt", "", "must be one of"),
+        ("rows.jsonl", "{", "line 1: not JSON"),
+        ("rows.jsonl", "[1]", "line 1: must be an object, got list"),
+        ("rows.parquet", "x", "cannot be read as parquet"),
+    ],
+)
+def test_files_that_cannot_be_read_are_explained(
+    tmp_path: Path, name: str, content: str, message: str
+) -> None:
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    with pytest.raises(DataError, match=message):
+        list(iterate_rows(tmp_path / name))
+    with pytest.raises(DataError, match="no such file"):
+        list(iterate_rows(tmp_path / "nowhere.csv"))
+
+
+def test_lines_are_parsed_and_written_as_they_are() -> None:
+    file = io.StringIO()
+    assert write_lines(parse_lines(['{"text": "ö"}\n', "\n", '{"a": [1]}']), file) == 2
+    assert file.getvalue() == '{"text": "ö"}\n{"a": [1]}\n'
+
+
+def test_a_folder_without_or_with_half_a_sidecar_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="not an adapter exported by CoralX"):
+        Predictor(tmp_path)
+    (tmp_path / SIDECAR).write_text('{"threshold": 0.5}', encoding="utf-8")
+    with pytest.raises(ModelError, match="incomplete"):
+        Predictor(tmp_path)

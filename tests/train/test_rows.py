@@ -1,0 +1,238 @@
+"""Rows of user files: what is read, and what is refused with its number and reason."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+
+from coralx.config import DataSettings
+from coralx.errors import DataError
+from coralx.train.rows import Rows, builtin_file, join, read_rows
+
+PLAIN = [{"text": "bake bread", "label": 0}, {"text": "break in", "label": 1}]
+Write = Callable[..., Path]
+
+
+def _png(colour: str = "red") -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4), colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _write_jsonl(path: Path, rows: list[Any]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def _write_csv(path: Path, rows: list[Any]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _write_parquet(path: Path, rows: list[Any]) -> None:
+    datasets.Dataset.from_list(rows).to_parquet(str(path))
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Rows into a file whose ending says how."""
+    kinds = {".csv": _write_csv, ".parquet": _write_parquet}
+
+    def to(rows: list[Any], name: str = "rows.jsonl") -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        kinds.get(path.suffix, _write_jsonl)(path, rows)
+        return path
+
+    return to
+
+
+def _read(path: Path, **settings: Any) -> Rows:
+    return read_rows(path, DataSettings(**settings))
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.csv", "rows.parquet", "R.JSONL"])
+def test_every_kind_of_file_gives_the_same_rows(name: str, write: Write) -> None:
+    rows = _read(write(PLAIN, name))
+    assert rows.texts == ("bake bread", "break in")
+    assert rows.labels.tolist() == [0, 1]
+    assert rows.labels.dtype == np.int8
+    assert rows.tasks == ("all", "all")
+    assert rows.images == (None, None)
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv"])
+def test_images_are_paths_beside_the_file(name: str, write: Write, tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "a.png").write_bytes(_png())
+    rows = [{**PLAIN[0], "image": "pictures/a.png"}, {**PLAIN[1], "image": None}]
+    assert _read(write(rows, name)).images == (_png(), None)
+
+
+def test_images_are_bytes_in_parquet(write: Write) -> None:
+    rows = [{**PLAIN[0], "image": _png()}, {**PLAIN[1], "image": None}]
+    assert _read(write(rows, "rows.parquet")).images == (_png(), None)
+
+
+def test_images_as_datasets_keeps_them(tmp_path: Path, write: Write) -> None:
+    rows = [{**PLAIN[0], "image": {"bytes": _png(), "path": None}}, {**PLAIN[1], "image": None}]
+    table = datasets.Dataset.from_list(rows)
+    table.cast_column("image", datasets.Image()).to_parquet(str(tmp_path / "typed.parquet"))
+    assert _read(tmp_path / "typed.parquet").images == (_png(), None)
+    assert _read(write(rows, "plain.parquet")).images == (_png(), None)
+
+
+def test_columns_are_named_by_the_settings(write: Write, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(_png())
+    path = write([{"body": "bake", "bad": 1, "photo": "a.png", "kind": "food"}])
+    names = {"text_column": "body", "label_column": "bad", "image_column": "photo"}
+    rows = _read(path, **names, task_column="kind")
+    assert (rows.texts, rows.labels.tolist(), rows.images) == (("bake",), [1], (_png(),))
+    assert rows.tasks == ("food",)
+
+
+def test_tasks_become_strings_and_a_missing_one_is_all(write: Write) -> None:
+    rows = [{**PLAIN[0], "task": 3}, {**PLAIN[1], "task": None}]
+    assert _read(write(rows)).tasks == ("3", "all")
+
+
+def test_texts_that_look_missing_are_texts(write: Write) -> None:
+    rows = [{"text": text, "label": 1} for text in ("NA", "null", "nan", "hello")]
+    assert _read(write(rows, "rows.csv")).texts == ("NA", "null", "nan", "hello")
+
+
+def test_labels_may_be_written_as_numbers_or_truths(write: Write) -> None:
+    rows = [{"text": "a", "label": True}, {"text": "b", "label": False}]
+    assert _read(write(rows)).labels.tolist() == [1, 0]
+    rows = [{"text": "a", "label": 1.0}, {"text": "b", "label": 0.0}]
+    assert _read(write(rows)).labels.tolist() == [1, 0]
+
+
+BAD_VALUES = [
+    ({"label": 2}, "label must be 0 or 1, got 2"),
+    ({"label": 0.5}, "label must be 0 or 1, got 0.5"),
+    ({"label": None}, "label must be 0 or 1, got None"),
+    ({"label": "unsafe"}, "label must be 0 or 1, got 'unsafe'"),
+    ({"text": ""}, "text must be a non-empty string, got ''"),
+    ({"text": " \n"}, "text must be a non-empty string"),
+    ({"text": None}, "text must be a non-empty string, got None"),
+    ({"image": "none.png"}, "image 'none.png': no such file"),
+    ({"image": "../secret.png"}, "image '../secret.png' lies outside the data file's folder"),
+    ({"image": "/etc/passwd"}, "image '/etc/passwd' lies outside the data file's folder"),
+    ({"image": "torn.png"}, "unreadable image"),
+    ({"image": "."}, "image '.': no such file"),
+    ({"image": "iVBORw0KGgo" * 500}, "is not the path of a file"),
+    ({"image": "a\0b"}, "is not the path of a file"),
+]
+
+
+@pytest.mark.parametrize(("change", "reason"), BAD_VALUES)
+def test_a_bad_row_is_refused_with_number_and_reason(
+    change: dict[str, Any], reason: str, write: Write, tmp_path: Path
+) -> None:
+    (tmp_path / "secret.png").write_bytes(_png())
+    rows = [{**row, "image": None} for row in PLAIN]
+    path = write([*rows, {**rows[0], **change}, rows[1]], "folder/rows.jsonl")
+    (path.parent / "torn.png").write_bytes(_png()[:40])
+    with pytest.raises(DataError) as caught:
+        _read(path)
+    head, bad = str(caught.value).split("\n")
+    assert head == f"{path}: 1 bad row(s); mend them or set data.on_bad_rows: skip"
+    assert bad.startswith("  row 3: ")
+    assert reason in bad
+
+
+def test_a_missing_label_in_csv_is_a_bad_row(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("text,label\nbake,0\nbreak,\n")
+    with pytest.raises(DataError, match="row 2: label must be 0 or 1, got None"):
+        _read(tmp_path / "rows.csv")
+
+
+def test_all_bad_rows_are_listed_up_to_twenty(write: Write) -> None:
+    path = write([{"text": "a", "label": 7}] * 25)
+    with pytest.raises(DataError) as caught:
+        _read(path)
+    message = str(caught.value)
+    assert "25 bad row(s)" in message
+    assert "row 20:" in message
+    assert "row 21:" not in message
+    assert message.endswith("and 5 more")
+
+
+def test_skipping_leaves_bad_rows_out(write: Write) -> None:
+    path = write([PLAIN[0], {"text": "x", "label": 5}, PLAIN[1]])
+    assert _read(path, on_bad_rows="skip").texts == ("bake bread", "break in")
+
+
+def test_skipping_every_row_is_refused(write: Write) -> None:
+    with pytest.raises(DataError, match="no usable rows"):
+        _read(write([{"text": "x", "label": 5}]), on_bad_rows="skip")
+
+
+def test_a_missing_column_is_named_with_those_there_are(write: Write) -> None:
+    path = write([{"body": "a", "label": 1}])
+    with pytest.raises(
+        DataError, match=r"no column 'text'; there are 'body', 'label'.*text_column"
+    ):
+        _read(path)
+
+
+def test_rows_to_predict_need_no_labels(write: Write) -> None:
+    rows = read_rows(write([{"text": "a"}]), DataSettings(), need_labels=False)
+    assert (rows.texts, rows.labels.tolist()) == (("a",), [0])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("rows.jsonl", b"", "the file is empty"),
+        ("rows.csv", b"text,label\n", "the file has no rows"),
+        ("rows.jsonl", b"\n\n", "the file has no rows"),
+        ("rows.jsonl", b'{"text": "a", "label": 1}\n{oops\n', "cannot be read as json"),
+        ("rows.csv", b"text,label\nh\xe9,1\n", "cannot be read as csv: 'utf-8'"),
+        ("rows.parquet", b"hello", "cannot be read as parquet"),
+        ("rows.txt", b"hello", r"must be one of \.jsonl, \.json, \.csv, \.parquet, got '\.txt'"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_refused(
+    name: str, content: bytes, reason: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=reason):
+        _read(tmp_path / name)
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such file"):
+        _read(tmp_path / "none.jsonl")
+
+
+def test_names_of_files_are_no_patterns(write: Write) -> None:
+    write([{"text": "other", "label": 1}], "rabbit.jsonl")
+    assert _read(write(PLAIN, "r*t.jsonl")).texts == ("bake bread", "break in")
+    assert _read(write(PLAIN, "[a]/rows.jsonl")).texts == ("bake bread", "break in")
+
+
+def test_take_and_join_keep_columns_together() -> None:
+    rows = Rows(("a", "b", "c"), np.array([0, 1, 0], np.int8), ("x", "y", "z"), (None, b"1", b"2"))
+    taken = rows.take([2, 1])
+    assert (taken.texts, taken.labels.tolist()) == (("c", "b"), [0, 1])
+    assert (taken.tasks, taken.images) == (("z", "y"), (b"2", b"1"))
+    both = join([taken, rows.take([]), rows.take([0])])
+    assert (both.texts, both.labels.tolist()) == (("c", "b", "a"), [0, 1, 0])
+    assert both.strata() == [(0, True, "z"), (1, True, "y"), (0, False, "x")]
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test", "clean_holdout"])
+def test_the_package_carries_its_splits(split: str) -> None:
+    assert builtin_file(split).is_file()
