@@ -22,7 +22,7 @@ def shown(packs) -> list[str]:
     return ["".join(member.id for member in members) for members in packs]
 
 
-def test_packs_are_sorted_by_depth_and_rank_and_cut_at_depth_and_size() -> None:
+def test_packs_are_sorted_by_depth_and_rank_and_cut_at_size() -> None:
     genomes = [
         genome("a", 16, 1),
         genome("b", 2, 3),
@@ -30,8 +30,8 @@ def test_packs_are_sorted_by_depth_and_rank_and_cut_at_depth_and_size() -> None:
         genome("d", 2, "all"),
         genome("e", 8, 1),
     ]
-    assert shown(packing.pack(genomes, 2)) == ["ce", "a", "b", "d"]
-    assert shown(packing.pack(genomes, 8)) == ["cea", "b", "d"]
+    assert shown(packing.pack(genomes, 2)) == ["ce", "ab", "d"]
+    assert shown(packing.pack(genomes, 8)) == ["ceabd"]
 
 
 def test_the_memory_budget_cuts_packs_and_a_lone_giant_still_trains() -> None:
@@ -62,7 +62,6 @@ def test_every_genome_is_in_one_pack_in_any_order(kinds, size: int, shuffler) ->
     assert sorted(g.id for members in packs for g in members) == [g.id for g in genomes]
     for members in packs:
         assert len(members) <= size
-        assert len({g.lora_cfg.layers for g in members}) == 1
         assert len(members) == 1 or cost([g.lora_cfg for g in members]) <= 2.5e8
     shuffled = list(genomes)
     shuffler.shuffle(shuffled)

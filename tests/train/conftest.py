@@ -213,7 +213,7 @@ def _train(
     losses = []
     for position, chosen in enumerate(plan):
         pack.begin_step(position)
-        logits = score(backbone, pack, entries, encoded.batch(chosen, min(entries)))
+        logits = score(backbone, pack, entries, encoded.batch(chosen))
         each = find_losses(logits, encoded.rows.labels[list(chosen)])
         each.sum().backward()
         optimizer.clip(clip)

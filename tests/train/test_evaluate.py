@@ -190,7 +190,7 @@ def test_scores_are_the_networks_probabilities_in_the_order_of_the_rows(
     assert alone.shape == (2, 16)
     for row in (0, 1, 17, 30):
         with torch.no_grad():
-            shown = score(tiny, pack, ENTRIES, pictured.encoded.batch([row], 1)).sigmoid()
+            shown = score(tiny, pack, ENTRIES, pictured.encoded.batch([row])).sigmoid()
         assert scores[:, row] == pytest.approx(shown[:, 0].numpy(), abs=1e-5)
     assert scores.std(axis=1).min() > 1e-3
 

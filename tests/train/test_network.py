@@ -228,7 +228,7 @@ def _logits(setting: Setting, build_pack: Callable[..., Any], rows: list[int], *
     pack = build_pack(setting.genomes, setting.starts, range(3))
     entries = [setting.model.depth - 1, 0, setting.model.depth - 2]
     with torch.no_grad():
-        return score(setting.model, pack, entries, setting.encoded.batch(rows, 0, **kw))
+        return score(setting.model, pack, entries, setting.encoded.batch(rows, **kw))
 
 
 @pytest.mark.parametrize("kind", ["bert", "llama"])
@@ -265,14 +265,14 @@ def test_a_picture_enters_at_the_genomes_own_lowest_block(
     """With B = 0 the function depends on where the picture enters alone."""
     start = tiny.starts[0]
     pack = build_pack([tiny.genomes[0]] * 3, [start] * 3, range(3))
-    batch = tiny.encoded.batch([1, 3], 0)
+    batch = tiny.encoded.batch([1, 3])
     with torch.no_grad():
         logits = score(tiny.model, pack, [0, 1, 2], batch)
         late = score(
             tiny.model,
             build_pack([tiny.genomes[0]], [start], [0]),
             [2],
-            tiny.encoded.batch([1, 3], 2),
+            tiny.encoded.batch([1, 3]),
         )
     assert (logits[2] - late[0]).abs().max() < 1e-5
     assert (logits[0] - logits[1]).abs().max() > 1e-4

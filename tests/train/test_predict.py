@@ -73,8 +73,7 @@ def wanted(
     encoded = EncodedRows(mixed_rows, backbone, tower, 24)
     with torch.no_grad():
         logits = [
-            score(backbone, pack, [entry], encoded.batch([i], entry))[0, 0]
-            for i in range(len(mixed_rows))
+            score(backbone, pack, [entry], encoded.batch([i]))[0, 0] for i in range(len(mixed_rows))
         ]
     return torch.sigmoid(torch.stack(logits).double()).tolist()  # type: ignore[no-any-return]
 

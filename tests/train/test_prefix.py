@@ -21,9 +21,9 @@ def encode(
     return made.__getitem__
 
 
-def _assert_same(one: Batch, two: Batch) -> None:
+def _assert_same(one: Batch, two: Batch, depth: int) -> None:
     assert torch.equal(one.mask, two.mask)
-    assert (one.hidden[one.mask] - two.hidden[two.mask]).abs().max() < 1e-5
+    assert (one.at(depth)[one.mask] - two.at(depth)[two.mask]).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("depth", [6, 5, 4, 3, 2, 1, 0])
@@ -32,26 +32,36 @@ def test_kept_and_computed_anew_are_equal(
 ) -> None:
     """Deep ones first, then shallow ones, so that nothing is built on what lies below alone."""
     chosen = [3, 0, 12, 7]
-    _assert_same(encode(True).batch(chosen, depth), encode(False).batch(chosen, depth))
+    _assert_same(encode(True).batch(chosen), encode(False).batch(chosen), depth)
 
 
 def test_a_prefix_built_on_a_kept_one_is_equal(backbone: Backbone, text_rows: Rows) -> None:
     stepwise, direct = (EncodedRows(text_rows, backbone, None, 20) for _ in range(2))
     for depth in (0, 1, 4):
         stepwise.prepare(depth)
-    _assert_same(stepwise.batch([1, 5], 6), direct.batch([1, 5], 6))
+    _assert_same(stepwise.batch([1, 5]), direct.batch([1, 5]), 6)
+
+
+def test_depths_kept_on_the_way_are_those_computed_alone(
+    backbone: Backbone, text_rows: Rows
+) -> None:
+    together = EncodedRows(text_rows, backbone, None, 20, depths=(2, 4, 5))
+    together.prepare(5)
+    for depth in (2, 4, 5):
+        alone = EncodedRows(text_rows, backbone, None, 20)
+        _assert_same(together.batch([0, 5, 3]), alone.batch([0, 5, 3]), depth)
 
 
 def test_each_depth_is_one_block_further(
     encode: Callable[[bool], EncodedRows], backbone: Backbone
 ) -> None:
     for depth in range(3):
-        batch = encode(True).batch([0, 1], depth)
+        batch = encode(True).batch([0, 1])
         with torch.no_grad():
-            further = backbone.run(batch.hidden, batch.mask, depth)
-        deeper = encode(True).batch([0, 1], depth + 1)
-        assert (further - deeper.hidden)[batch.mask].abs().max() < 1e-5
-        assert (batch.hidden - deeper.hidden)[batch.mask].abs().max() > 0.1
+            further = backbone.run(batch.at(depth), batch.mask, depth)
+        deeper = batch.at(depth + 1)
+        assert (further - deeper)[batch.mask].abs().max() < 1e-5
+        assert (batch.at(depth) - deeper)[batch.mask].abs().max() > 0.1
 
 
 @pytest.mark.parametrize("keep", [True, False])
@@ -62,11 +72,11 @@ def test_a_row_alone_equals_it_in_a_padded_batch(
     shortest = min(range(16), key=encoded.lengths.__getitem__)
     longest = max(range(16), key=encoded.lengths.__getitem__)
     assert encoded.lengths[shortest] < encoded.lengths[longest]
-    alone = encoded.batch([shortest], 4)
-    padded = encoded.batch([longest, shortest], 4)
+    alone = encoded.batch([shortest])
+    padded = encoded.batch([longest, shortest])
     tokens = encoded.lengths[shortest]
     assert padded.mask[1].sum() == tokens == alone.mask.sum()
-    assert (padded.hidden[1, :tokens] - alone.hidden[0]).abs().max() < 1e-5
+    assert (padded.at(4)[1, :tokens] - alone.at(4)[0]).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("kind", ["llama", "mistral"])
@@ -75,8 +85,8 @@ def test_decoders_keep_the_same_prefix(
 ) -> None:
     kept, anew = (EncodedRows(tiny_rows, tiny_model(kind), None, 16, k) for k in (True, False))
     for depth in range(4):
-        _assert_same(kept.batch([0, 1, 2, 3], depth), anew.batch([0, 1, 2, 3], depth))
-        assert kept.batch([0, 1, 2, 3], depth).hidden.isfinite().all()
+        _assert_same(kept.batch([0, 1, 2, 3]), anew.batch([0, 1, 2, 3]), depth)
+        assert kept.batch([0, 1, 2, 3]).at(depth).isfinite().all()
 
 
 def test_pictures_come_with_their_own_rows(
@@ -84,7 +94,7 @@ def test_pictures_come_with_their_own_rows(
 ) -> None:
     chosen = [i for i, image in enumerate(mixed_rows.images) if image is not None][:2]
     without = next(i for i, image in enumerate(mixed_rows.images) if image is None)
-    batch = encode(True).batch([chosen[1], without, chosen[0]], 0)
+    batch = encode(True).batch([chosen[1], without, chosen[0]])
     assert batch.images is not None
     assert batch.has_image is not None
     assert batch.has_image.tolist() == [True, False, True]
@@ -100,7 +110,7 @@ def test_batches_without_pictures_have_none(
 ) -> None:
     without = [i for i, image in enumerate(mixed_rows.images) if image is None]
     every = list(range(16))
-    for batch in (encode(True).batch(without, 0), encode(True).batch(every, 0, images=False)):
+    for batch in (encode(True).batch(without), encode(True).batch(every, images=False)):
         assert batch.images is None
         assert batch.has_image is None
 

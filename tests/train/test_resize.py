@@ -47,7 +47,7 @@ def test_growth_leaves_the_logits_as_they_were(
     fresh = draw_weights(backbone, large, 2)
     scales = small.lora_cfg.scale, large.lora_cfg.scale
     grown = grow(weights, new, *scales, fresh)
-    batch = encoded_text.batch(range(4), 0)
+    batch = encoded_text.batch(range(4))
     with torch.no_grad():
         before, after, without = (
             score(backbone, build_pack([g], [w], [0]), [0], batch)

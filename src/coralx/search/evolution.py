@@ -84,16 +84,42 @@ class Evolution:
             CoralXError: the result is not one that was asked for.
             ExtinctError: no genome of the first generation passed the stage.
         """
-        past = self._past.get(result.genome.id, [])
-        if any(result.stage == known.stage for known in past):
+        kept = self.judge(result)
+        if kept is None:
             return None
-        self._check_asked(result)
-        kept = result.model_copy(update={"stopped": gates.check(self.stage, result)})
-        past.append(kept)
+        self._past[kept.genome.id].append(kept)
         self.results.append(kept)
         if all(map(self._is_told, self.alive)):
             self._leave_stage()
         return kept
+
+    def judge(self, result: TrainingResult) -> TrainingResult | None:
+        """The result as `tell` would keep it; nothing changes. For what must be written down
+        before it is acted on.
+
+        Raises:
+            CoralXError: the result is not one that was asked for.
+        """
+        past = self._past.get(result.genome.id, [])
+        if any(result.stage == known.stage for known in past):
+            return None
+        self._check_asked(result)
+        return result.model_copy(update={"stopped": gates.check(self.stage, result)})
+
+    def references(self) -> Counter[str]:
+        """How many reasons there are to keep each checkpoint; one without any is not in it.
+
+        They are: a job of the stage that is not done starts from it; a genome of this generation
+        left it last, so it may go on, survive or breed; a survivor that may breed left it; it is
+        on the front, which is measured and exported at the end. A genome that falls out of all of
+        these never comes back: survivors come of survivors and the newly trained, and what
+        dominates stays.
+        """
+        jobs = (job for job in self._jobs if not all(map(self._is_told, job.genomes)))
+        starts = (start.checkpoint for job in jobs for start in job.starts)
+        last = [self._past[genome.id][-1] for genome in self._born if self._past[genome.id]]
+        kept = [r for r in (*last, *self._parents, *self.front()) if r.stopped is None]
+        return Counter(name for name in (*starts, *(r.checkpoint for r in kept)) if name)
 
     def front(self) -> list[TrainingResult]:
         """The results that nothing dominates, at the highest stage any genome passed; best

@@ -39,7 +39,10 @@ def _check_finite(stage: TrainingStage, result: TrainingResult) -> Stop | None:
 
 
 def _check_gradient(stage: TrainingStage, result: TrainingResult) -> Stop | None:
-    """`details["grad_norm"]`: median over the stage's steps of the norm before clipping."""
+    """`details["grad_norm"]`: median over the stage's steps of the norm before clipping.
+
+    Training leaves it out for fewer than 3 steps, where it would speak of the batches alone.
+    """
     norm, limit = result.details.get("grad_norm"), stage.max_grad_norm
     if norm is None or limit is None or norm <= limit:
         return None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
 from coralx.records import Genome, LoRAConfig
 
@@ -42,8 +41,8 @@ def pack(
     """Every genome in exactly one pack; the same packs whatever order they come in.
 
     Genomes are sorted by depth (`layers`), rank and id and cut greedily. A pack has at most
-    `max_size` genomes of one depth, since the backward pass of a pack goes as deep as its deepest
-    adapter, and `cost` of its adapters is at most `budget_bytes`. A single genome over the budget
+    `max_size` genomes, and `cost` of its adapters is at most `budget_bytes`. Depths may differ:
+    each genome joins the pack's computation at its own lowest block. A single genome over the budget
     still forms a pack: whether it really fits, training finds out. Ranks are alike within a pack
     because they are padded to its largest. `adapters` holds, by genome id, adapters that differ
     from the gene, such as grown ones.
@@ -60,9 +59,7 @@ def pack(
         return cost is None or cost([trained[g.id] for g in members]) <= budget_bytes
 
     ordered = sorted(genomes, key=lambda genome: (depth(genome), trained[genome.id].r, genome.id))
-    return [
-        members for _, alike in groupby(ordered, key=depth) for members in _cut(list(alike), fits)
-    ]
+    return _cut(ordered, fits)
 
 
 def estimate_bytes(

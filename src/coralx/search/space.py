@@ -1,6 +1,6 @@
 """The search space: draw a genome, check one against it, measure how far two are apart.
 
-A space maps gene names onto gene kinds (`coralx.config.Gene`). Names of `LoRAConfig` and `Genome`
+A space maps gene names onto gene kinds (`coralx.genes.Gene`). Names of `LoRAConfig` and `Genome`
 fields set those fields; any other name becomes an entry of `Genome.extra`.
 """
 
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from coralx.config import Choice, Float, Gene, Integer
 from coralx.errors import ConfigError
+from coralx.genes import TRAINING_GENES, Choice, Float, Gene, Integer
 from coralx.records import GeneValue, Genome, LoRAConfig
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 Space = Mapping[str, Gene]
 Genes = Mapping[str, GeneValue]
 Key = tuple[tuple[str, GeneValue], ...]
-
-TRAINING_GENES = ("learning_rate", "weight_decay", "warmup")
 
 # Below this many possible genomes per genome wanted, repeats are likely: draw without replacement.
 _SPARSE = 10

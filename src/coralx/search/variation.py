@@ -5,7 +5,8 @@ from __future__ import annotations
 import bisect
 from typing import TYPE_CHECKING
 
-from coralx.config import Choice, EvolutionSettings, Float, Gene, Integer
+from coralx.config import EvolutionSettings
+from coralx.genes import Choice, Float, Gene, Integer
 from coralx.records import GeneValue, Genome
 from coralx.search.space import Genes, Space, at, build, count, draw, ladder, position, values
 

@@ -57,6 +57,7 @@ class PackedAdapters:
         self._seeds = tuple(seeds)
         self._step = 0
         self._generator = torch.Generator(device)
+        self._present: list[int] | None = None
         self._lora_shapes, self._extra_shapes = _shapes(weights)
         total = sum(a.numel() + b.numel() for a, b in self._lora_shapes.values())
         total += sum(shape.numel() for shape in self._extra_shapes.values())
@@ -74,8 +75,13 @@ class PackedAdapters:
         self.gradients.zero_()
         self._step = step
 
+    def select(self, genomes: Sequence[int]) -> None:
+        """Say which genomes the tall matrix holds from now on, and in which order."""
+        everyone = list(genomes) == list(range(self.size))
+        self._present = None if everyone else list(genomes)
+
     def dropout(self, x: Tensor, target: str) -> Tensor:
-        """(K, N, in) -> the same, each genome dropped with its own probability and stream.
+        """(present, N, in) -> the same, each genome dropped with its own probability and stream.
 
         The stream depends on genome, step and layer alone, never on the pack it trains in.
         """
@@ -83,25 +89,27 @@ class PackedAdapters:
             return x
         layer = hash_name(target)
         parts = []
-        for k, p in enumerate(self.dropouts):
+        for part, k in zip(x, self._present or range(self.size), strict=True):
+            p = self.dropouts[k]
             if p == 0:
-                parts.append(x[k])
+                parts.append(part)
                 continue
             self._generator.manual_seed((self._seeds[k] + 1_000_003 * self._step + layer) % 2**63)
-            kept = torch.rand(x.shape[1:], generator=self._generator, device=x.device) >= p
-            parts.append(torch.where(kept, x[k] / (1 - p), torch.zeros((), device=x.device)))
+            kept = torch.rand(part.shape, generator=self._generator, device=x.device) >= p
+            parts.append(torch.where(kept, part / (1 - p), torch.zeros((), device=x.device)))
         return torch.stack(parts)
 
     def delta(self, x: Tensor, target: str) -> Tensor | None:
-        """The adapters' share of a layer's output: (K x N, ..., in) -> (K x N, ..., out)."""
+        """The adapters' share of a layer's output, of the genomes selected:
+        (present x N, ..., in) -> (present x N, ..., out)."""
         pair = self.lora.get(target)
         if pair is None:
             return None
-        a, b = pair
-        tall = x.reshape(self.size, -1, x.shape[-1])
-        low = torch.bmm(self.dropout(tall, target), a.to(x.dtype).transpose(1, 2))
-        out = torch.bmm(low * self.scales.to(x.dtype), b.to(x.dtype).transpose(1, 2))
-        return out.view(*x.shape[:-1], b.shape[1])
+        a, b = (self._pick(part).to(x.dtype).transpose(1, 2) for part in pair)
+        tall = x.reshape(len(a), -1, x.shape[-1])
+        low = torch.bmm(self.dropout(tall, target), a)
+        out = torch.bmm(low * self._pick(self.scales).to(x.dtype), b)
+        return out.view(*x.shape[:-1], b.shape[2])
 
     def take(self, k: int, like: Weights, flat: Tensor | None = None) -> Weights:
         """Copies of genome k's tensors, unpadded, from `values` or a matrix laid out alike."""
@@ -121,6 +129,14 @@ class PackedAdapters:
     def put(self, k: int, own: Weights, flat: Tensor | None = None) -> None:
         """Write genome k's tensors into `values` or a matrix laid out alike."""
         self._fill(self.values if flat is None else flat, k, own)
+
+    def _pick(self, stacked: Tensor) -> Tensor:
+        """The rows of the genomes selected; a view where they come first, in order."""
+        chosen = self._present
+        if chosen is None:
+            return stacked
+        first = chosen == list(range(len(chosen)))
+        return stacked[: len(chosen)] if first else stacked[chosen]
 
     def _lay_out(self) -> None:
         """Cut the flat matrices into leaf tensors with their gradients in place."""

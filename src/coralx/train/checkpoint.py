@@ -1,10 +1,13 @@
 """One genome's weights on disk: its own checkpoints, and adapters in PEFT format.
 
-Safetensors only, written aside and renamed, so that a file is whole or absent.
+Safetensors only, written aside and renamed, so that a file is whole or absent. A checkpoint is
+named by what is in it: its id ends in the fingerprint of its weights, which is checked on every
+load, so weights that are damaged, or another genome's, or of another run, are never used.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from dataclasses import dataclass
@@ -15,14 +18,19 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from coralx.errors import ModelError, StoreError
+from coralx.durable import make_folder, sync_folder
+from coralx.errors import CheckpointError, ModelError, StoreError
+from coralx.interrupts import unbroken
 from coralx.records import Genome, LoRAConfig, jsonable
 from coralx.train.adapters import Weights
 from coralx.train.backbone import Backbone
+from coralx.train.digest import fingerprint
 from coralx.train.resize import Moments
 
 SIDECAR = "coralx.json"  # beside a PEFT adapter: what scoring needs and PEFT does not know
 PROJECTOR = "projector.safetensors"
+WRITING = ".writing"  # the suffix of a file that is not whole yet
+SHOWN = 16  # hex digits of the fingerprint in an id
 
 
 @dataclass(frozen=True)
@@ -36,17 +44,16 @@ class Checkpoint:
     moments: Moments
 
 
-def checkpoint_id(genome: str, stage: str) -> str:
-    return f"{genome}/{stage}"
+def save_checkpoint(folder: Path, checkpoint: Checkpoint, stands_for: str | None = None) -> str:
+    """Write it to `<folder>/<id>.safetensors` and give its id, `<genome>/<stage>-<fingerprint>`.
 
-
-def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> str:
-    """Write it to `<folder>/<genome>/<stage>.safetensors` and give its id.
+    Args:
+        stands_for: the id of a checkpoint that was lost and could not be trained again bit for
+            bit; this one is written in its place and loads under its name.
 
     Raises:
         StoreError: the folder cannot be written.
     """
-    name = checkpoint_id(checkpoint.genome, checkpoint.stage)
     tensors: dict[str, Tensor] = {}
     for prefix, part in _parts(checkpoint):
         tensors.update({f"{prefix}/{key}": value for key, value in _flatten(part).items()})
@@ -56,23 +63,55 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> str:
         "step": str(checkpoint.moments.step),
         "lora_cfg": json.dumps(jsonable(checkpoint.lora_cfg)),
     }
-    _save(folder / f"{name}.safetensors", tensors, facts)
+    mark = fingerprint(tensors, facts)
+    name = stands_for or f"{checkpoint.genome}/{checkpoint.stage}-{mark[:SHOWN]}"
+    facts |= {"sha256": mark} | ({"stands_for": stands_for} if stands_for else {})
+    with unbroken():
+        _save(checkpoint_path(folder, name), tensors, facts)
     return name
 
 
+def checkpoint_path(folder: Path, name: str) -> Path:
+    """Where a checkpoint of that id lies."""
+    return folder / f"{name}.safetensors"
+
+
 def load_checkpoint(folder: Path, name: str) -> Checkpoint:
-    """Read a checkpoint by its id.
+    """Read a checkpoint by its id and verify that it is what the id says.
 
     Raises:
-        StoreError: it is missing or damaged.
+        CheckpointError: it is missing, damaged, or holds other weights.
     """
-    path = folder / f"{name}.safetensors"
+    path = checkpoint_path(folder, name)
     try:
         with safe_open(path, framework="pt") as file:
-            facts = file.metadata()
+            facts = dict(file.metadata())
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise StoreError(f"{path}: the checkpoint cannot be read: {error}") from None
+        stated, stands_for = facts.pop("sha256"), facts.pop("stands_for", None)
+        checkpoint = _restore(tensors, facts)
+    except FileNotFoundError:
+        raise CheckpointError(name, f"{path} is missing") from None
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(name, f"{path} is damaged: {error}") from None
+    found = fingerprint(tensors, facts)
+    if found != stated:
+        raise CheckpointError(name, f"{path} is damaged: its weights are not those written")
+    if (stands_for or f"{checkpoint.genome}/{checkpoint.stage}-{found[:SHOWN]}") != name:
+        raise CheckpointError(name, f"{path} holds other weights than its name says")
+    return checkpoint
+
+
+def put_in_place(folder: Path, name: str, lost: str) -> None:
+    """Let a checkpoint stand in for one that was lost, under its id.
+
+    Raises:
+        CheckpointError: it cannot be read.
+        StoreError: the folder cannot be written.
+    """
+    save_checkpoint(folder, load_checkpoint(folder, name), stands_for=lost)
+
+
+def _restore(tensors: dict[str, Tensor], facts: dict[str, str]) -> Checkpoint:
     weights, first, second = (_unflatten(tensors, part) for part in ("weights", "first", "second"))
     return Checkpoint(
         genome=facts["genome"],
@@ -196,16 +235,21 @@ def _unflatten(tensors: dict[str, Tensor], prefix: str) -> Weights:
 
 
 def _save(path: Path, tensors: dict[str, Tensor], facts: dict[str, str]) -> None:
-    aside = path.with_suffix(".writing")
+    aside = path.with_suffix(WRITING)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         ready = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
         save_file(ready, aside, metadata=facts)
         with aside.open("rb") as file:
             os.fsync(file.fileno())
         aside.replace(path)
+        sync_folder(path.parent)
     except (OSError, SafetensorError) as error:
-        raise StoreError(f"{path}: cannot be written: {error}") from None
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+        raise StoreError(
+            f"{path}: cannot be written: {error}; free space or allow writing, and resume"
+        ) from None
 
 
 def cpu(weights: Weights) -> Weights:
@@ -221,6 +265,14 @@ def count_bytes(weights: Weights) -> int:
     tensors: list[Tensor] = [t for pair in weights.lora.values() for t in pair]
     tensors += list(weights.extra.values())
     return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def largest_difference(one: Weights, other: Weights) -> float:
+    """Between two values at the same place; infinite where shapes or names differ."""
+    before, after = _flatten(one), _flatten(other)
+    if {k: v.shape for k, v in before.items()} != {k: v.shape for k, v in after.items()}:
+        return float("inf")
+    return max(float((before[k].double() - after[k].double()).abs().max()) for k in before)
 
 
 def all_finite(weights: Weights) -> bool:

@@ -64,6 +64,7 @@ class EvaluationSet:
         tower: VisionTower | None,
         max_tokens: int,
         keep: bool = True,
+        depths: Sequence[int] = (),
     ) -> None:
         attacked = attack_rows(rows, per_class, seed, tower is not None) if per_class else {}
         everything, slices = merge_rows([rows, clean, *attacked.values()])
@@ -71,7 +72,7 @@ class EvaluationSet:
         self._main, self._clean = slices[0], slices[1]
         self._attacks = dict(zip(attacked, slices[2:], strict=True))
         self._backbone, self._seed = backbone, seed
-        self.encoded = EncodedRows(everything, backbone, tower, max_tokens, keep)
+        self.encoded = EncodedRows(everything, backbone, tower, max_tokens, keep, depths)
         self.labels = rows.labels
         self.tasks = np.array(rows.tasks, dtype=np.str_)
         self.has_image = np.array([i is not None for i in rows.images]) & (tower is not None)
@@ -176,10 +177,9 @@ class EvaluationSet:
         batch: int,
         images: bool,
     ) -> Floats:
-        depth = min(entries)
         out = np.full((pack.size, len(self.encoded)), np.nan)
         for rows in self.encoded.sorted_batches(batch, chosen):
-            logits = score(self._backbone, pack, entries, self.encoded.batch(rows, depth, images))
+            logits = score(self._backbone, pack, entries, self.encoded.batch(rows, images))
             out[:, rows] = torch.sigmoid(logits.double()).cpu().numpy()
         return out
 

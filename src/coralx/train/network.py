@@ -1,8 +1,11 @@
 """The forward pass of a pack: frozen prefix -> image tokens -> adapted blocks -> K x B logits.
 
-Images join as extra tokens made by each genome's own linear projector (LLaVA, Liu et al. 2023,
-arXiv:2304.08485). They enter at the genome's lowest adapted block rather than below the frozen
-ones, where they would undo the shared prefix; with `layers: all` that is LLaVA's place.
+Each genome joins the pack's tall matrix at the block where its adapters begin, with the frozen
+prefix kept for that depth, so no block is computed for a genome that would find nothing new there.
+
+Images join there too, as extra tokens made by each genome's own linear projector (LLaVA, Liu et
+al. 2023, arXiv:2304.08485). Below, among the frozen blocks, they would undo the shared prefix;
+with `layers: all` the place is LLaVA's own.
 
 Letters: K genomes, B rows, T tokens, D features, S image tokens, V vision features.
 """
@@ -23,26 +26,28 @@ def score(backbone: Backbone, pack: PackedAdapters, entries: Sequence[int], batc
     """Logits of every genome for every row: (K, B).
 
     Args:
-        entries: of each genome, the block where its adapters begin; none lies below batch.depth.
+        entries: of each genome, the block where its adapters begin.
     """
-    count, rows = pack.size, len(batch.mask)
-    hidden = batch.hidden.repeat(count, 1, 1)
-    mask = batch.mask.repeat(count, 1)
     images = _project(pack, batch)
     slots = 0 if images is None else images.shape[2]
-    if slots:
-        empty = hidden.new_zeros(len(hidden), slots, hidden.shape[2])
-        hidden = torch.cat([empty, hidden], dim=1)
-    starts = torch.tensor(entries, device=hidden.device)
-    for index in range(batch.depth, backbone.depth):
-        seen = mask
-        if images is not None and batch.has_image is not None:
-            if index in entries:
-                hidden = _place(hidden, images, starts == index)
-            shown = (starts <= index)[:, None] & batch.has_image[None]
-            seen = torch.cat([shown.reshape(-1, 1).expand(-1, slots), mask], dim=1)
+    mask = batch.mask
+    if batch.has_image is not None and slots:
+        mask = torch.cat([batch.has_image[:, None].expand(-1, slots), mask], dim=1)
+    order = sorted(range(pack.size), key=lambda k: entries[k])
+    present: list[int] = []  # genomes in the tall matrix, in its order
+    hidden = seen = mask.new_zeros(0)
+    for index in range(min(entries), backbone.depth):
+        entering = [k for k in order if entries[k] == index]
+        if entering:
+            fresh = _enter(batch.at(index), images, entering)
+            hidden = torch.cat([hidden, fresh]) if present else fresh
+            present += entering
+            seen = mask.repeat(len(present), 1)
+            pack.select(present)
         hidden = backbone.run(hidden, seen, index, slots, pack)
-    pooled = backbone.pool(hidden, seen, slots).view(count, rows, -1)
+    pooled = backbone.pool(hidden, seen, slots).view(pack.size, len(mask), -1)
+    if present != list(range(pack.size)):
+        pooled = pooled[torch.tensor(present, device=pooled.device).argsort()]
     return _classify(pack, pooled)
 
 
@@ -53,15 +58,17 @@ def _project(pack: PackedAdapters, batch: Batch) -> Tensor | None:
     rows, slots, width = batch.images.shape
     weight, bias = pack.extra["projector.weight"], pack.extra["projector.bias"]
     flat = torch.matmul(batch.images.reshape(1, -1, width).float(), weight.transpose(1, 2))
-    return (flat + bias[:, None]).view(pack.size, rows, slots, -1).to(batch.hidden.dtype)
+    return (flat + bias[:, None]).view(pack.size, rows, slots, -1)
 
 
-def _place(hidden: Tensor, images: Tensor, entering: Tensor) -> Tensor:
-    """Write the image tokens of the genomes that enter here into their slots."""
-    count, rows, slots, width = images.shape
-    old = hidden[:, :slots].view(count, rows, slots, width)
-    new = torch.where(entering[:, None, None, None], images, old)
-    return torch.cat([new.reshape(-1, slots, width), hidden[:, slots:]], dim=1)
+def _enter(prefix: Tensor, images: Tensor | None, entering: Sequence[int]) -> Tensor:
+    """What joins the tall matrix: the prefix (B, T, D) behind each one's image tokens."""
+    fresh = prefix.repeat(len(entering), 1, 1)
+    if images is None:
+        return fresh
+    own = images if len(entering) == len(images) else images[list(entering)]
+    tokens = own.reshape(-1, *own.shape[2:]).to(prefix.dtype)
+    return torch.cat([tokens, fresh], dim=1)
 
 
 def _classify(pack: PackedAdapters, pooled: Tensor) -> Tensor:

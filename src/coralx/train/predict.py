@@ -74,7 +74,7 @@ class Predictor:
         encoded = EncodedRows(rows, self._backbone, self._tower, self._max_tokens, keep=False)
         scores = np.empty(len(texts))
         for part in encoded.sorted_batches(BATCH):
-            batch = encoded.batch(part, self._entry)
+            batch = encoded.batch(part)
             logits = score(self._backbone, self._pack, [self._entry], batch)[0]
             scores[part] = torch.sigmoid(logits.double()).cpu().numpy()
         return scores.tolist()

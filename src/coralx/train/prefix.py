@@ -6,7 +6,8 @@ Letters: B rows, T tokens, D features, S image tokens, V vision features.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,17 +25,16 @@ Indices = Sequence[int] | NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Batch:
-    """B rows ready to enter block `depth`.
+    """B rows, ready to enter any block.
 
-    hidden (B, T, D), mask (B, T); images (B, S, V) and has_image (B,) are None for batches
-    without any picture.
+    mask (B, T); images (B, S, V) and has_image (B,) are None for batches without any picture.
+    `at(depth)` gives what enters block `depth`: (B, T, D).
     """
 
-    depth: int
-    hidden: Tensor
     mask: Tensor
     images: Tensor | None
     has_image: Tensor | None
+    at: Callable[[int], Tensor]
 
 
 class EncodedRows:
@@ -42,6 +42,7 @@ class EncodedRows:
 
     Args:
         keep: False computes the prefix anew for each batch (to check the cache against).
+        depths: blocks where genomes may enter, kept together when one of them is computed.
     """
 
     def __init__(
@@ -51,8 +52,10 @@ class EncodedRows:
         tower: VisionTower | None,
         max_tokens: int,
         keep: bool = True,
+        depths: Sequence[int] = (),
     ) -> None:
         self.rows = rows
+        self._depths = tuple(depths)
         self._backbone, self._keep = backbone, keep
         ids = backbone.tokenize(rows.texts, max_tokens) if len(rows) else []
         self.lengths = [len(row) for row in ids]
@@ -69,16 +72,18 @@ class EncodedRows:
     def has_images(self) -> bool:
         return self._images is not None
 
-    def batch(self, indices: Indices, depth: int, images: bool = True) -> Batch:
-        """The rows of `indices` at the entry of block `depth`; `images` False leaves them out."""
+    def batch(self, indices: Indices, images: bool = True) -> Batch:
+        """The rows of `indices`; `images` False leaves the pictures out."""
         places, mask = self._places(indices)
-        if self._keep:
-            hidden = self._prefix(depth)[places]
-        else:
-            hidden = self._compute(self._embed(places, mask), mask, 0, depth)
+
+        def enter(depth: int) -> Tensor:
+            if self._keep:
+                return self._prefix(depth)[places]
+            return self._compute(self._embed(places, mask), mask, 0, depth)
+
         found = self.image_features(indices) if images else None
         features, has_image = found if found is not None else (None, None)
-        return Batch(depth, hidden, mask, features, has_image)
+        return Batch(mask, features, has_image, enter)
 
     def token_ids(self, indices: Indices) -> tuple[Tensor, Tensor]:
         """Padded token ids (B, T) and their mask (B, T)."""
@@ -125,19 +130,25 @@ class EncodedRows:
 
     @torch.no_grad()
     def _prefix(self, depth: int) -> Tensor:
-        """Flat outputs (1 + all tokens, D) at the entry of block `depth`; place 0 is padding."""
+        """Flat outputs (1 + all tokens, D) at the entry of block `depth`; place 0 is padding.
+
+        On the way there, the outputs at the other depths in use are kept as well.
+        """
         if depth in self._kept:
             return self._kept[depth]
         below = max((d for d in self._kept if d < depth), default=None)
+        stops = sorted({depth, *(d for d in self._depths if (below or 0) < d < depth)})
         size = (len(self._ids), self._backbone.hidden)
-        flat = torch.zeros(size, dtype=self._backbone.dtype, device=self._backbone.device)
+        made = {d: torch.zeros(size, dtype=self._backbone.dtype, device=self._ids.device)
+                for d in stops}  # fmt: skip
         for indices in self.sorted_batches(PREFIX_BATCH):
             places, mask = self._places(indices)
-            known = self._embed(places, mask) if below is None else self._kept[below][places]
-            hidden = self._compute(known, mask, below or 0, depth)
-            flat[places[mask]] = hidden[mask]
-        self._kept[depth] = flat
-        return flat
+            hidden = self._embed(places, mask) if below is None else self._kept[below][places]
+            for start, stop in itertools.pairwise([below or 0, *stops]):
+                hidden = self._compute(hidden, mask, start, stop)
+                made[stop][places[mask]] = hidden[mask]
+        self._kept.update(made)
+        return self._kept[depth]
 
 
 def _encode_images(rows: Rows, tower: VisionTower | None) -> tuple[Tensor, Tensor] | None:

@@ -191,7 +191,7 @@ class StageTrainer:
         """Forward, backward, clip, update: each genome on its own loss, all at once."""
         chosen = plan.batches[step]
         entries = [member.entry for member in members]
-        batch = self._rows.batch(chosen, min(entries))
+        batch = self._rows.batch(chosen)
         pack.begin_step(plan.index * STEP_SPAN + step)
         logits = score(self._backbone, pack, entries, batch)
         targets = self._labels[chosen].expand_as(logits)
@@ -207,16 +207,16 @@ class StageTrainer:
         useful = int(batch.mask.sum()) + shown
         computed = batch.mask.numel() + slots * len(batch.mask)
         for member in members:
-            self._charge(member, useful, computed, batch.depth)
+            self._charge(member, useful, computed)
 
-    def _charge(self, member: Member, useful: int, computed: int, depth: int) -> None:
-        """Forward from the pack's entry; backward, of activations alone, to the same block."""
+    def _charge(self, member: Member, useful: int, computed: int) -> None:
+        """Forward from the genome's entry; backward, of activations alone, to the same block."""
         if not member.going:
             return
         member.tokens += useful
         member.computed_tokens += computed
         adapters = sum(a.numel() + b.numel() for a, b in member.weights.lora.values())
-        per_token = 2 * self._backbone.flops_per_token(depth) + 6 * adapters
+        per_token = 2 * self._backbone.flops_per_token(member.entry) + 6 * adapters
         member.flops += computed * per_token
 
     def _examine(

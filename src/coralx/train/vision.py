@@ -56,13 +56,14 @@ class VisionTower:
         names, fresh = list(new), list(new.values())
         for first in range(0, len(fresh), self.batch):
             part = slice(first, first + self.batch)
-            self._known.update(zip(names[part], self._compute(fresh[part]), strict=True))
+            self._known.update(zip(names[part], self.compute(fresh[part]), strict=True))
         if not keys:
             return torch.zeros(0, self.tokens, self.width, device=self.device)
         return torch.stack([self._known[key] for key in keys])
 
     @torch.no_grad()
-    def _compute(self, images: Sequence[bytes]) -> Tensor:
+    def compute(self, images: Sequence[bytes]) -> Tensor:
+        """Features of a batch of images, computed anew: (n, S, V)."""
         pixels = torch.stack([self._pixels(data) for data in images])
         pixels = pixels.to(self.device, memory_format=torch.channels_last)
         grid = self._network.extract_features(pixels)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from coralx.config import Config
 from coralx.errors import ModelError
+from coralx.genes import Choice, Integer
 from coralx.models import ModelShape, read_shape
 from coralx.records import Genome, LoRAConfig, Start
 from coralx.train.adapters import PackedAdapters, Weights, hash_name, new_weights
@@ -63,6 +64,7 @@ class Workbench:
         self.steps_per_epoch = count_batches(len(self.splits.train), config.training.batch_size)
         self._validation: dict[float, EvaluationSet] = {}
         self._test: EvaluationSet | None = None
+        self._longest: EncodedRows | None = None
         self._peaks: dict[str, int] = {}
 
     @property
@@ -80,6 +82,17 @@ class Workbench:
         return (
             self.backbone.depth - min(self.backbone.depth, layers) if isinstance(layers, int) else 0
         )
+
+    @property
+    def depths(self) -> list[int]:
+        """The blocks where genomes of the search space enter."""
+        gene = self.config.space.get("layers")
+        if isinstance(gene, Choice):
+            found = {self.entry(v) for v in gene.values if isinstance(v, int | str)}
+            return sorted(found)
+        if isinstance(gene, Integer):
+            return sorted({self.entry(v) for v in range(gene.low, gene.high + 1)})
+        return []
 
     def member(self, genome: Genome, start: Start) -> Member:
         """A genome ready to train from where its job says."""
@@ -129,18 +142,37 @@ class Workbench:
     def served_bytes(self, member: Member, pack: PackedAdapters) -> int:
         """P4: base, tower, adapter, and the peak of activations at the evaluation batch.
 
-        The peak is measured on the longest validation rows from the member's entry on, and once
-        per depth below it. `pack` must hold the member alone.
+        The peak is measured on the longest validation rows from the member's entry on, once per
+        depth below it, and once for the tower. `pack` must hold the member alone.
         """
-        rows = self.validation(100).encoded
-        batch = rows.sorted_batches(self.config.training.evaluation_batch)[-2:][0]
-        ready = rows.batch(batch, member.entry)
+        rows = self._longest_rows()
+        ready = rows.batch(range(len(rows)))
+        ready.at(member.entry)  # known before, as it is not part of what is measured
         above = measure_peak(lambda: score(self.backbone, pack, [member.entry], ready))
-        below = self._prefix_peak(member.entry, ready.mask)
+        below = max(self._prefix_peak(member.entry, ready.mask), self._tower_peak())
         weights = sum(a.numel() + b.numel() for a, b in member.weights.lora.values())
         weights += sum(value.numel() for value in member.weights.extra.values())
         frozen = self.backbone.weight_bytes() + (self.tower.weight_bytes() if self.tower else 0)
         return frozen + 4 * weights + max(above, below)
+
+    def _longest_rows(self) -> EncodedRows:
+        """One evaluation batch of the validation rows with the most characters."""
+        if self._longest is None:
+            rows = self.splits.validation
+            order = sorted(range(len(rows)), key=lambda i: -len(rows.texts[i]))
+            chosen = order[: self.config.training.evaluation_batch]
+            self._longest = self.encode(rows.take(chosen))
+        return self._longest
+
+    def _tower_peak(self) -> int:
+        if self.tower is None:
+            return 0
+        if "tower" not in self._peaks:
+            images = [image for image in self.splits.validation.images if image]
+            batch = images[: self.config.training.evaluation_batch]
+            tower = self.tower
+            self._peaks["tower"] = measure_peak(lambda: tower.compute(batch)) if batch else 0
+        return self._peaks["tower"]
 
     def _prefix_peak(self, depth: int, mask: Tensor) -> int:
         key = f"{depth}/{tuple(mask.shape)}"
@@ -191,7 +223,12 @@ class Workbench:
         """Rows as tokens and image features, ready for any depth."""
         settings = self.config.training
         return EncodedRows(
-            rows, self.backbone, self.tower, self.config.data.max_tokens, settings.prefix_cache
+            rows,
+            self.backbone,
+            self.tower,
+            self.config.data.max_tokens,
+            settings.prefix_cache,
+            self.depths,
         )
 
     def _evaluation_set(self, rows: Rows, clean: Rows, attacks: int) -> EvaluationSet:
@@ -204,6 +241,7 @@ class Workbench:
             self.tower,
             self.config.data.max_tokens,
             self.config.training.prefix_cache,
+            self.depths,
         )
 
 

@@ -31,6 +31,9 @@ from coralx.train.workbench import Workbench
 
 PROXY_FACTOR = 0.9  # of P1 when multi-modal genomes are scored on text alone
 SKILL_SHARE = 50.0  # per cent of the validation rows examined within a stage
+# The median norm of one or two batches says more of the batches than of the genome: children of
+# trained parents, whose rare errors are large, were stopped by it.
+LEAST_NORMS = 3
 LEAST_STEPS = 8  # below, a loss slope says nothing and a stage is examined at its end alone
 
 Observe = Callable[[Progress], None]
@@ -272,7 +275,7 @@ def _selects(job: Job, config: Config) -> bool:
 def _describe_training(member: Member) -> dict[str, float]:
     """What the gates look at: the median gradient norm and how surely the loss rises."""
     figures = {}
-    if member.norms:
+    if len(member.norms) >= LEAST_NORMS:
         figures["grad_norm"] = float(np.median(member.norms))
     if len(member.losses) >= LEAST_STEPS:
         figures["loss_slope_t"] = slope_t(member.losses)

@@ -1,0 +1,103 @@
+"""A pack that cannot go on together is parted: for lack of memory in halves, and from a genome
+that broke down.
+
+The others of a broken genome begin the stage anew without it. To leave its place empty would be
+cheaper, but then the size of the pack, on which the last bits of a matrix product depend, would be
+another than that of a pack in which it never was.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Sequence
+
+import torch
+
+from coralx.records import Genome, Job, Stop, TrainingResult
+
+# What torch, CUDA's libraries and the system say for want of memory in a plain RuntimeError.
+_SHORTAGE = (
+    "out of memory",
+    "not enough memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "alloc_failed",
+)
+
+# Trains a job's genomes together; gives their results or, as soon as one breaks down, only those
+# of the broken.
+Attempt = Callable[[Job], Sequence[TrainingResult]]
+
+
+def train_parted(job: Job, attempt: Attempt) -> list[TrainingResult]:
+    """The results of all of a job's genomes, trained in as few parts as it takes.
+
+    A genome that runs out of memory on its own is stopped with that reason.
+    """
+    done: dict[str, TrainingResult] = {}
+    waiting = [job]
+    while waiting:
+        part = waiting.pop(0)
+        shortage, results = _try(part, attempt)
+        if shortage and len(part.genomes) > 1:
+            half = len(part.genomes) // 2
+            waiting[:0] = [_take(part, part.genomes[:half]), _take(part, part.genomes[half:])]
+            continue
+        results = [_stop(part, shortage)] if shortage else results
+        pack = None if part is job else tuple(genome.id for genome in part.genomes)
+        done |= {r.genome.id: r.model_copy(update={"pack": pack}) for r in results}
+        left = [genome for genome in part.genomes if genome.id not in done]
+        if left:
+            waiting.insert(0, _take(part, left))
+    return [done[genome.id] for genome in job.genomes]
+
+
+def is_shortage(error: BaseException) -> bool:
+    """Whether an error says that there is not enough memory, of the CPU or of a device."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(words in text for words in _SHORTAGE)
+
+
+def _try(part: Job, attempt: Attempt) -> tuple[str, Sequence[TrainingResult]]:
+    """What the attempt gives, or the first line of what it says for want of memory."""
+    try:
+        return "", attempt(part)
+    except (MemoryError, RuntimeError) as error:
+        if not is_shortage(error):
+            raise
+        said = (str(error) or type(error).__name__).splitlines()[0][:200]
+    # The error's traceback held on to the tensors; now that it is gone they can go.
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return said, ()
+
+
+def _stop(part: Job, said: str) -> TrainingResult:
+    genome = part.genomes[0]
+    reason = (
+        f"out of memory in {part.stage.name}, trained alone: {said}; lower training.batch_size, "
+        "data.max_tokens or the largest rank of the space"
+    )
+    return TrainingResult(
+        job=part.id,
+        genome=genome,
+        generation=part.generation,
+        stage=part.stage.name,
+        stage_index=part.stage_index,
+        lora_cfg=genome.lora_cfg,
+        stopped=Stop(gate="out_of_memory", value=None, limit=None, reason=reason),
+        start=part.starts[0],
+    )
+
+
+def _take(job: Job, genomes: Sequence[Genome]) -> Job:
+    starts = dict(zip((genome.id for genome in job.genomes), job.starts, strict=True))
+    return job.model_copy(
+        update={
+            "genomes": tuple(genomes),
+            "starts": tuple(starts[genome.id] for genome in genomes),
+        }
+    )
