@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as transformers_logging
@@ -22,6 +23,7 @@ from transformers.utils import logging as transformers_logging
 from coralx.errors import ModelError
 from coralx.models import resolve_model
 from coralx.train.adapters import AdaptedLinear, PackedAdapters
+from coralx.train.hub import fetch_model
 
 # Role -> suffixes of module paths inside a block, for each supported family.
 ENCODER_ROLES = {
@@ -43,6 +45,7 @@ DECODER_ROLES = {
 }
 ENCODERS = frozenset({"bert"})
 DECODERS = frozenset({"llama", "mistral", "qwen2", "qwen3"})
+HEADS = ("classifier", "score")  # of an encoder and of a decoder
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,9 @@ class Backbone:
     """A frozen base model in parts. Everything it computes is independent of genomes unless a
     pack of adapters is passed to `run`.
 
+    Args:
+        trust_remote_code: run code that lies in the model's folder, should it need any.
+
     Raises:
         ModelError: the model cannot be loaded or is of an unsupported type.
     """
@@ -69,17 +75,20 @@ class Backbone:
         trust_remote_code: bool = False,
     ) -> None:
         self.name = base_model
-        self.path = resolve_model(base_model)
+        self.path = fetch_model(resolve_model(base_model), trust_remote_code)
+        self.trust_remote_code = trust_remote_code
         self.device, self.dtype = device, dtype
         self.classifier = load_classifier(self.path, trust_remote_code).to(device, dtype)
         self.classifier.eval().requires_grad_(False)
-        self.tokenizer = _load_tokenizer(self.path)
+        self.tokenizer = _load_tokenizer(self.path, trust_remote_code)
         settings: Any = self.classifier.config
         self.causal = settings.model_type in DECODERS
         self.base: Any = getattr(self.classifier, str(self.classifier.base_model_prefix))
         self.blocks: nn.ModuleList = self.base.layers if self.causal else self.base.encoder.layer
         self.roles = DECODER_ROLES if self.causal else ENCODER_ROLES
         self.depth = len(self.blocks)
+        if not self.depth:
+            raise ModelError(f"base_model: {base_model} has no blocks, so nothing to adapt")
         self.hidden: int = settings.hidden_size
         self.positions: int = settings.max_position_embeddings
         self.linears = self._wrap_linears()
@@ -87,7 +96,7 @@ class Backbone:
     @property
     def head_name(self) -> str:
         """The path of the classification layer in the uncut model."""
-        return "score" if self.causal else "classifier"
+        return HEADS[self.causal]
 
     def tokenize(self, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
         """Token ids of each text, special tokens included, cut at `max_tokens`.
@@ -224,11 +233,11 @@ class Backbone:
         return wrapped
 
 
-def _load_tokenizer(path: str) -> Any:
+def _load_tokenizer(path: str, trust_remote_code: bool) -> Any:
     """The model's tokenizer; transformers makes an empty one where its files are missing."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError):
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+    except Exception:  # transformers raises many kinds; all mean: unreadable
         tokenizer = None
     if tokenizer is None or len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise ModelError(
@@ -239,7 +248,12 @@ def _load_tokenizer(path: str) -> Any:
 
 
 def load_classifier(path: str, trust_remote_code: bool = False) -> nn.Module:
-    """The uncut base model with one logit, loaded without progress bars and reports."""
+    """The uncut base model with one logit, loaded without progress bars and reports.
+
+    Raises:
+        ModelError: no supported model, or its weights are damaged, of other shapes or not all
+            there. Transformers would draw missing ones anew, differently each time.
+    """
     try:
         kind = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code).model_type
         if kind not in ENCODERS | DECODERS:
@@ -251,15 +265,40 @@ def load_classifier(path: str, trust_remote_code: bool = False) -> nn.Module:
         transformers_logging.set_verbosity(logging.CRITICAL)
         transformers_logging.disable_progress_bar()
         try:
-            return AutoModelForSequenceClassification.from_pretrained(  # type: ignore[no-any-return]
+            model, report = AutoModelForSequenceClassification.from_pretrained(
                 path,
                 num_labels=1,
                 attn_implementation="sdpa",
                 use_safetensors=True,
                 trust_remote_code=trust_remote_code,
+                output_loading_info=True,
             )
         finally:
             transformers_logging.set_verbosity(level)
-    except (OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise ModelError(f"base_model: {path} cannot be loaded by transformers: {first}") from None
+    except ModelError:
+        raise
+    except Exception as error:  # transformers and safetensors raise many kinds
+        raise ModelError(_explain_loading(path, error)) from None
+    head = HEADS[kind in DECODERS] + "."
+    if missing := sorted(key for key in report["missing_keys"] if not key.startswith(head)):
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise ModelError(
+            f"base_model: {path} lacks the weights {missing[0]}{more}; "
+            "save the whole model there with save_pretrained"
+        )
+    return model  # type: ignore[no-any-return]
+
+
+def _explain_loading(path: str, error: Exception) -> str:
+    """Transformers' own words, and what to do where they leave that open."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    cause = lines[0] if lines else type(error).__name__
+    if "trust_remote_code" in str(error):
+        advice = (
+            "CoralX runs no code of a model; if you trust this one, set trust_remote_code: true"
+        )
+    elif "safetensors" in str(error) or isinstance(error, SafetensorError):
+        advice = "weights must be whole model.safetensors files (never pickle); save them again"
+    else:
+        advice = "name a folder that save_pretrained of transformers wrote"
+    return f"base_model: {path} cannot be loaded by transformers: {cause}; {advice}"

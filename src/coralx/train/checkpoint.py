@@ -88,7 +88,6 @@ def load_checkpoint(folder: Path, name: str) -> Checkpoint:
             facts = dict(file.metadata())
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         stated, stands_for = facts.pop("sha256"), facts.pop("stands_for", None)
-        checkpoint = _restore(tensors, facts)
     except FileNotFoundError:
         raise CheckpointError(name, f"{path} is missing") from None
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
@@ -96,6 +95,7 @@ def load_checkpoint(folder: Path, name: str) -> Checkpoint:
     found = fingerprint(tensors, facts)
     if found != stated:
         raise CheckpointError(name, f"{path} is damaged: its weights are not those written")
+    checkpoint = _restore(tensors, facts)
     if (stands_for or f"{checkpoint.genome}/{checkpoint.stage}-{found[:SHOWN]}") != name:
         raise CheckpointError(name, f"{path} holds other weights than its name says")
     return checkpoint

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from coralx.config import DataSettings
 from coralx.errors import DataError
 from coralx.records import TrainingStage
-from coralx.train.rows import Rows, builtin_file, join, read_rows
+from coralx.train.rows import Key, Rows, builtin_file, join, list_some, read_rows
 
 Indices = NDArray[np.int64]
 SET_ASIDE = 20.0  # per cent of the training rows for a split that has no file
@@ -36,7 +37,7 @@ def load_splits(settings: DataSettings, seed: int) -> Splits:
     """Read a run's rows; splits without a file are set aside from the training rows.
 
     Raises:
-        DataError: unreadable rows, or a split that lacks one of the two classes.
+        DataError: unreadable rows, a row in two splits, or a split that lacks one of the classes.
     """
     paths = {
         "train": settings.train or builtin_file("train"),
@@ -49,16 +50,59 @@ def load_splits(settings: DataSettings, seed: int) -> Splits:
         paths["test"] = builtin_file("test")
         paths["clean"] = builtin_file("clean_holdout")
     rows = {name: read_rows(path, settings) for name, path in paths.items() if path}
+    rows = _keep_apart(rows, paths, settings.on_bad_rows)
     for salt, name in enumerate(("test", "validation"), start=1):
         if name not in rows:
-            rows["train"], rows[name] = divide(rows["train"], SET_ASIDE, seed + salt)
+            rows["train"], rows[name] = set_aside(rows["train"], SET_ASIDE, seed + salt)
     rows = {name: _limit(part, settings.max_rows, seed) for name, part in rows.items()}
     for name in ("train", "validation", "test"):
-        _check_classes(name, rows[name])
+        _check_classes(paths[name] or paths["train"], name, rows[name])
     clean = rows.get("clean")
     empty = rows["train"].take([])
     first, second = divide(clean, 50, seed) if clean else (empty, empty)
     return Splits(rows["train"], rows["validation"], rows["test"], first, second)
+
+
+def set_aside(rows: Rows, percentage: float, seed: int) -> tuple[Rows, Rows]:
+    """As `divide`, but copies of a row (same text and picture) all go where one of them goes, so
+    that no row that is measured was trained on."""
+    chosen = set(subset(rows, percentage, seed).tolist())
+    keys = rows.keys()
+    taken = {keys[i] for i in chosen}
+    share = [i for i, key in enumerate(keys) if key in taken]
+    rest = [i for i, key in enumerate(keys) if key not in taken]
+    return rows.take(rest), rows.take(share)
+
+
+def _keep_apart(
+    rows: dict[str, Rows], paths: Mapping[str, Path | None], on_bad_rows: str
+) -> dict[str, Rows]:
+    """A row (its text and picture) may stand in one split: what was trained on says nothing when
+    measured. In mode skip the row stays where it is measured and is left out of the others.
+
+    Raises:
+        DataError: a row is in two files, in mode refuse; each is listed with its numbers.
+    """
+    seen: dict[Key, tuple[str, int]] = {}
+    kept: dict[str, Rows] = {}
+    bad: list[str] = []
+    for name in ("test", "clean", "validation", "train"):
+        if name not in rows:
+            continue
+        own = rows[name].keys()
+        fresh = [i for i, key in enumerate(own) if key not in seen]
+        for i in sorted(set(range(len(own))) - set(fresh)):
+            other, place = seen[own[i]]
+            bad.append(f"row {i + 1} of {paths[name]} is row {place + 1} of {paths[other]}")
+        seen.update({own[i]: (name, i) for i in fresh})
+        kept[name] = rows[name].take(fresh) if len(fresh) < len(own) else rows[name]
+    if bad and on_bad_rows == "refuse":
+        raise DataError(
+            f"{len(bad)} row(s) are in two splits (same text and picture), so they would be "
+            "measured after being trained on; take them out of one file, or set "
+            f"data.on_bad_rows: skip\n{list_some(bad)}"
+        )
+    return {name: kept[name] for name in rows}
 
 
 def _limit(rows: Rows, most: int | None, seed: int) -> Rows:
@@ -139,10 +183,11 @@ def merge_rows(parts: Sequence[Rows]) -> tuple[Rows, list[slice]]:
     return join(parts), slices
 
 
-def _check_classes(name: str, rows: Rows) -> None:
+def _check_classes(path: Path | None, name: str, rows: Rows) -> None:
     positive = int(rows.labels.sum())
     if positive in (0, len(rows)):
         raise DataError(
-            f"{name} rows: both classes are needed, got {positive} unsafe and "
-            f"{len(rows) - positive} safe of {len(rows)}"
+            f"{path}: {name} rows: both classes are needed, got {positive} unsafe and "
+            f"{len(rows) - positive} safe of {len(rows)}; add rows of both, or give {name} a file "
+            "of its own"
         )

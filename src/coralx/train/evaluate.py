@@ -193,7 +193,7 @@ def load_objective(name: str) -> Callable[[Scored], float]:
     module, _, function = name.partition(":")
     try:
         found = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
+    except Exception as error:  # whatever the module raises when it is imported
         raise ConfigError("objectives", [f"{name!r} cannot be imported: {error}"]) from None
     if not callable(found):
         raise ConfigError("objectives", [f"{name!r} must be a function, got {found!r:.40}"])

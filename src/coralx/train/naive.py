@@ -51,7 +51,7 @@ class NaiveModel(nn.Module):
     def __init__(self, bench: Workbench, genome: Genome) -> None:
         super().__init__()
         backbone, lora = bench.backbone, genome.lora_cfg
-        base: Any = load_classifier(backbone.path)
+        base: Any = load_classifier(backbone.path, backbone.trust_remote_code)
         targets = backbone.find_targets(lora.target_modules, lora.layers)
         config = LoraConfig(
             task_type=TaskType.SEQ_CLS,

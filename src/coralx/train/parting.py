@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from coralx.records import Genome, Job, Stop, TrainingResult
+from coralx.records import Job, Stop, TrainingResult
 
 # What torch, CUDA's libraries and the system say for want of memory in a plain RuntimeError.
 _SHORTAGE = (
@@ -23,6 +23,11 @@ _SHORTAGE = (
     "cannot allocate memory",
     "alloc_failed",
 )
+
+
+class BrokenDown(Exception):
+    """A genome of a pack has broken down, so the pack stops; which one, its member says."""
+
 
 # Trains a job's genomes together; gives their results or, as soon as one breaks down, only those
 # of the broken.
@@ -40,15 +45,16 @@ def train_parted(job: Job, attempt: Attempt) -> list[TrainingResult]:
         part = waiting.pop(0)
         shortage, results = _try(part, attempt)
         if shortage and len(part.genomes) > 1:
-            half = len(part.genomes) // 2
-            waiting[:0] = [_take(part, part.genomes[:half]), _take(part, part.genomes[half:])]
+            ids = [genome.id for genome in part.genomes]
+            half = len(ids) // 2
+            waiting[:0] = [part.part(ids[:half]), part.part(ids[half:])]
             continue
         results = [_stop(part, shortage)] if shortage else results
         pack = None if part is job else tuple(genome.id for genome in part.genomes)
         done |= {r.genome.id: r.model_copy(update={"pack": pack}) for r in results}
-        left = [genome for genome in part.genomes if genome.id not in done]
+        left = [genome.id for genome in part.genomes if genome.id not in done]
         if left:
-            waiting.insert(0, _take(part, left))
+            waiting.insert(0, part.part(left))
     return [done[genome.id] for genome in job.genomes]
 
 
@@ -90,14 +96,4 @@ def _stop(part: Job, said: str) -> TrainingResult:
         lora_cfg=genome.lora_cfg,
         stopped=Stop(gate="out_of_memory", value=None, limit=None, reason=reason),
         start=part.starts[0],
-    )
-
-
-def _take(job: Job, genomes: Sequence[Genome]) -> Job:
-    starts = dict(zip((genome.id for genome in job.genomes), job.starts, strict=True))
-    return job.model_copy(
-        update={
-            "genomes": tuple(genomes),
-            "starts": tuple(starts[genome.id] for genome in genomes),
-        }
     )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import dataclasses
 import glob
+import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -20,6 +23,26 @@ from coralx.train.vision import decode_image
 READERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 SPLITS = ("train", "validation", "test", "clean_holdout")
 SHOWN = 20  # bad rows listed before "and n more"
+# Limits that no data set for fine-tuning meets and a damaged or hostile file soon does.
+MAX_ROWS = 10_000_000
+MAX_UNPACKED = 16 * 2**30  # bytes of a Parquet file's columns before compression
+MAX_CHARACTERS = 1_000_000
+MAX_IMAGE_BYTES = 32 * 2**20
+# `datasets` unpacks an archive whatever its name says, without a limit.
+ARCHIVES = {
+    b"\x1f\x8b": "gzip",
+    b"PK\x03\x04": "zip",
+    b"PK\x05\x06": "zip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"\x28\xb5\x2f\xfd": "zstandard",
+    b"\x04\x22\x4d\x18": "lz4",
+    b"7z\xbc\xaf\x27\x1c": "7-zip",
+    b"Rar!": "rar",
+}
+
+
+Key = tuple[str, bytes | None]  # of a row's text and picture
 
 
 @dataclass(frozen=True)
@@ -41,6 +64,10 @@ class Rows:
             tuple(self.tasks[i] for i in indices),
             tuple(self.images[i] for i in indices),
         )
+
+    def keys(self) -> list[Key]:
+        """Of each row, what makes it the same row as another: text and picture."""
+        return list(zip(self.texts, self.images, strict=True))
 
     def strata(self) -> list[tuple[int, bool, str]]:
         """Of each row, what subsets and splits are balanced over: label, modality, task."""
@@ -75,43 +102,44 @@ def read_rows(path: Path, settings: DataSettings, need_labels: bool = True) -> R
         DataError: no such file, unknown kind, a missing column, no rows, or bad rows while
             `on_bad_rows` is refuse; bad rows are listed with their numbers (the first is 1).
     """
-    table = _keep_encoded(_load_table(path), settings.image_column)
-    columns = set(table.column_names)
-    needed = {settings.text_column} | ({settings.label_column} if need_labels else set())
-    if missing := sorted(needed - columns):
+    table = _load_table(path, settings.text_column)
+    needed = [settings.text_column] + ([settings.label_column] if need_labels else [])
+    if missing := [name for name in needed if name not in table.column_names]:
         raise DataError(
             f"{path}: no column {', '.join(map(repr, missing))}; there are "
             f"{', '.join(map(repr, table.column_names))}; name yours under data: "
             "text_column, label_column"
         )
     good, bad = [], []
-    for number, row in enumerate(table, start=1):
+    for number, row in enumerate(_iterate(path, table, settings), start=1):
         try:
             good.append(_check_row(row, settings, path.parent, need_labels))
         except DataError as error:
             bad.append(f"row {number}: {error}")
     if bad and settings.on_bad_rows == "refuse":
-        raise DataError(_list_bad(path, bad))
+        advice = "mend them or set data.on_bad_rows: skip"
+        raise DataError(f"{path}: {len(bad)} bad row(s); {advice}\n{list_some(bad)}")
     if not good:
-        raise DataError(f"{path}: no usable rows; at least one is needed")
+        raise DataError(
+            f"{path}: no usable rows; at least one is needed\n{list_some(bad)}".rstrip()
+        )
     texts, labels, tasks, images = zip(*good, strict=True)
     return Rows(texts, np.array(labels, dtype=np.int8), tasks, images)
 
 
-def _load_table(path: Path) -> Any:
+def _load_table(path: Path, text_column: str) -> Any:
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise DataError(f"{path}: must be one of {', '.join(READERS)}, got {path.suffix!r}")
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    if path.stat().st_size == 0:
-        raise DataError(f"{path}: the file is empty; at least one row is needed")
+    _check_file(path, reader)
     import datasets
 
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
-    # Only an empty cell is missing: "NA" and "null" are texts like any other.
-    options = {"keep_default_na": False, "na_values": [""]} if reader == "csv" else {}
+    options: dict[str, Any] = {}
+    if reader == "csv":
+        # Only an empty cell is missing: "NA", "null" and "007" are texts like any other.
+        options = {"keep_default_na": False, "na_values": [""], "converters": {text_column: str}}
     try:
         with tempfile.TemporaryDirectory() as cache:
             return datasets.load_dataset(
@@ -129,57 +157,201 @@ def _load_table(path: Path) -> Any:
         raise DataError(f"{path}: cannot be read as {reader}: {cause}") from None
 
 
-def _keep_encoded(table: Any, column: str) -> Any:
-    """The table with an image column of `datasets` as bytes or path, not as decoded pictures."""
-    import datasets
+def _check_file(path: Path, reader: str) -> None:
+    """What must be known before a library is let at the file.
 
-    if isinstance(table.features.get(column), datasets.Image):
-        return table.cast_column(column, datasets.Image(decode=False))
-    return table
+    Raises:
+        DataError: no such file, empty, an archive, larger inside than outside, or no UTF-8 text.
+    """
+    try:
+        if path.is_dir():
+            raise DataError(f"{path}: is a folder; name the file in it")
+        if not path.is_file():
+            raise DataError(f"{path}: no such file")
+        if path.stat().st_size == 0:
+            raise DataError(f"{path}: the file is empty; at least one row is needed")
+        _check_packing(path)
+        if reader == "parquet":
+            _check_parquet(path)
+        else:
+            _check_text(path)
+        if reader == "csv":
+            _check_cells(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error}") from None
+
+
+def _check_packing(path: Path) -> None:
+    with path.open("rb") as file:
+        begin = file.read(512)
+    kinds = [kind for sign, kind in ARCHIVES.items() if begin.startswith(sign)]
+    if kinds or begin[257:262] == b"ustar":
+        kind = kinds[0] if kinds else "tar"
+        raise DataError(f"{path}: is a {kind} archive by its content; unpack it and name the rows")
+
+
+def _check_parquet(path: Path) -> None:
+    """A few bytes of Parquet can stand for gigabytes; its footer says how many."""
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            facts = file.metadata
+            unpacked = sum(facts.row_group(i).total_byte_size for i in range(facts.num_row_groups))
+    except (OSError, ValueError, pa.ArrowException) as error:
+        cause = str(error).strip().splitlines()[0]
+        raise DataError(f"{path}: cannot be read as parquet: {cause}") from None
+    if facts.num_rows == 0:
+        raise DataError(f"{path}: the file has no rows; at least one is needed")
+    if facts.num_rows > MAX_ROWS or unpacked > MAX_UNPACKED:
+        raise DataError(
+            f"{path}: holds {facts.num_rows:,} rows, {unpacked:,} bytes unpacked; at most "
+            f"{MAX_ROWS:,} rows and {MAX_UNPACKED:,} bytes; split the file or sample it"
+        )
+
+
+def _check_text(path: Path) -> None:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise DataError(
+                    f"{path}: line {number} is not UTF-8 text (byte "
+                    f"0x{line[error.start]:02x}); save the file as UTF-8"
+                ) from None
+
+
+def _check_cells(path: Path) -> None:
+    """Every line has a cell for every column: pandas shifts or drops what is too much."""
+    csv.field_size_limit(sys.maxsize)
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file)
+        try:
+            names = next((row for row in reader if row), [])
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                raise DataError(f"{path}: column {twice[0]!r} is there twice; rename one")
+            for row in reader:
+                if row and len(row) != len(names):
+                    raise DataError(
+                        f"{path}: line {reader.line_num} has {len(row)} cells, the header has "
+                        f'{len(names)}; put texts with commas or line breaks in "quotes"'
+                    )
+        except csv.Error as error:
+            raise DataError(f"{path}: line {reader.line_num}: {error}") from None
+
+
+def _iterate(path: Path, table: Any, settings: DataSettings) -> Iterator[dict[str, Any]]:
+    """The rows as plain values of the columns that are read. Nothing else is looked at: a file
+    can declare other columns to be pictures or sounds, which `datasets` would decode."""
+    wanted = (
+        settings.text_column,
+        settings.label_column,
+        settings.task_column,
+        settings.image_column,
+    )
+    table = table.select_columns([n for n in dict.fromkeys(wanted) if n in table.column_names])
+    for name, feature in table.features.items():
+        if getattr(feature, "decode", False) and type(feature).__name__ != "Json":
+            # Pictures are wanted as they are stored; JSON values as what they say.
+            table = table.cast_column(name, dataclasses.replace(feature, decode=False))
+    try:
+        yield from table
+    except Exception as error:  # text that is not UTF-8, or media that cannot be decoded
+        cause = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise DataError(f"{path}: its values cannot be read: {cause}") from None
 
 
 def _check_row(
     row: Mapping[str, Any], settings: DataSettings, folder: Path, need_labels: bool
 ) -> tuple[str, int, str, bytes | None]:
     text = row[settings.text_column]
-    if not isinstance(text, str) or not text.strip():
-        raise DataError(f"text must be a non-empty string, got {text!r:.40}")
+    check_text(text)
     label = _check_label(row[settings.label_column]) if need_labels else 0
     task = row.get(settings.task_column)
-    image = read_image(row.get(settings.image_column), folder)
+    image = read_image(row.get(settings.image_column), folder, settings.allow_outside_images)
     return text, label, "all" if task is None else str(task), image
 
 
+def check_text(text: Any) -> None:
+    """Pass if a text can be tokenized.
+
+    Raises:
+        DataError: no string, blank, beyond MAX_CHARACTERS, or half a character (a lone surrogate).
+    """
+    if not isinstance(text, str) or not text.strip():
+        raise DataError(f"text must be a non-empty string, got {_short(text)}")
+    if len(text) > MAX_CHARACTERS:
+        raise DataError(f"text has {len(text):,} characters; cut it to {MAX_CHARACTERS:,}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        found = text[error.start : error.end]
+        raise DataError(f"text holds {found!r}, half of a UTF-16 pair; mend its encoding") from None
+
+
 def _check_label(label: Any) -> int:
+    if isinstance(label, str) and label.strip() in ("0", "1"):  # one word makes a column words
+        return int(label)
     if isinstance(label, int | float) and label in (0, 1):
         return int(label)
-    raise DataError(f"label must be 0 or 1, got {label!r:.40}")
+    raise DataError(f"label must be 0 or 1, got {_short(label)}; write 1 for unsafe, 0 for safe")
 
 
-def read_image(value: Any, folder: Path) -> bytes | None:
-    """Bytes as they are, or of a file inside the data file's folder."""
+def _short(value: Any) -> str:
+    return f"{value!r:.40}"
+
+
+def read_image(value: Any, folder: Path, allow_outside: bool = False) -> bytes | None:
+    """Bytes as they are, or of a file inside the data file's folder.
+
+    Args:
+        allow_outside: let paths, and links on the way, lead out of the folder.
+
+    Raises:
+        DataError: no path of a readable picture, or larger than MAX_IMAGE_BYTES.
+    """
     if isinstance(value, Mapping):
         value = value.get("bytes") or value.get("path")
     if value is None or value == "" or value != value:  # CSV reads an empty cell as NaN
         return None
     if isinstance(value, str):
-        try:
-            place = (folder / value).resolve()
-            found = place.is_file()
-        except (OSError, ValueError):  # too long, or a NUL: no path at all
-            raise DataError(f"image {value!r:.40} is not the path of a file") from None
-        if not place.is_relative_to(folder.resolve()):
-            raise DataError(f"image {value!r} lies outside the data file's folder")
-        if not found:
-            raise DataError(f"image {value!r}: no such file beside the data file")
-        value = place.read_bytes()
+        value = _read_picture(value, folder, allow_outside)
     if not isinstance(value, bytes):
-        raise DataError(f"image must be a path or bytes, got {type(value).__name__}")
+        raise DataError(f"image must be a path or bytes, got {_short(value)}")
+    if len(value) > MAX_IMAGE_BYTES:
+        raise DataError(_too_large(f"of {len(value):,} bytes"))
     decode_image(value)
     return value
 
 
-def _list_bad(path: Path, bad: Sequence[str]) -> str:
+def _read_picture(value: str, folder: Path, allow_outside: bool) -> bytes:
+    try:
+        place = (folder / value).resolve()
+        found = place.is_file()
+    except (OSError, ValueError, RuntimeError):  # too long, a NUL or a loop: no path at all
+        raise DataError(f"image {_short(value)} is not the path of a file") from None
+    if not allow_outside and not place.is_relative_to(folder.resolve()):
+        raise DataError(
+            f"image {value!r} lies outside the data file's folder; move it there, or set "
+            "data.allow_outside_images: true"
+        )
+    if not found:
+        raise DataError(f"image {value!r}: no such file beside the data file")
+    try:
+        if place.stat().st_size > MAX_IMAGE_BYTES:
+            raise DataError(_too_large(f"{value!r}"))
+        return place.read_bytes()
+    except OSError as error:
+        raise DataError(f"image {value!r} cannot be read: {error.strerror}") from None
+
+
+def _too_large(which: str) -> str:
+    return f"image {which} is too large; a picture file has at most {MAX_IMAGE_BYTES:,} bytes"
+
+
+def list_some(bad: Sequence[str]) -> str:
+    """A line for each of the first SHOWN problems, and how many more there are."""
     shown = "\n".join(f"  {line}" for line in bad[:SHOWN])
-    more = f"\n  and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
-    return f"{path}: {len(bad)} bad row(s); mend them or set data.on_bad_rows: skip\n{shown}{more}"
+    return shown + (f"\n  and {len(bad) - SHOWN} more" if len(bad) > SHOWN else "")

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import io
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor, nn
 from torch.nn import functional
 
+from coralx.config import VISION_TOWERS
 from coralx.errors import DataError, ModelError
 
 # Refuse decompression bombs before they are decoded.
 MAX_PIXELS = 40_000_000
-TOWERS = ("efficientnet-lite0",)
+# Not all that PIL can open: EPS would run Ghostscript, and rare readers are where the holes are.
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 
 
 class VisionTower:
@@ -37,9 +40,9 @@ class VisionTower:
     def __init__(
         self, name: str, tokens: int, device: torch.device, pixels: int = 128, batch: int = 32
     ) -> None:
-        if name not in TOWERS:
+        if name not in VISION_TOWERS:
             raise ModelError(
-                f"vision_tower: {name!r} is not known; choose {', '.join(TOWERS)} or null"
+                f"vision_tower: {name!r} is not known; choose {', '.join(VISION_TOWERS)} or null"
             )
         self.tokens, self.device, self.pixels, self.batch = tokens, device, pixels, batch
         self._known: dict[bytes, Tensor] = {}  # features by the hash of the image's bytes
@@ -86,17 +89,26 @@ def decode_image(data: bytes) -> Image.Image:
     """RGB picture of image bytes; transparency is laid on white.
 
     Raises:
-        DataError: not an image, damaged, or above MAX_PIXELS.
+        DataError: not an image of FORMATS, damaged, or above MAX_PIXELS.
     """
     try:
-        picture: Image.Image = Image.open(io.BytesIO(data))
-        if picture.width * picture.height > MAX_PIXELS:
-            raise DataError(
-                f"image of {picture.width} x {picture.height} pixels; at most {MAX_PIXELS:,}"
-            )
-        picture = picture.convert("RGBA")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"unreadable image: {error}") from None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what PIL doubts is either fine or refused here
+            picture: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
+            if picture.width * picture.height > MAX_PIXELS:
+                raise DataError(
+                    f"image of {picture.width} x {picture.height} pixels; at most {MAX_PIXELS:,}; "
+                    "scale it down"
+                )
+            picture = picture.convert("RGBA")
+    except DataError:
+        raise
+    except Image.DecompressionBombError:
+        raise DataError(f"image of more than {MAX_PIXELS:,} pixels; scale it down") from None
+    except UnidentifiedImageError:
+        raise DataError(f"unreadable image: no picture of {', '.join(FORMATS)}") from None
+    except Exception as error:  # PIL raises many kinds on damaged files; all mean: unreadable
+        raise DataError(f"unreadable image: {error or type(error).__name__}") from None
     white = Image.new("RGBA", picture.size, "white")
     return Image.alpha_composite(white, picture).convert("RGB")
 

@@ -57,7 +57,9 @@ class Workbench:
         say(f"reading rows ({config.data.train or 'built-in data set'})")
         self.splits: Splits = load_splits(config.data, self.seed)
         say(f"loading base model {config.base_model}")
-        self.backbone = Backbone(config.base_model, self.device, dtype)
+        trusted = config.trust_remote_code
+        self.backbone = Backbone(config.base_model, self.device, dtype, trusted)
+        self._check_targets()
         self.tower = self._load_tower(say)
         self.rows = self._encode(say)
         self.labels = torch.tensor(self.splits.train.labels, device=self.device).float()
@@ -200,6 +202,14 @@ class Workbench:
             generator,
             bias=not self.backbone.causal,
         )
+
+    def _check_targets(self) -> None:
+        """Every target that a genome may draw is there: told now, not in the middle of a run."""
+        gene = self.config.space.get("target_modules")
+        for value in gene.values if isinstance(gene, Choice) else ():
+            names = (value,) if isinstance(value, str) else value
+            if isinstance(names, tuple):
+                self.backbone.find_targets(names, "all")
 
     def _load_tower(self, say: Callable[[str], None]) -> VisionTower | None:
         """The tower, if the rows have pictures and the configuration wants them read."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-import resource
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -14,7 +14,6 @@ import torch
 
 from coralx.config import OBJECTIVES, Config
 from coralx.records import (
-    Cost,
     Job,
     Progress,
     TestResult,
@@ -26,15 +25,20 @@ from coralx.train.checkpoint import Checkpoint, export_adapter, load_checkpoint,
 from coralx.train.data import batches, subset
 from coralx.train.evaluate import EvaluationSet, Measures, load_objective
 from coralx.train.objectives import Floats, interval
+from coralx.train.outcome import (
+    LEAST_STEPS,
+    Clock,
+    add_lost,
+    cost_of,
+    describe_training,
+    stop_if_not_finite,
+)
+from coralx.train.parting import BrokenDown, train_parted
 from coralx.train.trainer import Member, StagePlan, StageTrainer, examination_points
 from coralx.train.workbench import Workbench
 
 PROXY_FACTOR = 0.9  # of P1 when multi-modal genomes are scored on text alone
 SKILL_SHARE = 50.0  # per cent of the validation rows examined within a stage
-# The median norm of one or two batches says more of the batches than of the genome: children of
-# trained parents, whose rare errors are large, were stopped by it.
-LEAST_NORMS = 3
-LEAST_STEPS = 8  # below, a loss slope says nothing and a stage is examined at its end alone
 
 Observe = Callable[[Progress], None]
 
@@ -59,7 +63,15 @@ class Worker:
         )
 
     def train(self, job: Job, observe: Observe = lambda _: None) -> list[TrainingResult]:
-        """Train the job's pack for its stage, measure it and save its checkpoints."""
+        """Train the job's pack for its stage, measure it and save its checkpoints.
+
+        The results of a genome do not depend on one that broke down beside it; where memory does
+        not suffice the pack is parted.
+        """
+        return train_parted(job, lambda part: self._train_together(part, observe))
+
+    def _train_together(self, job: Job, observe: Observe) -> list[TrainingResult]:
+        """One result for each genome or, if some of them broke down, for those alone."""
         pairs = zip(job.genomes, job.starts, strict=True)
         members = [self.bench.member(genome, start) for genome, start in pairs]
         before = [member.moments.step for member in members]
@@ -67,7 +79,7 @@ class Worker:
         images = self.bench.has_images and not job.text_only
         rows = self.bench.validation(job.stage.data_percentage)
         batch = self.config.training.evaluation_batch
-        clock = _Clock()
+        clock = Clock()
         best: list[float] = []
 
         def examine(pack: PackedAdapters, entries: Sequence[int]) -> Sequence[float]:
@@ -79,14 +91,25 @@ class Worker:
             skill = best[0] if best else None
             steps = len(plan.batches)
             observe(Progress(job=job, step=step, steps=steps, alive=alive, skill=skill))
+            if 0 < sum(member.stop is not None for member in members) < len(members):
+                raise BrokenDown
 
-        self._trainer.train(members, plan, examine, tell)
-        measured = self._measure(members, rows, job, images)
+        with contextlib.suppress(BrokenDown):
+            self._trainer.train(members, plan, examine, tell)
+        for member in members:
+            stop_if_not_finite(member)
+        broken = {k for k, member in enumerate(members) if member.stop is not None}
+        kept = broken or set(range(len(members)))
+        measured = self._measure([members[k] for k in sorted(kept)], rows, job, images)
         busy = clock.busy_share()
-        return [
-            self._result(job, k, member, before[k], planned, measured.get(k, ({}, {})), busy)
-            for k, member in enumerate(members)
+        results = [
+            self._result(job, k, members[k], before[k], planned, measured.get(i, ({}, {})), busy)
+            for i, k in enumerate(sorted(kept))
         ]
+        lost = [cost_of(m, planned, busy) for k, m in enumerate(members) if k not in kept]
+        cost = add_lost(results[0].cost, lost, clock.seconds())
+        results[0] = results[0].model_copy(update={"cost": cost})
+        return results
 
     def test(self, result: TrainingResult) -> TestResult:
         """Final figures of a trained genome: the test split, with bootstrap intervals."""
@@ -124,6 +147,14 @@ class Worker:
         export_adapter(
             folder, self.bench.backbone, result.genome, known.lora_cfg, known.weights, facts
         )
+
+    def numerics(self) -> dict[str, str | int]:
+        """What the last bits of results depend on, beside the versions of packages."""
+        return {
+            "device": self.bench.device.type,
+            "threads": torch.get_num_threads(),
+            "instructions": torch.backends.cpu.get_cpu_capability(),
+        }
 
     def _plan(self, job: Job) -> tuple[StagePlan, float]:
         """The stage's batches, the same for every genome of the run, and its unrounded steps."""
@@ -226,23 +257,13 @@ class Worker:
             stage_index=job.stage_index,
             lora_cfg=member.lora_cfg,
             objectives=objectives,
-            details={**details, **_describe_training(member)},
+            details={**details, **describe_training(member)},
             stopped=member.stop,
             left_early=member.left_early,
             start=job.starts[place],
             checkpoint=saved,
             curve=member.curve(before),
-            cost=Cost(
-                steps=len(member.losses),
-                planned_steps=planned,
-                tokens=member.tokens,
-                computed_tokens=member.computed_tokens,
-                flops=member.flops,
-                train_seconds=member.seconds,
-                eval_seconds=member.eval_seconds,
-                busy_share=busy,
-                peak_memory=_peak_memory(),
-            ),
+            cost=cost_of(member, planned, busy),
         )
 
     def _restore(self, result: TrainingResult) -> Member:
@@ -252,51 +273,8 @@ class Worker:
         return Member(result.genome, known.lora_cfg, known.weights, known.moments, entry)
 
 
-class _Clock:
-    """Wall and processor seconds since it was made."""
-
-    def __init__(self) -> None:
-        self._wall, self._processor = time.perf_counter(), time.process_time()
-
-    def busy_share(self) -> float:
-        """Share of the threads' time that was worked in."""
-        wall = time.perf_counter() - self._wall
-        used = time.process_time() - self._processor
-        return min(1.0, used / (wall * torch.get_num_threads()))
-
-
 def _selects(job: Job, config: Config) -> bool:
     """Whether anybody can be left behind by what the stage measures."""
     stage: TrainingStage = job.stage
     last = job.stage_index == len(config.hyperband.stages) - 1
     return last or stage.survival_rate < 1 or stage.min_auroc is not None
-
-
-def _describe_training(member: Member) -> dict[str, float]:
-    """What the gates look at: the median gradient norm and how surely the loss rises."""
-    figures = {}
-    if len(member.norms) >= LEAST_NORMS:
-        figures["grad_norm"] = float(np.median(member.norms))
-    if len(member.losses) >= LEAST_STEPS:
-        figures["loss_slope_t"] = slope_t(member.losses)
-    return figures
-
-
-def slope_t(losses: Sequence[float]) -> float:
-    """t statistic of the least-squares slope of the loss on the step; positive when it rises."""
-    steps = np.arange(len(losses)) - (len(losses) - 1) / 2
-    values = np.asarray(losses)
-    spread = float((steps**2).sum())
-    slope = float((steps * values).sum()) / spread
-    rest = values - values.mean() - slope * steps
-    error = math.sqrt(float((rest**2).sum()) / (len(losses) - 2) / spread)
-    if error == 0:
-        return math.copysign(math.inf, slope) if slope else 0.0
-    return slope / error
-
-
-def _peak_memory() -> int:
-    """Bytes: of the CUDA device where there is one, else of the process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,102 @@
+"""What a stage is said to have cost a genome and what the gates are told of its training."""
+
+from __future__ import annotations
+
+import math
+import resource
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from coralx.records import Cost, Stop
+from coralx.train.checkpoint import all_finite
+from coralx.train.trainer import Member
+
+LEAST_STEPS = 8  # below, a loss slope says nothing and a stage is examined at its end alone
+# The median norm of one or two batches says more of the batches than of the genome: children of
+# trained parents, whose rare errors are large, were stopped by it.
+LEAST_NORMS = 3
+
+
+class Clock:
+    """Wall and processor seconds since it was made."""
+
+    def __init__(self) -> None:
+        self._wall, self._processor = time.perf_counter(), time.process_time()
+
+    def seconds(self) -> float:
+        return time.perf_counter() - self._wall
+
+    def busy_share(self) -> float:
+        """Share of the threads' time that was worked in."""
+        wall = time.perf_counter() - self._wall
+        used = time.process_time() - self._processor
+        return min(1.0, used / (wall * torch.get_num_threads()))
+
+
+def cost_of(member: Member, planned: float, busy: float) -> Cost:
+    """What the stage cost one genome; `planned`: its unrounded steps."""
+    return Cost(
+        steps=len(member.losses),
+        planned_steps=planned,
+        tokens=member.tokens,
+        computed_tokens=member.computed_tokens,
+        flops=member.flops,
+        train_seconds=member.seconds,
+        eval_seconds=member.eval_seconds,
+        busy_share=busy,
+        peak_memory=_peak_memory(),
+    )
+
+
+def add_lost(cost: Cost, others: Sequence[Cost], seconds: float) -> Cost:
+    """The cost with that of others added: their training was for nothing because of it.
+
+    Args:
+        seconds: that the pack was at work; its members have not shared out the last of them.
+    """
+    if not others:
+        return cost
+    names = ("steps", "tokens", "computed_tokens", "flops", "eval_seconds")
+    total = {n: getattr(cost, n) + sum(getattr(other, n) for other in others) for n in names}
+    total["train_seconds"] = max(0.0, seconds - total["eval_seconds"])
+    return cost.model_copy(update=total)
+
+
+def stop_if_not_finite(member: Member) -> None:
+    """Weights can overflow in the very last step, after loss and gradient were looked at."""
+    if member.stop is None and not all_finite(member.weights):
+        reason = "weights hold NaN or infinity after the stage's last step"
+        member.stop = Stop(gate="non_finite", value=None, limit=None, reason=reason)
+
+
+def describe_training(member: Member) -> dict[str, float]:
+    """What the gates look at: the median gradient norm and how surely the loss rises."""
+    figures = {}
+    if len(member.norms) >= LEAST_NORMS:
+        figures["grad_norm"] = float(np.median(member.norms))
+    if len(member.losses) >= LEAST_STEPS:
+        figures["loss_slope_t"] = slope_t(member.losses)
+    return figures
+
+
+def slope_t(losses: Sequence[float]) -> float:
+    """t statistic of the least-squares slope of the loss on the step; positive when it rises."""
+    steps = np.arange(len(losses)) - (len(losses) - 1) / 2
+    values = np.asarray(losses)
+    spread = float((steps**2).sum())
+    slope = float((steps * values).sum()) / spread
+    rest = values - values.mean() - slope * steps
+    error = math.sqrt(float((rest**2).sum()) / (len(losses) - 2) / spread)
+    if error == 0:
+        return math.copysign(math.inf, slope) if slope else 0.0
+    return slope / error
+
+
+def _peak_memory() -> int:
+    """Bytes: of the CUDA device where there is one, else of the process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
