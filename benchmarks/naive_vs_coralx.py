@@ -118,15 +118,15 @@ def run_naive(config: Config, worker: Worker, genomes: Sequence[Genome]) -> dict
     front = selection.front(
         [as_result(by_id[r.genome], r.validation) for r in found], config.objectives
     )
-    tested = {r.genome: r.test for r in found}
-    best = max(found, key=lambda r: r.validation["task_skill"])
+    tested = {r.genome.id: trainer.test(r.genome) for r in front}
+    best = max(front, key=lambda r: r.objectives["task_skill"])
     return {
         "seconds": sum(r.train_seconds + r.eval_seconds for r in found),
         "steps": sum(r.steps for r in found),
         "tokens": sum(r.tokens for r in found),
         "computed_tokens": sum(r.computed_tokens for r in found),
         "front": [as_result(r.genome, tested[r.genome.id]) for r in front],
-        "best": best.test["task_skill"],
+        "best": tested[best.genome.id]["task_skill"],
     }
 
 

@@ -15,7 +15,8 @@ from rich.console import Console
 
 from coralx.config import Config, DataSettings, load_config
 from coralx.errors import ConfigError, DataError
-from coralx.plan import plan_run, render_plan, whole_steps
+from coralx.plan import plan_run, whole_steps
+from coralx.plan_table import render_plan
 from coralx.row_count import SAMPLE, count_rows
 
 ROOT = Path(__file__).parents[1]

@@ -1,13 +1,19 @@
 """The journal: what was appended is read back; torn and damaged lines are told apart."""
 
+import os
+import resource
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from coralx import store as store_module
 from coralx.config import Config
 from coralx.errors import StoreError
-from coralx.records import Genome, LoRAConfig, TrainingResult
-from coralx.store import JOURNAL, Store, read_history
+from coralx.records import Genome, LoRAConfig, Repair, TrainingResult
+from coralx.store import JOURNAL, Store, has_begun, read_history
 
 STARTED = {"config": Config().model_dump(mode="json"), "seed": 0}
 
@@ -24,58 +30,117 @@ def result(name: str) -> TrainingResult:
     )
 
 
+def fill(directory: Path) -> Path:
+    store = Store(directory)
+    store.append("run_started", STARTED)
+    store.append("results", [result("a"), result("b")])
+    store.append("results", [result("c")])
+    store.close()
+    return directory
+
+
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    store = Store(tmp_path / "run")
-    store.append("run_started", STARTED)
-    store.append("result", result("a"))
-    store.append("result", result("b"))
-    store.close()
-    return tmp_path / "run"
+    return fill(tmp_path / "run")
+
+
+def names(directory: Path) -> list[str]:
+    return [r.genome.id for r in read_history(directory).results]
 
 
 def test_what_was_appended_is_read_back(directory: Path) -> None:
     history = read_history(directory)
-    assert [r.genome.id for r in history.results] == ["a", "b"]
+    assert names(directory) == ["a", "b", "c"]
     assert history.config == Config()
     assert not history.finished
 
 
+def test_repairs_are_read_back(directory: Path) -> None:
+    repair = Repair(
+        checkpoint="a/S0-1", reason="gone", jobs=("j",), steps=3, seconds=1, identical=True
+    )
+    store = Store(directory)
+    store.append("repaired", repair)
+    store.close()
+    assert read_history(directory).repairs == [repair]
+
+
 def test_a_torn_last_line_is_left_out_and_overwritten(directory: Path) -> None:
     with (directory / JOURNAL).open("ab") as file:
-        file.write(b'{"kind": "result", "val')
-    assert len(read_history(directory).results) == 2
+        file.write(b'{"kind": "results", "val')
+    assert len(read_history(directory).results) == 3
     store = Store(directory)
-    store.append("run_finished", {"seconds": 2.5})
+    store.append("run_finished", {})
     store.close()
     history = read_history(directory)
-    assert (len(history.results), history.finished, history.seconds) == (2, True, 2.5)
+    assert (len(history.results), history.finished) == (3, True)
 
 
-def test_a_damaged_middle_line_is_named_by_number(directory: Path) -> None:
-    lines = (directory / JOURNAL).read_bytes().split(b"\n")
-    lines[1] = lines[1][:20]
-    (directory / JOURNAL).write_bytes(b"\n".join(lines))
-    with pytest.raises(StoreError, match="line 2 is damaged"):
+@settings(max_examples=60, deadline=None)
+@given(share=st.floats(0, 1))
+def test_cut_anywhere_the_journal_holds_whole_records_alone(
+    share: float, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    directory = fill(tmp_path_factory.mktemp("cut"))
+    data = (directory / JOURNAL).read_bytes()
+    cut = data[: round(share * len(data))]
+    (directory / JOURNAL).write_bytes(cut)
+    if b"\n" not in cut:
+        assert not has_begun(directory)
+        with pytest.raises(StoreError, match="before its first record"):
+            read_history(directory)
+        return
+    assert names(directory) == [[], ["a", "b"], ["a", "b", "c"]][cut.count(b"\n") - 1]
+    Store(directory).close()
+    assert (directory / JOURNAL).read_bytes() == cut[: cut.rfind(b"\n") + 1]
+
+
+@settings(max_examples=100, deadline=None)
+@given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_a_flipped_bit_anywhere_is_noticed(
+    place: float, bit: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    directory = fill(tmp_path_factory.mktemp("flip"))
+    data = bytearray((directory / JOURNAL).read_bytes())
+    last = data.rfind(b"\n", 0, len(data) - 1)  # a damaged last newline is a torn line: allowed
+    data[int(place * last)] ^= 1 << bit
+    (directory / JOURNAL).write_bytes(bytes(data))
+    with pytest.raises(StoreError, match=r"line \d+ is damaged"):
         read_history(directory)
 
 
-def test_seconds_of_all_sittings_add_up(directory: Path) -> None:
-    store = Store(directory)
-    store.append("paused", {"seconds": 3.0})
-    store.append("run_finished", {"seconds": 4.0})
-    store.close()
-    assert read_history(directory).seconds == 7.0
+def test_a_damaged_middle_line_is_named_by_number_with_advice(directory: Path) -> None:
+    lines = (directory / JOURNAL).read_bytes().split(b"\n")
+    lines[1] = lines[1][:20]
+    (directory / JOURNAL).write_bytes(b"\n".join(lines))
+    with pytest.raises(StoreError, match=r"line 2 is damaged; .*head -n 1"):
+        read_history(directory)
+
+
+def test_seconds_of_all_sittings_add_up_even_of_killed_ones(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = iter([100.0, 107.5, 200.0, 203.0])
+    monkeypatch.setattr(store_module.time, "monotonic", lambda: next(now))
+    for kind in ("results", "resumed"):  # the first is killed after 7.5 s, the second goes on
+        store = Store(directory)
+        store.append("resumed", {})
+        store.append("paused" if kind == "resumed" else "results", {} if kind == "resumed" else [])
+        store.close()
+    history = read_history(directory)
+    assert history.seconds == pytest.approx(7.5 + 3.0, abs=0.5)
+    assert history.sittings == 3
 
 
 def test_a_folder_without_journal_is_no_run(tmp_path: Path) -> None:
+    assert not has_begun(tmp_path)
     with pytest.raises(StoreError, match="not a run directory"):
         read_history(tmp_path)
 
 
 def test_a_journal_must_begin_with_the_start(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    store.append("result", result("a"))
+    store.append("results", [result("a")])
     store.close()
     with pytest.raises(StoreError, match="line 1"):
         read_history(tmp_path)
@@ -85,3 +150,47 @@ def test_a_file_in_the_way_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("a file")
     with pytest.raises(StoreError, match="cannot be written"):
         Store(tmp_path / "run")
+
+
+@pytest.fixture
+def file_limit() -> Iterator[None]:
+    """Files of this process may not grow beyond 16 KiB."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16 * 1024, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.usefixtures("file_limit")
+def test_a_record_that_does_not_fit_on_the_disk_is_taken_back_whole(directory: Path) -> None:
+    store = Store(directory)
+    before = (directory / JOURNAL).read_bytes()
+    with pytest.raises(StoreError, match="cannot be written: File too large"):
+        store.append("results", [result("x" * 500)] * 30)
+    assert (directory / JOURNAL).read_bytes() == before
+    store.append("paused", {})  # a short one still fits
+    store.close()
+    assert names(directory) == ["a", "b", "c"]
+
+
+def test_a_failed_sync_is_taken_back(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(directory)
+
+    def fail(_: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fsync", fail)
+        with pytest.raises(StoreError, match="Input/output error"):
+            store.append("results", [result("d")])
+    store.append("results", [result("e")])
+    store.close()
+    assert names(directory) == ["a", "b", "c", "e"]
+
+
+def test_nothing_is_recorded_after_closing(directory: Path) -> None:
+    store = Store(directory)
+    store.close()
+    store.close()
+    with pytest.raises(StoreError, match="closed"):
+        store.append("paused", {})

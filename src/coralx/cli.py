@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shlex
-import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -158,7 +156,7 @@ def plan(
 
     Example: `coralx plan configs/seed.yaml --steps-per-epoch 1000 --population 8 --json`
     """
-    from coralx.plan import plan_run, render_plan
+    from coralx.plan import plan_run
 
     settings = _load(config, population=population, generations=generations)
     if steps_per_epoch == 0:
@@ -166,8 +164,10 @@ def plan(
     found = plan_run(settings, steps_per_epoch)
     if as_json:
         typer.echo(json.dumps(found, indent=2))
-    else:
-        render_plan(found, _console())
+        return
+    from coralx.plan_table import render_plan
+
+    render_plan(found, _console())
 
 
 @app.command(rich_help_panel="Use")
@@ -235,6 +235,32 @@ def export(
         f"base = AutoModelForSequenceClassification.from_pretrained({base!r}, num_labels=1)\n"
         f"model = PeftModel.from_pretrained(base, {str(target)!r})"
     )
+
+
+@app.command(rich_help_panel="Use")
+def reproduce(
+    folder: RunFolder,
+    genome: Annotated[
+        str, typer.Argument(metavar="GENOME", help="Id of a trained genome, or how it begins.")
+    ],
+) -> None:
+    """Train a genome again from its recorded schedule and compare the weights.
+
+    Starts from fresh weights and repeats every job of the genome's lineage, pack mates included,
+    in a temporary folder; the run is only read. On a CPU with the same versions, instructions and
+    thread count the weights come out the same, bit for bit. Exit code 1 if they do not.
+
+    Example: `coralx reproduce runs/mine 3f9a`
+    """
+    from coralx.reproduce import reproduce as train_again
+    from coralx.store import read_history
+
+    name = _find_genome(read_history(folder), folder, genome)
+    with _quiet_stdout():
+        found = train_again(folder, name, _notes().say)
+    typer.echo(found.describe())
+    if not found.identical:
+        raise typer.Exit(1)
 
 
 @app.command(rich_help_panel="Use")
@@ -325,18 +351,19 @@ def _load(path: Path | None, **overrides: int | None) -> Config:
 
 def _train(config: Config, directory: Path, work: Callable[[Watcher], History]) -> None:
     """Train with a live view, then show the outcome."""
+    from coralx.interrupts import stoppable
     from coralx.progress import follow
-    from coralx.store import JOURNAL
+    from coralx.store import has_begun
     from coralx.summary import summarize
     from coralx.tables import render
 
     console = _console()
     try:
-        with _terminated_as_interrupted(), follow(config, console) as view:
+        with stoppable(), follow(config, console) as view:
             view.emit(f"run folder {directory}")
             history = work(view)
     except KeyboardInterrupt:
-        if (directory / JOURNAL).exists():
+        if has_begun(directory):
             typer.echo(f"\nstopped; go on with: coralx resume {_quote(directory)}", err=True)
         else:
             typer.echo("\nstopped before training began; nothing was written", err=True)
@@ -400,19 +427,6 @@ def _quiet_stdout() -> Iterator[None]:
     """What libraries print while they load goes to stderr."""
     with contextlib.redirect_stdout(sys.stderr):
         yield
-
-
-@contextlib.contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM stops a run as Ctrl-C does. Only the main thread may say so; others keep theirs."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _quote(path: Path) -> str:

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-import yaml
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from coralx.errors import ConfigError
-from coralx.records import GeneValue, TrainingStage
+from coralx.genes import DEFAULT_SPACE, Choice, Float, Gene, Integer, Settings, check_gene
+from coralx.problems import describe_value, explain, nearest
+from coralx.records import Number, TrainingStage, Whole
+from coralx.settings_file import read_settings
 
 OBJECTIVES = {
     "task_skill": "max",
@@ -21,73 +30,8 @@ OBJECTIVES = {
     "cross_modal_gain": "max",
     "calibration": "max",
 }
+VISION_TOWERS = ("efficientnet-lite0",)
 
-
-class Settings(BaseModel):
-    """Immutable section of the configuration that refuses unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
-
-
-class Choice(Settings):
-    """One of a list of values, each as likely."""
-
-    kind: Literal["choice"] = "choice"
-    values: tuple[GeneValue, ...] = Field(min_length=1)
-
-
-class Integer(Settings):
-    """A whole number from low to high, both included."""
-
-    kind: Literal["integer"] = "integer"
-    low: int
-    high: int
-
-    @model_validator(mode="after")
-    def _check(self) -> Integer:
-        if self.low > self.high:
-            raise ValueError(f"low must not be above high, got {self.low} > {self.high}")
-        return self
-
-
-class Float(Settings):
-    """A number from low to high, uniform on a linear or logarithmic scale."""
-
-    kind: Literal["float"] = "float"
-    low: float
-    high: float
-    log: bool = False
-
-    @model_validator(mode="after")
-    def _check(self) -> Float:
-        if self.low > self.high:
-            raise ValueError(f"low must not be above high, got {self.low} > {self.high}")
-        if self.log and self.low <= 0:
-            raise ValueError(f"a log scale needs low > 0, got {self.low}")
-        return self
-
-
-Gene = Annotated[Choice | Integer | Float, Field(discriminator="kind")]
-
-# Which genes matter, from the tuned-LoRA literature: learning rate most, then which layers are
-# adapted, then rank (Biderman et al. 2024, arXiv:2405.09673; Schulman 2025, "LoRA Without Regret").
-DEFAULT_SPACE: dict[str, Gene] = {
-    "r": Choice(values=(2, 4, 8, 16)),
-    "alpha": Choice(values=(8, 16, 32)),
-    "dropout": Choice(values=(0.0, 0.05, 0.1)),
-    "target_modules": Choice(
-        values=(
-            ("query", "value"),
-            ("query", "key", "value", "output"),
-            ("up", "down"),
-            ("all-linear",),
-        )
-    ),
-    "layers": Choice(values=(1, 2, 3)),
-    "learning_rate": Float(low=2e-4, high=4e-3, log=True),
-    "weight_decay": Choice(values=(0.0, 0.01)),
-    "use_rslora": Choice(values=(False, True)),
-}
 
 DEFAULT_STAGES = (
     TrainingStage(
@@ -127,52 +71,83 @@ class DataSettings(Settings):
     validation: Path | None = None
     test: Path | None = None
     clean_holdout: Path | None = None
-    text_column: str = "text"
-    label_column: str = "label"
-    image_column: str = "image"
-    task_column: str = "task"
+    text_column: str = Field(default="text", min_length=1)
+    label_column: str = Field(default="label", min_length=1)
+    image_column: str = Field(default="image", min_length=1)
+    task_column: str = Field(default="task", min_length=1)
+    # Whether a picture's path may lead out of the folder that its data file lies in.
+    allow_outside_images: bool = False
     on_bad_rows: Literal["refuse", "skip"] = "refuse"
-    max_tokens: int = Field(default=64, ge=4, le=8192)
+    max_tokens: Whole = Field(default=64, ge=4, le=8192)
     # Of each split; a stratified share, for a try.
-    max_rows: int | None = Field(default=None, ge=8)
+    max_rows: Whole | None = Field(default=None, ge=8)
 
-    @model_validator(mode="after")
-    def _check(self) -> DataSettings:
-        given = [n for n in ("validation", "test", "clean_holdout") if getattr(self, n)]
-        if self.train is None and given:
-            raise ValueError(f"{', '.join(given)} given without train; name the training file too")
-        return self
+    @field_validator("validation", "test", "clean_holdout")
+    @classmethod
+    def _check_train_given(cls, path: Path | None, info: ValidationInfo) -> Path | None:
+        if path is not None and info.data.get("train", path) is None:
+            raise ValueError(
+                f"given without train, got {describe_value(str(path))}; name the training file too"
+            )
+        return path
+
+    @field_validator("label_column", "image_column")
+    @classmethod
+    def _check_own_column(cls, column: str, info: ValidationInfo) -> str:
+        for other in ("text_column", "label_column"):
+            if info.data.get(other) == column:
+                raise ValueError(f"must not be that of {other}, got {column!r}; name another")
+        return column
 
 
 class EvolutionSettings(Settings):
     """Who lives and who breeds."""
 
-    population: int = Field(default=8, ge=1, le=100_000)
-    generations: int = Field(default=3, ge=1, le=100_000)
-    seed: int = Field(default=0, ge=0, lt=2**63)
-    crossover_rate: float = Field(default=0.7, ge=0, le=1)
-    mutation_rate: float = Field(default=0.3, ge=0, le=1)
-    tournament_size: int = Field(default=2, ge=1)
+    population: Whole = Field(default=8, ge=1, le=100_000)
+    generations: Whole = Field(default=3, ge=1, le=100_000)
+    seed: Whole = Field(default=0, ge=0, lt=2**63)
+    crossover_rate: Number = Field(default=0.7, ge=0, le=1)
+    mutation_rate: Number = Field(default=0.3, ge=0, le=1)
+    tournament_size: Whole = Field(default=2, ge=1)
     promote_by: str = "rank"
     warm_start: bool = True
+
+    @field_validator("tournament_size")
+    @classmethod
+    def _check_tournament(cls, size: int, info: ValidationInfo) -> int:
+        population = info.data.get("population", size)
+        if size > max(population, 2):  # the default serves a population of one as well
+            raise ValueError(f"must not be above population ({population}), got {size}")
+        return size
 
 
 class TrainingSettings(Settings):
     """How a pack is trained. The same for every genome, so that comparisons are paired."""
 
-    batch_size: int = Field(default=8, ge=1, le=65_536)
-    clip_norm: float | None = Field(default=1.0, gt=0)
-    pack_size: int = Field(default=8, ge=1, le=1024)
-    memory_budget_gb: float = Field(default=4.0, gt=0)
+    batch_size: Whole = Field(default=8, ge=1, le=65_536)
+    clip_norm: Number | None = Field(default=1.0, gt=0)
+    pack_size: Whole = Field(default=8, ge=1, le=1024)
+    memory_budget_gb: Number = Field(default=4.0, gt=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["float32", "bfloat16"] = "float32"
-    threads: int | None = Field(default=None, ge=1)
+    threads: Whole | None = Field(default=None, ge=1, le=1024)
     prefix_cache: bool = True
-    evaluation_batch: int = Field(default=32, ge=1)
-    attack_rows: int = Field(default=24, ge=0)
-    bootstrap_draws: int = Field(default=1000, ge=0)
-    evaluations_per_stage: int = Field(default=4, ge=1, le=1000)
-    patience: int | None = Field(default=2, ge=1)
+    evaluation_batch: Whole = Field(default=32, ge=1, le=65_536)
+    attack_rows: Whole = Field(default=24, ge=0, le=1_000_000)
+    bootstrap_draws: Whole = Field(default=1000, ge=0, le=1_000_000)
+    evaluations_per_stage: Whole = Field(default=4, ge=1, le=1000)
+    patience: Whole | None = Field(default=2, ge=1)
+
+
+class StorageSettings(Settings):
+    """What a run keeps on disk.
+
+    Checkpoints that a stage, a child or the front may still need are always kept. Others stay,
+    the newest first, while all together take no more than `checkpoints_gb`; they make `export`
+    of any genome and the repair of a damaged checkpoint cheap.
+    """
+
+    checkpoints_gb: Number = Field(default=2.0, ge=0)
 
 
 class HyperbandSettings(Settings):
@@ -181,9 +156,9 @@ class HyperbandSettings(Settings):
     enable_hyperband: bool = True
     training_stages: tuple[TrainingStage, ...] = Field(default=DEFAULT_STAGES, min_length=1)
     grow_rank_at: str | None = "S2_serious"
-    grow_below_rank: int = Field(default=16, ge=1)
+    grow_below_rank: Whole = Field(default=16, ge=1, le=1024)
     cross_modal_proxy: bool = True
-    naive_epochs: float | None = Field(default=None, gt=0)
+    naive_epochs: Number | None = Field(default=None, gt=0, le=1000)
 
     @model_validator(mode="before")
     @classmethod
@@ -201,18 +176,33 @@ class HyperbandSettings(Settings):
             filled.append(stage)
         return {**data, "training_stages": filled}
 
-    @model_validator(mode="after")
-    def _check(self) -> HyperbandSettings:
-        names = [stage.name for stage in self.training_stages]
+    @field_validator("training_stages")
+    @classmethod
+    def _check_stages(cls, stages: tuple[TrainingStage, ...]) -> tuple[TrainingStage, ...]:
+        problems = []
+        names = [stage.name for stage in stages]
         if len(set(names)) < len(names):
-            raise ValueError(f"training_stages: names must differ, got {', '.join(names)}")
-        shares = [stage.data_percentage for stage in self.training_stages]
+            problems.append(f"names must differ, got {', '.join(names)}; rename one")
+        shares = [stage.data_percentage for stage in stages]
         if shares != sorted(shares):
-            raise ValueError(
-                "training_stages: data_percentage must not shrink from stage to stage "
-                f"(subsets are nested), got {shares}"
+            problems.append(
+                "data_percentage must not shrink from stage to stage (subsets are nested), got "
+                f"{', '.join(f'{share:g}' for share in shares)}; put the stages in order"
             )
-        return self
+        if problems:
+            raise ValueError("\n".join(problems))
+        return stages
+
+    @field_validator("grow_rank_at")
+    @classmethod
+    def _check_growth(cls, name: str | None, info: ValidationInfo) -> str | None:
+        names = [stage.name for stage in info.data.get("training_stages", ())]
+        default = cls.model_fields["grow_rank_at"].default  # means nothing to stages of other names
+        if name is None or not names or name in names or name == default:
+            return name
+        close = nearest(name, names)
+        hint = f"; did you mean {close!r}?" if close else "; name one of them, or null"
+        raise ValueError(f"must be one of the stages ({', '.join(names)}), got {name!r}{hint}")
 
     @property
     def stages(self) -> tuple[TrainingStage, ...]:
@@ -228,33 +218,80 @@ class HyperbandSettings(Settings):
 class Config(Settings):
     """Everything a run depends on."""
 
-    base_model: str = "all-minilm-l6-v2"
+    base_model: str = Field(default="all-minilm-l6-v2", min_length=1)
+    # Whether code that lies in the base model's folder may be run; only ever set by the user.
+    trust_remote_code: bool = False
     vision_tower: str | None = "efficientnet-lite0"
-    image_tokens: int = Field(default=1, ge=1, le=64)
+    image_tokens: Whole = Field(default=1, ge=1, le=64)
     objectives: tuple[str, ...] = Field(default=tuple(OBJECTIVES), min_length=1)
     data: DataSettings = DataSettings()
     space: dict[str, Gene] = Field(default=DEFAULT_SPACE, min_length=1)
     evolution: EvolutionSettings = EvolutionSettings()
     training: TrainingSettings = TrainingSettings()
+    storage: StorageSettings = StorageSettings()
     hyperband: HyperbandSettings = Field(
         default=HyperbandSettings(),
         validation_alias=AliasChoices("hyperband", "hyperband_config"),
     )
 
+    @field_validator("vision_tower")
+    @classmethod
+    def _check_tower(cls, name: str | None) -> str | None:
+        if name is not None and name not in VISION_TOWERS:
+            known = ", ".join(VISION_TOWERS)
+            raise ValueError(f"{name!r} is not known; choose {known}, or null for text alone")
+        return name
+
+    @field_validator("objectives")
+    @classmethod
+    def _check_objectives(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        problems = [
+            f"{name!r} not known; choose among {', '.join(OBJECTIVES)} or name your own as "
+            "'module:function'"
+            for name in names
+            if name not in OBJECTIVES and not all(name.partition(":"))
+        ]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            problems.append(f"each may be named once, got {', '.join(twice)} again; keep one")
+        if problems:
+            raise ValueError("\n".join(problems))
+        return names
+
+    @field_validator("space")
+    @classmethod
+    def _check_genes(cls, space: dict[str, Gene]) -> dict[str, Gene]:
+        problems = [f".{name}: {line}" for name in space for line in check_gene(name, space[name])]
+        if problems:
+            raise ValueError("\n".join(problems))
+        return space
+
     @model_validator(mode="after")
     def _check(self) -> Config:
-        unknown = [name for name in self.objectives if name not in OBJECTIVES and ":" not in name]
-        if unknown:
-            raise ValueError(
-                f"objectives: {', '.join(map(repr, unknown))} not known; "
-                f"choose among {', '.join(OBJECTIVES)} or name your own as 'module:function'"
-            )
-        promote = self.evolution.promote_by
-        if promote != "rank" and promote not in self.objectives:
-            raise ValueError(
-                f"evolution.promote_by must be 'rank' or one of the objectives, got {promote!r}"
-            )
+        if problem := _check_promotion(self.evolution.promote_by, self.objectives):
+            raise ValueError(problem)
         return self
+
+
+SECTIONS: dict[str, type[BaseModel]] = {
+    "": Config,
+    "data": DataSettings,
+    "evolution": EvolutionSettings,
+    "training": TrainingSettings,
+    "hyperband": HyperbandSettings,
+    "training_stages": TrainingStage,
+    "choice": Choice,
+    "integer": Integer,
+    "float": Float,
+}
+ALIAS = "hyperband_config"
+
+
+def _check_promotion(promote_by: object, objectives: object) -> str | None:
+    if not isinstance(promote_by, str) or not isinstance(objectives, list | tuple):
+        return None  # said of each
+    if promote_by == "rank" or promote_by in objectives:
+        return None
+    return f"evolution.promote_by must be 'rank' or one of the objectives, got {promote_by!r}"
 
 
 def load_config(
@@ -275,10 +312,20 @@ def load_config(
     if isinstance(source, Config):
         source = source.model_dump()
     name, data = ("configuration", source) if isinstance(source, Mapping) else _read_yaml(source)
+    data = _lay_over(data, overrides or {})
     try:
-        return Config.model_validate(_lay_over(data, overrides or {}))
+        return Config.model_validate(data)
     except ValidationError as error:
-        raise ConfigError(name, [_explain(item) for item in error.errors()]) from None
+        problems = explain(error, SECTIONS | {ALIAS: HyperbandSettings}, [ALIAS])
+        raise ConfigError(name, problems + _between_sections(data, problems)) from None
+
+
+def _between_sections(data: Mapping[str, Any], found: list[str]) -> list[str]:
+    """Problems that pydantic looks for only where all sections are in order."""
+    section = data.get("evolution")
+    promote = section.get("promote_by", "rank") if isinstance(section, Mapping) else "rank"
+    problem = _check_promotion(promote, data.get("objectives", tuple(OBJECTIVES)))
+    return [problem] if problem and not any(problem in line for line in found) else []
 
 
 def _lay_over(
@@ -300,50 +347,19 @@ def _anchor(data: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
         return data
     files = ("train", "validation", "test", "clean_holdout")
     given = {name: section[name] for name in files if isinstance(section.get(name), str)}
-    found = {name: folder.absolute() / Path(path).expanduser() for name, path in given.items()}
+    found = {name: folder.absolute() / _at_home(path) for name, path in given.items()}
     return {**data, "data": {**section, **found}}
+
+
+def _at_home(path: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # ~name of nobody here: no such file, as reading it will say
+        return Path(path)
 
 
 def _read_yaml(source: str | Path | None) -> tuple[str, Mapping[str, Any]]:
     if source is None:
         return "configuration", {}
     path = Path(source)
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(str(path), ["no such file; `coralx init DIR` writes one"]) from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(str(path), [f"cannot be read as YAML: {error}"]) from None
-    if data is None:
-        return str(path), {}
-    if not isinstance(data, Mapping):
-        found = type(data).__name__
-        raise ConfigError(str(path), [f"must hold a mapping of settings, got {found}"])
-    return str(path), _anchor(data, path.parent)
-
-
-def _explain(item: Any) -> str:
-    """One pydantic error as `key: rule, got value`; unknown keys get the nearest known one."""
-    place = ".".join(str(part) for part in item["loc"]) or "configuration"
-    if item["type"] == "extra_forbidden":
-        nearest = difflib.get_close_matches(str(item["loc"][-1]), _known_keys(), n=1)
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-        return f"{place}: unknown key{hint}"
-    message = item["msg"].removeprefix("Value error, ")
-    value = item.get("input")
-    shown = "" if isinstance(value, Mapping | list | tuple) else f", got {value!r}"
-    return f"{place}: {message}{shown if item['type'] != 'value_error' else ''}"
-
-
-def _known_keys() -> list[str]:
-    sections = (
-        Config,
-        DataSettings,
-        EvolutionSettings,
-        TrainingSettings,
-        HyperbandSettings,
-        TrainingStage,
-        Choice,
-        Float,
-    )
-    return sorted({"hyperband_config"} | {key for part in sections for key in part.model_fields})
+    return str(path), _anchor(read_settings(path), path.parent)

@@ -31,5 +31,16 @@ class StoreError(CoralXError):
     """A run directory or journal that cannot be read or written."""
 
 
+class CheckpointError(StoreError):
+    """A checkpoint that is missing, damaged or not the one its name says."""
+
+    def __init__(self, checkpoint: str, reason: str) -> None:
+        self.checkpoint, self.reason = checkpoint, reason
+        super().__init__(
+            f"checkpoint {checkpoint}: {reason}; `coralx resume` trains it again from the last "
+            "good ancestor"
+        )
+
+
 class ExtinctError(CoralXError):
     """No genome of a stage passed its gates; the message lists each reason."""

@@ -70,8 +70,9 @@ class HyperbandTrainer:
         while not evolution.finished:
             for job in evolution.ask(executor.slots):
                 executor.submit(job)
-            for result in executor.completed():
-                evolution.tell(result)
+            for results in executor.completed():
+                for result in results:
+                    evolution.tell(result)
         return evolution.results
 
     def get_training_efficiency_report(self, results: Sequence[TrainingResult]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from coralx.records import Job, TrainingResult
@@ -11,7 +11,7 @@ from coralx.store import History, Store
 
 
 class Executor(Protocol):
-    """Where jobs run. Results may come in any order; a job known by its id is not run twice."""
+    """Where jobs run. They may be done in any order; a job known by its id is not run twice."""
 
     @property
     def slots(self) -> int:
@@ -20,14 +20,26 @@ class Executor(Protocol):
     def submit(self, job: Job) -> bool:
         """Take a job; False, and nothing happens, if it is under way already."""
 
-    def completed(self) -> Iterable[TrainingResult]:
-        """Results as they arrive; at least one while any job is under way."""
+    def completed(self) -> Iterable[Sequence[TrainingResult]]:
+        """The results of each job as it is done, one for each of its genomes; at least one job
+        while any is under way."""
 
 
 def run(
-    evolution: Evolution, executor: Executor, store: Store, history: History
+    evolution: Evolution,
+    executor: Executor,
+    store: Store,
+    history: History,
+    tidy: Callable[[Evolution], None] = lambda _: None,
 ) -> list[TrainingResult]:
-    """Evolve to the end and give the front. Every fact is journalled before it is acted on."""
+    """Evolve to the end and give the front. Every fact is journalled before it is acted on.
+
+    A job's results are one record, so a kill leaves all of them or none: what is journalled is
+    never trained again, and what is trained again is trained in the same pack.
+
+    Args:
+        tidy: called whenever results have been told, to remove what nobody needs any more.
+    """
     for result in history.results:  # resume = replay
         evolution.tell(result)
     recorded = len(history.generations)
@@ -40,7 +52,9 @@ def run(
         for job in evolution.ask(executor.slots):
             if executor.submit(job):
                 store.append("job", job)
-        for result in executor.completed():
-            kept = evolution.tell(result)
-            if kept is not None:
-                store.append("result", kept)
+        for results in executor.completed():
+            judged = [kept for kept in map(evolution.judge, results) if kept is not None]
+            store.append("results", judged)
+            for result in judged:
+                evolution.tell(result)
+            tidy(evolution)

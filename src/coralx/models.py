@@ -6,6 +6,7 @@ import importlib.util
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 from coralx.errors import ModelError
 from coralx.search.packing import ModelShape
@@ -24,8 +25,8 @@ def resolve_model(name: str) -> str:
     Raises:
         ModelError: none of the three fits; the message says what each would need.
     """
-    path = Path(name).expanduser()
-    if path.is_dir():
+    path = _find_folder(name)
+    if path is not None:
         if not (path / "config.json").is_file():
             raise ModelError(
                 f"base_model: {name} is a folder without config.json; name a folder that "
@@ -41,6 +42,14 @@ def resolve_model(name: str) -> str:
         f"base_model: {name!r} is no local folder, no short name of an installed package's model "
         f"({', '.join(PACKAGED_MODELS)}; pip install 'coralx[models]') and no hub id (owner/name)"
     )
+
+
+def _find_folder(name: str) -> Path | None:
+    try:
+        path = Path(name).expanduser()
+        return path if path.is_dir() else None
+    except (OSError, RuntimeError, ValueError):  # too long, or the home of nobody: no path
+        return None
 
 
 def find_packaged(name: str) -> Path | None:
@@ -62,16 +71,23 @@ def read_shape(name: str, value_bytes: int = 4) -> ModelShape | None:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         return ModelShape(
-            layers=config["num_hidden_layers"],
-            hidden=config["hidden_size"],
-            intermediate=config["intermediate_size"],
-            heads=config["num_attention_heads"],
-            vocab=config["vocab_size"],
+            layers=_size(config, "num_hidden_layers"),
+            hidden=_size(config, "hidden_size"),
+            intermediate=_size(config, "intermediate_size"),
+            heads=_size(config, "num_attention_heads"),
+            vocab=_size(config, "vocab_size"),
             value_bytes=value_bytes,
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelError(
             f"base_model: {name}: config.json does not describe a supported transformer "
             f"({type(error).__name__}: {error}); supported types are bert, llama, mistral, qwen2, "
             "qwen3"
         ) from None
+
+
+def _size(config: Any, name: str) -> int:
+    value = config[name]
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be a whole number from 1 up, got {value!r:.40}")
+    return value

@@ -6,16 +6,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from coralx.config import Config, DataSettings
 from coralx.errors import DataError
 from coralx.models import ModelShape, read_shape
 from coralx.records import Genome, LoRAConfig, TrainingStage
-from coralx.report.wording import count, large, megabytes, plural, tera
 from coralx.row_count import RowCount, count_rows
 from coralx.search import budget
 from coralx.search.breeding import found
@@ -90,62 +84,6 @@ def whole_steps(config: Config) -> dict[str, int]:
     """
     rows, size = count_rows(config.data).rows, config.training.batch_size
     return {stage.name: _whole(stage, rows, size) for stage in config.hyperband.stages}
-
-
-def render_plan(plan: Plan, console: Console) -> None:
-    """Print the plan: the stages of one generation, then what the whole run comes to."""
-    run = plan["run"]
-    rows = f"{count(plan['rows'])} training rows, " if plan["rows"] else ""
-    console.print(
-        Text.assemble(
-            (f"{plural(plan['population'], 'genome')} a generation", "bold"),
-            f", {plural(run['generations'], 'generation')}; {rows}"
-            f"batches of {plan['batch_size']}, {count(plan['steps_per_epoch'])} steps an epoch\n",
-        ),
-    )
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
-    table.add_column("stage", overflow="fold")
-    for heading in ("genomes", "steps each", "steps", "~tokens", "~TFLOP", "~peak MB"):
-        table.add_column(heading, justify="right")
-    for stage in plan["stages"]:
-        numbers = [count(stage["genomes"]), _exactly(stage["steps_per_genome"])]
-        table.add_row(Text(stage["name"]), *numbers, *_costs(stage, stage["steps"]))
-    total = _costs(plan, plan["hyperband_steps"])
-    table.add_row("one generation", "", "", *total, style="bold")
-    if run["generations"] > 1:
-        spent = _costs({**run, "memory": plan["memory"]}, run["hyperband_steps"])
-        table.add_row("whole run", count(run["genomes"]), "", *spent, style="bold")
-    console.print(table)
-    console.print(_describe_saving(plan), highlight=False)
-
-
-def _describe_saving(plan: Plan) -> str:
-    epochs = _exactly(plan["naive_epochs"])
-    lines = [
-        f"\nNaive full training, {epochs} epochs each: {_exactly(plan['naive_steps'])} steps; "
-        f"staged: {_exactly(plan['hyperband_steps'])} steps; {plan['speedup']:.2f}x fewer."
-    ]
-    run = plan["run"]
-    if run["generations"] > 1:
-        lines.append(
-            f"Over {run['generations']} generations: {_exactly(run['naive_steps'])} against "
-            f"{_exactly(run['hyperband_steps'])} steps."
-        )
-    lines.append(
-        "Steps are exact and unrounded, if every genome passes its gates. ~ marks estimates: "
-        "tokens from the length of the texts, FLOPs of training alone, memory of base, adapters "
-        "and activations without Python and its libraries."
-    )
-    return "\n".join(lines)
-
-
-def _costs(line: Plan, steps: float) -> list[str]:
-    return [_exactly(steps), large(line["tokens"]), tera(line["flops"]), megabytes(line["memory"])]
-
-
-def _exactly(number: float) -> str:
-    """All digits that say something: 6,500 and 2.5."""
-    return f"{number:,.10g}" if number < 1e10 else f"{number:,.0f}"
 
 
 def _count_if_needed(config: Config, needed: bool) -> RowCount | None:

@@ -9,11 +9,33 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from typing import Any, Literal
+from collections.abc import Collection
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AllowInfNan,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
 
 GeneValue = bool | int | float | str | tuple[str, ...] | None
+
+
+def _refuse_truth(value: Any) -> Any:
+    """YAML reads yes, no, on and off as truths; as numbers they would pass for 1 and 0."""
+    if isinstance(value, bool):
+        raise ValueError(
+            f"must be a number, got {value} (what YAML makes of yes and on, no and off)"
+        )
+    return value
+
+
+# Numbers of settings.
+Whole = Annotated[int, BeforeValidator(_refuse_truth)]
+Number = Annotated[float, AllowInfNan(False), BeforeValidator(_refuse_truth)]
 
 
 class Record(BaseModel):
@@ -31,8 +53,8 @@ class LoRAConfig(Record):
     """
 
     r: int = Field(default=8, ge=1, le=1024)
-    alpha: float = Field(default=16.0, gt=0)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
+    alpha: Number = Field(default=16.0, gt=0)
+    dropout: Number = Field(default=0.0, ge=0, lt=1)
     target_modules: tuple[str, ...] = Field(default=("query", "value"), min_length=1)
     layers: int | Literal["all"] = "all"
     use_rslora: bool = False
@@ -60,9 +82,9 @@ class Genome(Record):
 
     id: str = ""
     lora_cfg: LoRAConfig = LoRAConfig()
-    learning_rate: float = Field(default=1e-3, gt=0)
-    weight_decay: float = Field(default=0.0, ge=0)
-    warmup: float = Field(default=0.02, ge=0, le=1)
+    learning_rate: Number = Field(default=1e-3, gt=0)
+    weight_decay: Number = Field(default=0.0, ge=0)
+    warmup: Number = Field(default=0.02, ge=0, le=1)
     extra: dict[str, GeneValue] = Field(default_factory=dict)
     parents: tuple[str, ...] = ()
     generation: int = Field(default=0, ge=0)
@@ -98,12 +120,12 @@ class TrainingStage(Record):
     `min_auroc` and `max_grad_norm` are gates; None means that the gate is off.
     """
 
-    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9_.-]+$")
-    epoch_budget: float = Field(gt=0, le=1000)
-    data_percentage: float = Field(gt=0, le=100)
-    survival_rate: float = Field(gt=0, le=1)
-    min_auroc: float | None = Field(default=None, ge=0, le=1)
-    max_grad_norm: float | None = Field(default=None, gt=0)
+    name: str = Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.-]+$")
+    epoch_budget: Number = Field(gt=0, le=1000)
+    data_percentage: Number = Field(gt=0, le=100)
+    survival_rate: Number = Field(gt=0, le=1)
+    min_auroc: Number | None = Field(default=None, ge=0, le=1)
+    max_grad_norm: Number | None = Field(default=None, gt=0)
     stop_if_loss_rises: bool = False
 
 
@@ -130,6 +152,13 @@ class Job(Record):
     genomes: tuple[Genome, ...] = Field(min_length=1)
     starts: tuple[Start, ...]
     text_only: bool = False
+
+    def part(self, ids: Collection[str]) -> Job:
+        """The job with these of its genomes alone, in its own order."""
+        pairs = zip(self.genomes, self.starts, strict=True)
+        kept = [(genome, start) for genome, start in pairs if genome.id in ids]
+        genomes, starts = zip(*kept, strict=True)
+        return self.model_copy(update={"genomes": genomes, "starts": starts})
 
 
 class Stop(Record):
@@ -173,7 +202,9 @@ class TrainingResult(Record):
 
     `lora_cfg` is the adapter as trained: its rank may have grown beyond the gene. `details` holds
     figures beside the objectives, such as `auroc/task/<name>`. `checkpoint` is the id of the
-    weights left, None for a genome stopped before it had any worth keeping.
+    weights left, None for a genome stopped before it had any worth keeping. `pack` lists the
+    genomes that trained together where that is not the whole job: its pack was parted for lack of
+    memory, or trained again without one that broke down.
     """
 
     job: str
@@ -188,6 +219,7 @@ class TrainingResult(Record):
     left_early: bool = False
     start: Start = Start()
     checkpoint: str | None = None
+    pack: tuple[str, ...] | None = None
     curve: tuple[CurvePoint, ...] = ()
     cost: Cost = Cost()
 
@@ -205,6 +237,22 @@ class Generation(Record):
     hypervolume: float
     diversity: float
     first_front_share: float
+
+
+class Repair(Record):
+    """A checkpoint that was missing or damaged and was trained again.
+
+    `jobs` are those that it took, in order, from the last good ancestors on; `steps` and
+    `seconds` what they cost, which the results' own costs leave out. `identical` says whether
+    the weights are the old ones bit for bit.
+    """
+
+    checkpoint: str
+    reason: str
+    jobs: tuple[str, ...]
+    steps: int
+    seconds: float
+    identical: bool
 
 
 class Interval(Record):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib import resources
@@ -97,6 +98,7 @@ def _texts_of_parquet(path: Path, column: str) -> Iterator[object]:
 
 
 def _texts_of_csv(path: Path, column: str) -> Iterator[object]:
+    csv.field_size_limit(sys.maxsize)  # a long text is no error
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file)
         _check_column(path, column, reader.fieldnames or ())

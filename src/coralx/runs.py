@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,10 +16,13 @@ from coralx.config import Config
 from coralx.errors import StoreError
 from coralx.loop import run
 from coralx.records import Progress, TrainingResult
+from coralx.repair import Mender
 from coralx.report import write_report
+from coralx.reproduce import find_result
+from coralx.retention import Retention
 from coralx.search.evolution import Evolution
-from coralx.store import JOURNAL, History, Store, read_history
-from coralx.summary import write_summary
+from coralx.store import History, Store, has_begun, read_history
+from coralx.summary import write_summary, write_whole
 
 if TYPE_CHECKING:
     from coralx.train.worker import Worker
@@ -46,52 +48,60 @@ def start_run(config: Config, directory: Path, watcher: Watcher) -> History:
     """Evolve in a new run directory and write all that belongs in it.
 
     Raises:
-        StoreError: the directory holds a run already or cannot be written.
-        DataError, ModelError: what the configuration names cannot be used; nothing is written.
+        StoreError: the directory holds a run already, is in use or cannot be written.
+        ConfigError, DataError, ModelError: what the configuration says or names cannot be used;
+            nothing is written.
         ExtinctError: no genome is left.
     """
-    if (directory / JOURNAL).exists():
-        raise StoreError(
-            f"{directory}: holds a run already; `coralx resume {directory}` goes on with it, or "
-            "choose another --out"
-        )
+    _check_new(directory)
+    Evolution(config)  # a space that cannot fill the population is told before all else
     worker = _load_worker(config, directory, watcher)
     store = Store(directory)
-    settings = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-    (directory / "config.yaml").write_text(settings, encoding="utf-8")
-    store.append("run_started", _facts(config, worker))
-    return _continue(directory, store, worker, watcher)
+    try:
+        _check_new(directory)  # another process may have begun one meanwhile
+        settings = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+        write_whole(directory / "config.yaml", settings)
+        store.append("run_started", _facts(config, worker))
+        return _continue(directory, store, worker, watcher)
+    finally:
+        store.close()
 
 
 def resume_run(directory: Path, watcher: Watcher) -> History:
     """Go on where a stopped run was; what is journalled is not trained again.
 
     Raises:
-        StoreError: not a run directory, or its journal is damaged.
+        StoreError: not a run directory, its journal is damaged, or another process is at work
+            in it.
     """
     history = read_history(directory)
     if history.finished:
         _write_outputs(directory, history)
         return history
-    worker = _load_worker(history.config, directory, watcher)
-    return _continue(directory, Store(directory), worker, watcher)
+    store = Store(directory)
+    try:
+        history = read_history(directory)  # its last owner may have gone on meanwhile
+        worker = _load_worker(history.config, directory, watcher)
+        _warn_of_change(history.facts, _machine_facts(worker), watcher)
+        store.append("resumed", _machine_facts(worker))
+        return _continue(directory, store, worker, watcher)
+    finally:
+        store.close()
 
 
 def export_genome(directory: Path, genome: str, target: Path, watcher: Watcher) -> TrainingResult:
     """Write a trained genome of a run as a PEFT adapter.
 
+    A checkpoint that is damaged, or was removed to keep the disk bounded, is trained again.
+
     Raises:
         StoreError: the run has no such genome, or it left no checkpoint.
     """
     history = read_history(directory)
-    found = [r for r in history.results if r.genome.id == genome and r.checkpoint]
-    if not found:
-        known = ", ".join(dict.fromkeys(r.genome.id for r in history.results if r.checkpoint))
-        raise StoreError(
-            f"{directory}: no trained genome {genome!r}; there are {known or 'none yet'}"
-        )
-    best = max(found, key=lambda result: result.stage_index)
-    _load_worker(history.config, directory, watcher).export(best, target)
+    best = find_result(history, directory, genome)
+    worker = _load_worker(history.config, directory, watcher)
+    mender = Mender(directory, worker, say=watcher.say, observe=watcher.observe)
+    mender.heal(lambda: worker.export(best, target))
     return best
 
 
@@ -99,32 +109,67 @@ def _continue(directory: Path, store: Store, worker: Worker, watcher: Watcher) -
     """Replay, evolve, take the final figures, write the outputs."""
     from coralx.executors.local import LocalExecutor
 
-    began = time.monotonic()
     history = read_history(directory)
     bench = worker.bench
     evolution = Evolution(history.config, image_task=bench.has_images, shape=bench.shape)
+    mender = Mender(directory, worker, store, watcher.say, watcher.observe)
+    retention = Retention(bench.checkpoints, history.config.storage.checkpoints_gb, watcher.say)
+    retention.drop_orphans(r.checkpoint for r in history.results if r.checkpoint)
+    executor = LocalExecutor(worker, watcher.observe, mender.heal)
     watcher.begin(evolution)
     ending = "paused"
     try:
-        front = run(evolution, LocalExecutor(worker, watcher.observe), store, history)
-        watcher.say(f"measuring the front of {len(front)} on the test rows")
-        known = {test.genome for test in history.tests}
-        for result in front:
-            if result.genome.id not in known:
-                store.append("test", worker.test(result))
-            worker.export(result, directory / "adapters" / result.genome.id)
+        front = run(evolution, executor, store, history, retention.tidy)
+        retention.tidy(evolution)  # a sitting that finds all trained has told nothing new
+        _measure_front(directory, front, history, store, worker, mender, watcher)
         ending = "run_finished"
     finally:
-        store.append(ending, {"seconds": time.monotonic() - began})
-        store.close()
+        _record_ending(store, ending)
     history = read_history(directory)
     _write_outputs(directory, history)
     return history
 
 
+def _measure_front(
+    directory: Path,
+    front: list[TrainingResult],
+    history: History,
+    store: Store,
+    worker: Worker,
+    mender: Mender,
+    watcher: Watcher,
+) -> None:
+    """Final figures on the test rows, once for each member, and its adapter."""
+    watcher.say(f"measuring the front of {len(front)} on the test rows")
+    known = {test.genome for test in history.tests}
+    for result in front:
+        if result.genome.id not in known:
+            store.append("test", mender.heal(lambda member=result: worker.test(member)))  # type: ignore[misc]
+        folder = directory / "adapters" / result.genome.id
+        mender.heal(lambda member=result, to=folder: worker.export(member, to))  # type: ignore[misc]
+
+
+def _record_ending(store: Store, ending: str) -> None:
+    """A run that cannot even record that it stops is resumed all the same: say nothing of it
+    over the error that stopped it."""
+    try:
+        store.append(ending, {})
+    except StoreError:
+        if ending == "run_finished":
+            raise
+
+
 def _write_outputs(directory: Path, history: History) -> None:
     write_summary(history, directory / "summary.json")
     write_report(history, directory / "report.html")
+
+
+def _check_new(directory: Path) -> None:
+    if has_begun(directory):
+        raise StoreError(
+            f"{directory}: holds a run already; `coralx resume {directory}` goes on with it, or "
+            "choose another --out"
+        )
 
 
 def _load_worker(config: Config, directory: Path, watcher: Watcher) -> Worker:
@@ -149,8 +194,32 @@ def _facts(config: Config, worker: Worker) -> dict[str, Any]:
         "rows": rows,
         "tasks": sorted(set(splits.train.tasks)),
         "images": worker.bench.has_images,
+        **_machine_facts(worker),
+    }
+
+
+def _machine_facts(worker: Worker) -> dict[str, Any]:
+    """Where a sitting computes; `numerics` is what the last bits of a result depend on."""
+    device = worker.bench.device.type
+    return {
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES}
         | {"python": platform.python_version()},
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {worker.bench.device.type}",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {device}",
+        "numerics": worker.numerics(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _warn_of_change(before: dict[str, Any], now: dict[str, Any], watcher: Watcher) -> None:
+    """A run goes on anywhere, but only where it began does it end with the same bits."""
+    changed = [
+        f"{name}: {old} then, {now[part].get(name)} now"
+        for part in ("versions", "numerics")
+        for name, old in before.get(part, {}).items()
+        if now[part].get(name) != old
+    ]
+    if changed:
+        watcher.say(
+            "warning: results from here on may differ in their last bits from those of a run that "
+            f"was never stopped, because of {'; '.join(changed)}"
+        )

@@ -1,32 +1,50 @@
-"""The journal of a run: append-only JSON lines, one record per fact; state is its replay."""
+"""The journal of a run: append-only JSON lines, one record per fact; state is its replay.
+
+A line is `{"kind": ..., "value": ..., "seconds": ..., "crc32": ...}`: `seconds` since the first
+record of the sitting (a `run` or `resume` that appended), `crc32` over what stands before it.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+import time
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from coralx.config import Config, load_config
+from coralx.durable import make_folder, sync_folder
 from coralx.errors import StoreError
+from coralx.interrupts import unbroken
+from coralx.lock import RunLock
 from coralx.records import (
     Generation,
     Job,
     Record,
+    Repair,
     TestResult,
     TrainingResult,
     jsonable,
 )
 
 JOURNAL = "journal.jsonl"
+SEAL = ', "crc32": "'  # what stands between a line's content and its checksum
+
+Value = Record | Mapping[str, Any] | Sequence[Record]
 
 
 @dataclass
 class History:
     """What a journal says, in its order. `facts` are those of the start of the run:
-    `steps_per_epoch`, `rows`, `versions`, `machine`."""
+    `steps_per_epoch`, `rows`, `versions`, `machine`.
+
+    `seconds` counts every sitting up to its last record; a killed one is known no further.
+    """
 
     config: Config
     facts: dict[str, Any]
@@ -34,40 +52,77 @@ class History:
     results: list[TrainingResult] = field(default_factory=list)
     generations: list[Generation] = field(default_factory=list)
     tests: list[TestResult] = field(default_factory=list)
+    repairs: list[Repair] = field(default_factory=list)
+    sittings: int = 1
     seconds: float = 0.0
     finished: bool = False
 
 
 class Store:
-    """A run directory's journal, open for appending. Each record is on disk before `append` ends.
+    """A run directory's journal, open for appending by this process alone.
+
+    Each record is on disk before `append` ends, or not in the journal at all.
 
     Raises:
-        StoreError: the directory cannot be written, or the journal is damaged.
+        StoreError: the directory cannot be written, or another process writes it.
     """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._path = directory / JOURNAL
+        self._began: float | None = None
         try:
-            directory.mkdir(parents=True, exist_ok=True)
+            make_folder(directory)
+            self._lock = RunLock(directory)
+        except OSError as error:
+            raise StoreError(_unwritable(directory, error)) from None
+        try:
             self._drop_torn_line()
-            self._file = self._path.open("ab")
+            self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            sync_folder(directory)
         except OSError as error:
-            raise StoreError(f"{directory}: the run directory cannot be written: {error}") from None
+            self._lock.release()
+            raise StoreError(_unwritable(directory, error)) from None
 
-    def append(self, kind: str, record: Record | Mapping[str, Any]) -> None:
-        """Write one fact and force it to disk."""
-        value = jsonable(record) if isinstance(record, Record) else dict(record)
-        line = json.dumps({"kind": kind, "value": value}, allow_nan=True) + "\n"
-        try:
-            self._file.write(line.encode())
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            raise StoreError(f"{self._path}: a record could not be written: {error}") from None
+    def append(self, kind: str, value: Value) -> None:
+        """Write one fact and force it to disk.
+
+        Raises:
+            StoreError: it could not be written; the journal is as it was before.
+        """
+        with unbroken():
+            if self._file < 0:
+                raise StoreError(f"{self._path}: closed, so nothing more can be recorded")
+            before = os.fstat(self._file).st_size
+            try:
+                _write(self._file, _seal(kind, _plain(value), self._seconds()))
+                os.fsync(self._file)
+            except BaseException as error:
+                self._take_back(before)
+                if isinstance(error, OSError):
+                    raise StoreError(_unwritable(self._path, error)) from None
+                raise
 
     def close(self) -> None:
-        self._file.close()
+        """Let go of the directory; a second time does nothing."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+        self._lock.release()
+
+    def _seconds(self) -> float:
+        now = time.monotonic()
+        if self._began is None:
+            self._began = now
+        return round(now - self._began, 3)
+
+    def _take_back(self, size: int) -> None:
+        """Half a line with another after it would be a damaged journal."""
+        try:
+            os.ftruncate(self._file, size)
+        except OSError:  # then the half line stays last: whoever opens the journal next drops it
+            os.close(self._file)
+            self._file = -1
 
     def _drop_torn_line(self) -> None:
         """A crash can leave half a line at the end; appending after it would spoil both."""
@@ -77,6 +132,15 @@ class Store:
         if data and not data.endswith(b"\n"):
             with self._path.open("r+b") as file:
                 file.truncate(data.rfind(b"\n") + 1)
+                os.fsync(file.fileno())
+
+
+def has_begun(directory: Path) -> bool:
+    """Whether the directory holds a run: a journal with a first record."""
+    try:
+        return b"\n" in (directory / JOURNAL).read_bytes()
+    except OSError:
+        return False
 
 
 def read_history(directory: Path) -> History:
@@ -87,33 +151,54 @@ def read_history(directory: Path) -> History:
             other than a torn last one is damaged; the message names the line.
     """
     records = _read_records(directory / JOURNAL)
-    kind, started = next(records, ("", {}))
+    first = next(records, None)
+    if first is None:
+        raise StoreError(
+            f"{directory}: the run was stopped before its first record was written and holds "
+            f"nothing to go on with; start it again with `coralx run CONFIG --out {directory}`"
+        )
+    kind, started, sitting = first  # `sitting`: seconds of the one being read
     if kind != "run_started":
         raise StoreError(f"{directory / JOURNAL}: line 1 must be the start of a run, got {kind!r}")
     history = History(config=load_config(started["config"]), facts=started)
-    for kind, value in records:
-        _apply(history, kind, value)
+    for kind, value, seconds in records:
+        if kind == "resumed":
+            history.seconds += sitting
+            history.sittings += 1
+        sitting = seconds
+        try:
+            _apply(history, kind, value)
+        except ValidationError as error:
+            raise StoreError(
+                f"{directory / JOURNAL}: a {kind!r} record is not one this version reads; go on "
+                f"with the version that wrote it, {started.get('versions', {}).get('coralx')}: "
+                f"{error}"
+            ) from None
+    history.seconds += sitting
     return history
 
 
-def _apply(history: History, kind: str, value: dict[str, Any]) -> None:
+def _apply(history: History, kind: str, value: Any) -> None:
     match kind:
         case "job":
             history.jobs.append(Job.model_validate(value))
-        case "result":
-            history.results.append(TrainingResult.model_validate(value))
+        case "results":  # of one job: whole or absent, so that no finished stage is trained again
+            history.results += [TrainingResult.model_validate(item) for item in value]
         case "generation":
             history.generations.append(Generation.model_validate(value))
         case "test":
             history.tests.append(TestResult.model_validate(value))
-        case "paused" | "run_finished":
-            history.seconds += value["seconds"]
-            history.finished = kind == "run_finished"
+        case "repaired":
+            history.repairs.append(Repair.model_validate(value))
+        case "resumed" | "paused":
+            pass
+        case "run_finished":
+            history.finished = True
         case _:
             raise StoreError(f"journal: unknown record {kind!r}; written by a newer version?")
 
 
-def _read_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _read_records(path: Path) -> Iterator[tuple[str, Any, float]]:
     try:
         lines = path.read_bytes().split(b"\n")
     except FileNotFoundError:
@@ -122,10 +207,47 @@ def _read_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         raise StoreError(f"{path}: cannot be read: {error}") from None
     for number, line in enumerate(lines[:-1], start=1):  # what follows the last newline is torn
         try:
-            record = json.loads(line)
-            yield record["kind"], record["value"]
+            yield _unseal(line)
         except (ValueError, KeyError, TypeError):
             raise StoreError(
                 f"{path}: line {number} is damaged; restore the file from a backup, or keep the "
-                f"{number - 1} lines before it and resume: what came after is trained again"
+                f"{number - 1} lines before it (head -n {number - 1}) and resume: what came after "
+                "is trained again"
             ) from None
+
+
+def _seal(kind: str, value: Any, seconds: float) -> bytes:
+    content = json.dumps({"kind": kind, "value": value, "seconds": seconds})[:-1]
+    return f'{content}{SEAL}{zlib.crc32(content.encode()):08x}"}}\n'.encode()
+
+
+def _unseal(line: bytes) -> tuple[str, Any, float]:
+    """Kind, value and seconds of a line.
+
+    Raises:
+        ValueError, KeyError, TypeError: it is not as it was written.
+    """
+    content, _, seal = line.decode().rpartition(SEAL)
+    if seal != f'{zlib.crc32(content.encode()):08x}"}}':
+        raise ValueError("the checksum differs")
+    record = json.loads(content + "}")
+    return record["kind"], record["value"], record["seconds"]
+
+
+def _plain(value: Value) -> Any:
+    if isinstance(value, Record):
+        return jsonable(value)
+    return dict(value) if isinstance(value, Mapping) else [jsonable(item) for item in value]
+
+
+def _write(file: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(file, rest) :]
+
+
+def _unwritable(path: Path, error: OSError) -> str:
+    return (
+        f"{path}: cannot be written: {error.strerror or error}. What was recorded before is kept; "
+        "free space or allow writing, and resume"
+    )

@@ -199,7 +199,7 @@ def test_rows_to_predict_need_no_labels(write: Write) -> None:
         ("rows.csv", b"text,label\n", "the file has no rows"),
         ("rows.jsonl", b"\n\n", "the file has no rows"),
         ("rows.jsonl", b'{"text": "a", "label": 1}\n{oops\n', "cannot be read as json"),
-        ("rows.csv", b"text,label\nh\xe9,1\n", "cannot be read as csv: 'utf-8'"),
+        ("rows.csv", b"text,label\nh\xe9,1\n", r"line 2 is not UTF-8 text \(byte 0xe9\)"),
         ("rows.parquet", b"hello", "cannot be read as parquet"),
         ("rows.txt", b"hello", r"must be one of \.jsonl, \.json, \.csv, \.parquet, got '\.txt'"),
     ],

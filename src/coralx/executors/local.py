@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol, TypeVar
 
 from coralx.records import Job, Progress, TrainingResult
 from coralx.train.worker import Worker
+
+T = TypeVar("T")
+
+
+class Heal(Protocol):
+    """Does what it is given, again after mending a checkpoint that it stumbled on."""
+
+    def __call__(self, action: Callable[[], T], /) -> T: ...
+
+
+def _just_do(action: Callable[[], T], /) -> T:
+    return action()
 
 
 class LocalExecutor:
@@ -14,13 +27,20 @@ class LocalExecutor:
 
     Args:
         observe: told how far the job at work is, after each training step.
+        heal: what to do about missing and damaged checkpoints; by default they are an error.
     """
 
     slots = 1
 
-    def __init__(self, worker: Worker, observe: Callable[[Progress], None] = lambda _: None):
+    def __init__(
+        self,
+        worker: Worker,
+        observe: Callable[[Progress], None] = lambda _: None,
+        heal: Heal = _just_do,
+    ) -> None:
         self.worker = worker
         self._observe = observe
+        self._heal = heal
         self._waiting: deque[Job] = deque()
 
     def submit(self, job: Job) -> bool:
@@ -29,7 +49,8 @@ class LocalExecutor:
         self._waiting.append(job)
         return True
 
-    def completed(self) -> Iterable[TrainingResult]:
+    def completed(self) -> Iterable[Sequence[TrainingResult]]:
         while self._waiting:
-            yield from self.worker.train(self._waiting[0], self._observe)
+            job = self._waiting[0]
+            yield self._heal(lambda job=job: self.worker.train(job, self._observe))  # type: ignore[misc]
             self._waiting.popleft()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,11 +33,10 @@ from coralx.train.workbench import Workbench
 
 @dataclass(frozen=True)
 class NaiveResult:
-    """What full training of one genome gave and cost. Scores as `EvaluationSet.score_all`."""
+    """What full training of one genome gave on validation rows, and cost."""
 
     genome: str
     validation: dict[str, float]
-    test: dict[str, float]
     steps: int
     tokens: int
     computed_tokens: int
@@ -83,32 +82,34 @@ class NaiveTrainer:
 
     def __init__(self, bench: Workbench, epochs: float) -> None:
         self._bench, self._epochs = bench, epochs
+        self._models: dict[str, NaiveModel] = {}
 
     def train(
         self, genome: Genome, observe: Callable[[int, int], None] = lambda _a, _b: None
     ) -> NaiveResult:
-        """Train, then measure on validation and test rows with the same objectives."""
+        """Train, then measure on validation rows with the same objectives."""
         bench = self._bench
         began = time.perf_counter()
         torch.manual_seed((bench.seed + hash_name(genome.id)) % 2**31)
         model = NaiveModel(bench, genome).to(bench.device)
         steps, tokens, computed = self._fit(model, genome, observe)
         trained = time.perf_counter()
-        validation = self._measure(model, bench.validation(100))
+        validation = self._measure(model, bench.validation(100), genome)
         measured = time.perf_counter()
-        test = self._measure(model, bench.test())
-        memory = self._served_bytes(genome)
-        validation["memory"] = test["memory"] = memory
+        self._models[genome.id] = model
         return NaiveResult(
             genome=genome.id,
             validation=validation,
-            test=test,
             steps=steps,
             tokens=tokens,
             computed_tokens=computed,
             train_seconds=trained - began,
             eval_seconds=measured - trained,
         )
+
+    def test(self, genome: Genome) -> dict[str, float]:
+        """Final figures, on the test rows, of a genome trained before."""
+        return self._measure(self._models[genome.id], self._bench.test(), genome)
 
     def _fit(
         self, model: NaiveModel, genome: Genome, observe: Callable[[int, int], None]
@@ -144,13 +145,17 @@ class NaiveTrainer:
                 observe(done, steps)
         return done, tokens, computed
 
-    def _measure(self, model: NaiveModel, rows: EvaluationSet) -> dict[str, float]:
-        scores = self._score(model, rows.encoded, True)
+    def _measure(self, model: NaiveModel, rows: EvaluationSet, genome: Genome) -> dict[str, float]:
+        every = range(len(rows.encoded))
+        scores = self._score(model, rows.encoded, every, True)
         alone = None
         if rows.has_image.any():
-            alone = self._score(model, rows.encoded, False)[: len(rows.rows)]
+            pictured = np.flatnonzero(rows.has_image).tolist()
+            alone = scores[: len(rows.rows)].copy()
+            alone[pictured] = self._score(model, rows.encoded, pictured, False)[pictured]
         objectives, _ = rows.measure(scores, alone)
-        return {name: float(values[0]) for name, values in objectives.items()}
+        plain = {name: float(values[0]) for name, values in objectives.items()}
+        return {**plain, "memory": self._served_bytes(genome)}
 
     def _served_bytes(self, genome: Genome) -> float:
         """P4, measured as for a genome of the search: weights' values do not change it."""
@@ -158,10 +163,12 @@ class NaiveTrainer:
         return float(self._bench.served_bytes(member, self._bench.pack([member])))
 
     @torch.no_grad()
-    def _score(self, model: NaiveModel, rows: EncodedRows, images: bool) -> Floats:
+    def _score(
+        self, model: NaiveModel, rows: EncodedRows, wanted: Sequence[int], images: bool
+    ) -> Floats:
         model.eval()
         out = np.zeros(len(rows))
-        for chosen in rows.sorted_batches(self._bench.config.training.evaluation_batch):
+        for chosen in rows.sorted_batches(self._bench.config.training.evaluation_batch, wanted):
             ids, mask, features, shown = gather(rows, chosen)
             logits = model(ids, mask, features if images else None, shown)
             out[chosen] = torch.sigmoid(logits.double()).cpu().numpy()

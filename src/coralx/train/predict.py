@@ -20,7 +20,7 @@ from coralx.train.backbone import Backbone
 from coralx.train.checkpoint import import_adapter, read_sidecar
 from coralx.train.network import score
 from coralx.train.prefix import EncodedRows
-from coralx.train.rows import Rows, read_image
+from coralx.train.rows import Rows, check_text, read_image
 from coralx.train.vision import VisionTower
 from coralx.train.workbench import choose_device
 
@@ -173,9 +173,8 @@ def _read_row(
             f"row {number}: no column {text_column!r}; there are {known}; use --text-column"
         )
     text = row[text_column]
-    if not isinstance(text, str) or not text.strip():
-        raise DataError(f"row {number}: text must be a non-empty string, got {text!r:.40}")
     try:
+        check_text(text)
         return text, read_image(row.get(image_column), folder)
     except DataError as error:
         raise DataError(f"row {number}: {error}") from None

@@ -1,0 +1,66 @@
+"""Ctrl-C and SIGTERM: at once, but never in the middle of a write.
+
+Both raise KeyboardInterrupt. While something is being written (`unbroken`) they are held back to
+its end, which is milliseconds away; anywhere else the run is at a safe point, because its state
+is what the journal says and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import FrameType
+
+
+@dataclass
+class _Held:
+    """How deep in writes the main thread is, and whether a signal waits for their end."""
+
+    depth: int = 0
+    waiting: bool = False
+
+
+_held = _Held()
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """SIGINT and SIGTERM stop what runs inside with KeyboardInterrupt.
+
+    Python lets the main thread alone set signal handlers; elsewhere this does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {kind: signal.signal(kind, _stop) for kind in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+
+
+@contextlib.contextmanager
+def unbroken() -> Iterator[None]:
+    """Hold signals back to the end of what runs inside; for writes, which are short."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _held.depth += 1
+    try:
+        yield
+    finally:
+        _held.depth -= 1
+        if _held.depth == 0 and _held.waiting:
+            _held.waiting = False
+            raise KeyboardInterrupt
+
+
+def _stop(_signal: int, _frame: FrameType | None) -> None:
+    if _held.depth:
+        _held.waiting = True
+    else:
+        raise KeyboardInterrupt

@@ -1,0 +1,80 @@
+"""Ctrl-C and SIGTERM: at once, but never in the middle of a write."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import pytest
+
+from coralx.interrupts import stoppable, unbroken
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_at_once(kind: signal.Signals) -> None:
+    done = []
+    before = signal.getsignal(kind)
+
+    def work() -> None:
+        with stoppable():
+            os.kill(os.getpid(), kind)
+            done.append("not to be reached")
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert not done
+    assert signal.getsignal(kind) is before
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_a_write_is_finished_first_and_then_it_stops(kind: signal.Signals) -> None:
+    done = []
+
+    def write() -> None:
+        with unbroken():
+            os.kill(os.getpid(), kind)
+            with unbroken():  # one write within another
+                done.append("first half")
+            done.append("second half")
+        done.append("not to be reached")
+
+    with pytest.raises(KeyboardInterrupt), stoppable():
+        write()
+    assert done == ["first half", "second half"]
+
+
+def test_a_second_signal_does_not_break_what_the_first_began() -> None:
+    """Pressing Ctrl-C twice: the last record is still written whole."""
+    done = []
+
+    def end() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        finally:
+            with unbroken():
+                os.kill(os.getpid(), signal.SIGINT)
+                done.append("recorded")
+
+    with pytest.raises(KeyboardInterrupt), stoppable():
+        end()
+    assert done == ["recorded"]
+
+
+def test_an_error_in_a_write_is_not_hidden_where_no_signal_came() -> None:
+    with pytest.raises(ValueError, match="disk"), stoppable(), unbroken():
+        raise ValueError("disk")
+
+
+def test_other_threads_keep_their_handlers() -> None:
+    seen = []
+
+    def work() -> None:
+        with stoppable(), unbroken():
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    before = signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [before]

@@ -1,0 +1,239 @@
+"""A pack that meets trouble: a genome that breaks down, memory that does not suffice."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from coralx.config import load_config
+from coralx.records import Genome, Job, LoRAConfig, Start, TrainingResult
+from coralx.train.adapters import Weights
+from coralx.train.parting import is_shortage, train_parted
+from coralx.train.trainer import Member
+from coralx.train.worker import Worker
+
+ROOT = Path(__file__).parents[2]
+TIMES = {"train_seconds", "eval_seconds", "busy_share", "peak_memory"}
+
+
+def load_script() -> Any:
+    """scripts/kill_runs.py, whose small configuration is used here too."""
+    spec = importlib.util.spec_from_file_location("kill_runs", ROOT / "scripts" / "kill_runs.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["kill_runs"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def worker(tmp_path_factory: pytest.TempPathFactory) -> Worker:
+    return Worker(load_config(load_script().CONFIG), tmp_path_factory.mktemp("checkpoints"))
+
+
+def genome(name: str, rate: float = 2e-3, **lora: Any) -> Genome:
+    settings = {"r": 4, "layers": 2, "target_modules": ("query", "value")} | lora
+    return Genome(id=name, lora_cfg=LoRAConfig(**settings), learning_rate=rate)
+
+
+HEALTHY = (
+    genome("a", r=2, layers=1),
+    genome("b", 4e-3, dropout=0.1),
+    genome("c", target_modules=("all-linear",)),
+)
+# With another depth and rank, so that the others' shapes would change if it left a trace.
+DOOMED = genome("doomed", 1e30, r=16, layers=3)
+
+
+def make_job(worker: Worker, genomes: Sequence[Genome], stage: int = 2) -> Job:
+    return Job(
+        id=f"g0-{stage}",
+        generation=0,
+        stage=worker.config.hyperband.stages[stage],
+        stage_index=stage,
+        genomes=tuple(genomes),
+        starts=(Start(),) * len(genomes),
+    )
+
+
+def timeless(results: Sequence[TrainingResult]) -> list[dict[str, Any]]:
+    """All that is the genomes' own: no times, and not in which pack."""
+    plain = [result.model_dump(exclude={"pack"}) for result in results]
+    for result in plain:
+        result["cost"] = {k: v for k, v in result["cost"].items() if k not in TIMES}
+    return plain
+
+
+def poison(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Member], None]
+) -> None:
+    """Have `spoil` called on the genome `doomed` once its pack has trained."""
+    train = worker._trainer.train
+
+    def train_and_spoil(members: Sequence[Member], *rest: Any) -> None:
+        train(members, *rest)
+        for member in members:
+            if member.genome.id == "doomed":
+                spoil(member)
+
+    monkeypatch.setattr(worker._trainer, "train", train_and_spoil)
+
+
+@pytest.mark.parametrize("place", [0, 1, 3])
+def test_one_that_breaks_down_leaves_no_trace_in_the_others(worker: Worker, place: int) -> None:
+    """Bit for bit as in a pack in which it never was: weights (by their fingerprint in the
+    checkpoint's id), objectives, curves and costs."""
+    genomes = [*HEALTHY[:place], DOOMED, *HEALTHY[place:]]
+    without = worker.train(make_job(worker, HEALTHY))
+    results = worker.train(make_job(worker, genomes))
+    assert [result.genome.id for result in results] == [genome.id for genome in genomes]
+    broken = results.pop(place)
+    assert timeless(results) == timeless(without)
+    assert all(result.checkpoint for result in without)
+    assert all(result.pack == ("a", "b", "c") for result in results)
+    assert broken.stopped is not None
+    assert broken.stopped.gate == "non_finite"
+    assert "step" in broken.stopped.reason
+    assert broken.checkpoint is None
+    assert broken.cost.steps >= 4, "what the others trained in vain is on its account"
+
+
+def test_nan_in_weights_after_the_last_step_is_found(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without = worker.train(make_job(worker, HEALTHY))
+
+    def spoil(member: Member) -> None:
+        extra = {k: torch.full_like(v, torch.nan) for k, v in member.weights.extra.items()}
+        member.weights = Weights(member.weights.lora, extra)
+
+    poison(worker, monkeypatch, spoil)
+    *results, broken = worker.train(make_job(worker, [*HEALTHY, genome("doomed")]))
+    assert timeless(results) == timeless(without)
+    assert broken.stopped is not None
+    assert "weights hold NaN" in broken.stopped.reason
+
+
+def test_nan_in_the_gradient_alone_is_found(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The forward pass is fine, the way back is not."""
+    without = worker.train(make_job(worker, HEALTHY))
+    pack = worker.bench.pack
+    assert pack is not None
+    from coralx.train.optim import PackOptimizer
+
+    clip = PackOptimizer.clip
+
+    def spoil(self: PackOptimizer, limit: float | None) -> torch.Tensor:
+        if self._pack.size == 4:
+            self._pack.gradients[3, 0] = torch.inf
+        return clip(self, limit)
+
+    monkeypatch.setattr(PackOptimizer, "clip", spoil)
+    results = worker.train(make_job(worker, [*HEALTHY, genome("doomed")]))
+    stopped = {r.genome.id: r.stopped for r in results if r.stopped}
+    assert list(stopped) == ["doomed"]
+    assert "gradient norm became inf" in stopped["doomed"].reason
+    assert timeless([r for r in results if not r.stopped]) == timeless(without)
+
+
+def test_all_break_down_together(worker: Worker) -> None:
+    doomed = [genome(name, 1e30) for name in "xyz"]
+    results = worker.train(make_job(worker, doomed))
+    assert all(r.stopped and r.stopped.gate == "non_finite" for r in results)
+
+
+SHORTAGES = [
+    MemoryError(),
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory: "
+        "you tried to allocate 8 bytes. Error code 12 (Cannot allocate memory)"
+    ),
+    RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes."),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"),
+]
+
+
+@pytest.mark.parametrize("shortage", SHORTAGES, ids=[type(e).__name__ + str(i) for i, e in
+                                                     enumerate(SHORTAGES)])  # fmt: skip
+def test_out_of_memory_parts_the_pack_and_stops_who_does_not_fit_alone(
+    shortage: Exception, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real trainer on an allocator that fails for packs above two and for one genome."""
+    genomes = [*HEALTHY, genome("huge"), genome("d")]
+    train, sizes = worker._trainer.train, []
+
+    def run_short(members: Sequence[Member], *rest: Any) -> None:
+        sizes.append(len(members))
+        if len(members) > 2 or any(member.genome.id == "huge" for member in members):
+            raise shortage
+        train(members, *rest)
+
+    with monkeypatch.context() as short:
+        short.setattr(worker._trainer, "train", run_short)
+        results = worker.train(make_job(worker, genomes))
+    assert sizes == [5, 2, 3, 1, 2, 1, 1]
+    assert [r.pack for r in results] == [("a", "b"), ("a", "b"), ("c",), ("huge",), ("d",)]
+    stopped = [r for r in results if r.stopped]
+    assert [r.genome.id for r in stopped] == ["huge"]
+    assert stopped[0].stopped is not None
+    assert stopped[0].stopped.gate == "out_of_memory"
+    assert "lower training.batch_size" in stopped[0].stopped.reason
+    assert timeless(results[:2]) == timeless(worker.train(make_job(worker, HEALTHY[:2])))
+
+
+def test_other_errors_are_not_taken_for_a_shortage(worker: Worker) -> None:
+    def fail(_: Job) -> list[TrainingResult]:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        train_parted(make_job(worker, HEALTHY), fail)
+    assert not is_shortage(ValueError("out of memory"))
+
+
+LIMITED = """
+import json, resource, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import test_worker as t
+from coralx.config import load_config
+from coralx.train.worker import Worker
+settings = t.load_script().CONFIG
+settings["data"] |= {"max_tokens": 64, "max_rows": 96}
+settings["training"] |= {"batch_size": 48, "evaluation_batch": 8}
+worker = Worker(load_config(settings), Path(sys.argv[2]))
+genomes = [t.genome(f"g{i}", target_modules=("all-linear",), layers="all") for i in range(8)]
+worker.train(t.make_job(worker, genomes[:1], 1))  # whatever is loaded once
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[3]) * 2**20,) * 2)
+results = worker.train(t.make_job(worker, genomes, 1))
+print(json.dumps([[r.genome.id, r.pack, r.stopped and r.stopped.gate] for r in results]))
+"""
+
+
+def test_a_pack_that_really_runs_out_of_memory_is_parted(tmp_path: Path) -> None:
+    """The system refuses to give more than 700 MiB beyond what one genome needed."""
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(Path(__file__).parent), str(tmp_path), "700"],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    results = json.loads(done.stdout.splitlines()[-1])
+    assert [name for name, _, _ in results] == [f"g{i}" for i in range(8)]
+    assert all(gate is None for _, _, gate in results)
+    assert all(pack is not None and 1 <= len(pack) < 8 for _, pack, _ in results)
