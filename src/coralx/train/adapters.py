@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -94,8 +95,9 @@ class PackedAdapters:
             if p == 0:
                 parts.append(part)
                 continue
-            self._generator.manual_seed((self._seeds[k] + 1_000_003 * self._step + layer) % 2**63)
-            kept = torch.rand(part.shape, generator=self._generator, device=x.device) >= p
+            kept = self._draw_kept(
+                part, p, (self._seeds[k] + 1_000_003 * self._step + layer) % 2**63
+            )
             parts.append(torch.where(kept, part / (1 - p), torch.zeros((), device=x.device)))
         return torch.stack(parts)
 
@@ -129,6 +131,16 @@ class PackedAdapters:
     def put(self, k: int, own: Weights, flat: Tensor | None = None) -> None:
         """Write genome k's tensors into `values` or a matrix laid out alike."""
         self._fill(self.values if flat is None else flat, k, own)
+
+    def _draw_kept(self, x: Tensor, p: float, seed: int) -> Tensor:
+        """True for each value of x with probability 1 - p, rounded to 1 / 65536."""
+        if x.device.type != "cpu":
+            self._generator.manual_seed(seed)
+            return torch.rand(x.shape, generator=self._generator, device=x.device) >= p
+        # torch draws on one core at 5 ns a value, which took a third of a step; 16 raw bits do.
+        raw = np.random.SFC64(seed).random_raw(-(-x.numel() // 4))
+        bits = raw.view(np.uint16)[: x.numel()]
+        return torch.from_numpy(bits >= round(p * 65536)).view(x.shape)
 
     def _pick(self, stacked: Tensor) -> Tensor:
         """The rows of the genomes selected; a view where they come first, in order."""
