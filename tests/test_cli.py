@@ -20,7 +20,7 @@ from coralx.cli import app
 from coralx.starter import write_starter
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ("run", "resume", "plan", "report", "export", "predict", "init")
+COMMANDS = ("run", "resume", "plan", "report", "export", "reproduce", "predict", "init")
 HEAVY = ("torch", "transformers", "datasets", "pandas", "sklearn", "plotly", "peft", "pymoo")
 LIMIT = 240  # seconds; the machine may be busy
 

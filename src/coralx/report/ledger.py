@@ -37,7 +37,9 @@ def ledger_section(history: History, summary: Summary) -> Markup:
         f"{history.config.hyperband.full_epochs:g} epochs of all rows. In seconds, naive is an "
         "estimate: its steps at the seconds per step of this run. "
     )
-    caption = join([words, element("code", "coralx compare"), " measures it instead."])
+    caption = join(
+        [words, element("code", "benchmarks/naive_vs_coralx.py"), " measures it instead."]
+    )
     if not spent["steps"]:
         nothing = empty("No step has been trained yet.")
         return section("efficiency", "Where the effort went", "", nothing)
