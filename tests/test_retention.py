@@ -1,5 +1,6 @@
 """What may go and what must stay: nothing that a stage, a child or the front still needs."""
 
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -47,7 +48,9 @@ class FileExecutor:
 
     def _answer(self, job: Job, place: int) -> TrainingResult:
         genome = job.genomes[place]
-        chance = hash((genome.id, self._seed, job.stage_index)) % 1000 / 1000
+        # Not hash(): that of a string differs from process to process.
+        facts = f"{genome.id} {self._seed} {job.stage_index}"
+        chance = zlib.crc32(facts.encode()) % 1000 / 1000
         name = f"{genome.id}/{job.stage.name}-{chance}"
         path = self._folder / f"{name}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
