@@ -181,9 +181,9 @@ def test_the_sample_of_texts_stays_small_and_even(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("rows.txt", "x", "must be one of"),
-        ("rows.jsonl", "", "no rows"),
-        ("rows.jsonl", "{not json}\n", "cannot be read as jsonl"),
-        ("rows.jsonl", "3\n", "row 1 must be an object"),
+        ("rows.jsonl", "", "the file is empty"),
+        ("rows.jsonl", "{not json}\n", "cannot be read as json: line 1"),
+        ("rows.jsonl", "3\n", "line 1 must be an object"),
         ("rows.parquet", "not parquet", "cannot be read as parquet"),
         ("rows.csv", "text\n", "no rows"),
     ],

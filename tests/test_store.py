@@ -113,8 +113,30 @@ def test_a_damaged_middle_line_is_named_by_number_with_advice(directory: Path) -
     lines = (directory / JOURNAL).read_bytes().split(b"\n")
     lines[1] = lines[1][:20]
     (directory / JOURNAL).write_bytes(b"\n".join(lines))
-    with pytest.raises(StoreError, match=r"line 2 is damaged; .*head -n 1"):
+    with pytest.raises(StoreError, match=r"line 2 is damaged .*head -n 1"):
         read_history(directory)
+
+
+@pytest.mark.parametrize(
+    "order", [(0, 2), (0, 2, 1), (0, 1, 1, 2)], ids=["missing", "moved", "doubled"]
+)
+def test_a_line_that_is_not_the_one_that_was_there_is_named(
+    directory: Path, order: tuple[int, ...]
+) -> None:
+    lines = (directory / JOURNAL).read_bytes().splitlines(keepends=True)
+    (directory / JOURNAL).write_bytes(b"".join(lines[i] for i in order))
+    wrong = next(place for place, i in enumerate(order) if place != i) + 1
+    with pytest.raises(StoreError, match=f"line {wrong} is damaged or not the one"):
+        read_history(directory)
+
+
+def test_a_journal_cut_as_advised_can_be_gone_on_with(directory: Path) -> None:
+    lines = (directory / JOURNAL).read_bytes().splitlines(keepends=True)
+    (directory / JOURNAL).write_bytes(b"".join(lines[:2]))
+    store = Store(directory)
+    store.append("results", [result("d")])
+    store.close()
+    assert names(directory) == ["a", "b", "d"]
 
 
 def test_seconds_of_all_sittings_add_up_even_of_killed_ones(

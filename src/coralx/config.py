@@ -17,7 +17,16 @@ from pydantic import (
 )
 
 from coralx.errors import ConfigError
-from coralx.genes import DEFAULT_SPACE, Choice, Float, Gene, Integer, Settings, check_gene
+from coralx.genes import (
+    DEFAULT_SPACE,
+    Choice,
+    Float,
+    Gene,
+    Integer,
+    Settings,
+    check_conditions,
+    check_gene,
+)
 from coralx.problems import describe_value, explain, nearest
 from coralx.records import Number, TrainingStage, Whole
 from coralx.settings_file import read_settings
@@ -31,6 +40,7 @@ OBJECTIVES = {
     "calibration": "max",
 }
 VISION_TOWERS = ("efficientnet-lite0",)
+PREFIX_FOLDER = "prefix"  # of a run: frozen outputs that do not fit in memory
 
 
 DEFAULT_STAGES = (
@@ -110,7 +120,15 @@ class EvolutionSettings(Settings):
     mutation_rate: Number = Field(default=0.3, ge=0, le=1)
     tournament_size: Whole = Field(default=2, ge=1)
     promote_by: str = "rank"
+    # Who goes first where neither of two dominates: see search/tiebreak.py.
+    tie_break: Literal["crowding", "niching", "hypervolume", "epsilon"] = "crowding"
     warm_start: bool = True
+    # PBT: the lowest share of those that leave a stage are replaced by mutated copies of the best.
+    exploit_below: Number = Field(default=0.0, ge=0, le=0.5)
+    # Whose weights a child of two parents starts from: the better one's, or both merged.
+    crossover_weights: Literal["inherit", "average", "ties", "dare"] = "inherit"
+    merge_shares: Literal["equal", "rank"] = "equal"
+    merge_density: Number = Field(default=0.5, gt=0, lt=1)
 
     @field_validator("tournament_size")
     @classmethod
@@ -132,11 +150,24 @@ class TrainingSettings(Settings):
     dtype: Literal["float32", "bfloat16"] = "float32"
     threads: Whole | None = Field(default=None, ge=1, le=1024)
     prefix_cache: bool = True
+    # Beyond it frozen outputs are kept in mapped files inside the run's folder.
+    prefix_memory_gb: Number = Field(default=2.0, ge=0)
     evaluation_batch: Whole = Field(default=32, ge=1, le=65_536)
     attack_rows: Whole = Field(default=24, ge=0, le=1_000_000)
     bootstrap_draws: Whole = Field(default=1000, ge=0, le=1_000_000)
-    evaluations_per_stage: Whole = Field(default=4, ge=1, le=1000)
+    evaluations_per_stage: Whole = Field(default=6, ge=1, le=1000)
     patience: Whole | None = Field(default=2, ge=1)
+    # Gain in task_skill that counts as an improvement to patience.
+    least_gain: Number = Field(default=0.002, ge=0, le=1)
+    # A function `module:function` that is called before a genome trains a stage: see train/hook.py.
+    hook: str | None = None
+
+    @field_validator("hook")
+    @classmethod
+    def _check_hook(cls, name: str | None) -> str | None:
+        if name is not None and not all(name.partition(":")):
+            raise ValueError(f"must be named 'module:function', got {name!r}; or null for none")
+        return name
 
 
 class StorageSettings(Settings):
@@ -158,6 +189,9 @@ class HyperbandSettings(Settings):
     grow_rank_at: str | None = "S2_serious"
     grow_below_rank: Whole = Field(default=16, ge=1, le=1024)
     cross_modal_proxy: bool = True
+    # Whether a stage's best go on once all are told, or as soon as somebody is free for them.
+    promotion: Literal["halving", "asha"] = "halving"
+    adaptive_budgets: bool = False
     naive_epochs: Number | None = Field(default=None, gt=0, le=1000)
 
     @model_validator(mode="before")
@@ -203,6 +237,25 @@ class HyperbandSettings(Settings):
         close = nearest(name, names)
         hint = f"; did you mean {close!r}?" if close else "; name one of them, or null"
         raise ValueError(f"must be one of the stages ({', '.join(names)}), got {name!r}{hint}")
+
+    @field_validator("adaptive_budgets")
+    @classmethod
+    def _check_budgets(cls, adaptive: bool, info: ValidationInfo) -> bool:
+        stages = info.data.get("training_stages", DEFAULT_STAGES)
+        if not adaptive:
+            return adaptive
+        if len(stages) != 4:
+            raise ValueError(
+                f"shares out the steps of four training_stages, got {len(stages)}; "
+                "write down four, or set it to false"
+            )
+        for key, value in (("enable_hyperband", True), ("promotion", "halving")):
+            if info.data.get(key, value) != value:
+                raise ValueError(
+                    f"needs {key}: {str(value).lower()}, got {describe_value(info.data[key])}; "
+                    "set one or the other"
+                )
+        return adaptive
 
     @property
     def stages(self) -> tuple[TrainingStage, ...]:
@@ -261,14 +314,19 @@ class Config(Settings):
     @classmethod
     def _check_genes(cls, space: dict[str, Gene]) -> dict[str, Gene]:
         problems = [f".{name}: {line}" for name in space for line in check_gene(name, space[name])]
+        problems += check_conditions(space)
         if problems:
             raise ValueError("\n".join(problems))
         return space
 
     @model_validator(mode="after")
     def _check(self) -> Config:
-        if problem := _check_promotion(self.evolution.promote_by, self.objectives):
-            raise ValueError(problem)
+        problems = [
+            _check_promotion(self.evolution.promote_by, self.objectives),
+            _check_exploit(self.evolution.exploit_below, self.hyperband.promotion),
+        ]
+        if any(problems):
+            raise ValueError("\n".join(filter(None, problems)))
         return self
 
 
@@ -292,6 +350,15 @@ def _check_promotion(promote_by: object, objectives: object) -> str | None:
     if promote_by == "rank" or promote_by in objectives:
         return None
     return f"evolution.promote_by must be 'rank' or one of the objectives, got {promote_by!r}"
+
+
+def _check_exploit(share: object, promotion: object) -> str | None:
+    if promotion != "asha" or not isinstance(share, int | float) or not share:
+        return None
+    return (
+        "evolution.exploit_below acts when a stage closes, which needs hyperband.promotion: "
+        f"halving, got asha with {share}; set it to 0 or promote by halving"
+    )
 
 
 def load_config(
@@ -322,10 +389,16 @@ def load_config(
 
 def _between_sections(data: Mapping[str, Any], found: list[str]) -> list[str]:
     """Problems that pydantic looks for only where all sections are in order."""
-    section = data.get("evolution")
-    promote = section.get("promote_by", "rank") if isinstance(section, Mapping) else "rank"
-    problem = _check_promotion(promote, data.get("objectives", tuple(OBJECTIVES)))
-    return [problem] if problem and not any(problem in line for line in found) else []
+    evolution = data.get("evolution")
+    hyperband = data.get("hyperband", data.get(ALIAS))
+    evolution = evolution if isinstance(evolution, Mapping) else {}
+    hyperband = hyperband if isinstance(hyperband, Mapping) else {}
+    objectives = data.get("objectives", tuple(OBJECTIVES))
+    problems = [
+        _check_promotion(evolution.get("promote_by", "rank"), objectives),
+        _check_exploit(evolution.get("exploit_below"), hyperband.get("promotion")),
+    ]
+    return [p for p in problems if p and not any(p in line for line in found)]
 
 
 def _lay_over(

@@ -42,5 +42,16 @@ class CheckpointError(StoreError):
         )
 
 
+class ObjectiveError(CoralXError):
+    """A user's own objective that fails for a genome. The run stops, as it would fail for the next
+    one too; what is recorded is kept."""
+
+    def __init__(self, objective: str, genome: str, cause: str) -> None:
+        super().__init__(
+            f"objectives: {objective!r} failed for genome {genome}: {cause}; mend the function so "
+            "that it gives a number for any scores, then `coralx resume`: nothing recorded is lost"
+        )
+
+
 class ExtinctError(CoralXError):
     """No genome of a stage passed its gates; the message lists each reason."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from graphlib import CycleError, TopologicalSorter
 from typing import Annotated, Literal
 
 from pydantic import (
@@ -31,14 +33,38 @@ class Settings(BaseModel):
     )
 
 
-class Choice(Settings):
+class GeneSettings(Settings):
+    """What genes of every kind can have.
+
+    `when` makes a gene conditional: it counts only while every gene named there has one of the
+    values listed. Otherwise it rests at the default of its field, or at None for a user's own.
+    """
+
+    when: dict[str, Annotated[tuple[GeneValue, ...], Field(min_length=1)]] = {}
+
+    @field_validator("when")
+    @classmethod
+    def _read_modules(
+        cls, when: dict[str, tuple[GeneValue, ...]]
+    ) -> dict[str, tuple[GeneValue, ...]]:
+        return {name: read_values(name, values) for name, values in when.items()}
+
+
+def read_values(name: str, values: tuple[GeneValue, ...]) -> tuple[GeneValue, ...]:
+    """The different values of a gene. One module name alone stands for a list of one."""
+    if name == "target_modules":
+        values = tuple((value,) if isinstance(value, str) else value for value in values)
+    return tuple(dict.fromkeys(values))
+
+
+class Choice(GeneSettings):
     """One of a list of values, each as likely."""
 
     kind: Literal["choice"] = "choice"
     values: tuple[GeneValue, ...] = Field(min_length=1)
 
 
-class Integer(Settings):
+class Integer(GeneSettings):
     """A whole number from low to high, both included."""
 
     kind: Literal["integer"] = "integer"
@@ -52,7 +78,7 @@ class Integer(Settings):
         return high
 
 
-class Float(Settings):
+class Float(GeneSettings):
     """A number from low to high, uniform on a linear or logarithmic scale."""
 
     kind: Literal["float"] = "float"
@@ -83,12 +109,18 @@ def _check_not_below(high: float, info: ValidationInfo) -> None:
 
 Gene = Annotated[Choice | Integer | Float, Field(discriminator="kind")]
 
-# Which genes matter, from the tuned-LoRA literature: learning rate most, then which layers are
-# adapted, then rank (Biderman et al. 2024, arXiv:2405.09673; Schulman 2025, "LoRA Without Regret").
+# Shaped by the tuned-LoRA literature: Biderman et al. 2024, "LoRA Learns Less and Forgets Less"
+# (arXiv:2405.09673); Schulman et al. 2025, "LoRA Without Regret" (Thinking Machines Lab); Dettmers
+# et al. 2023, QLoRA (arXiv:2305.14314). Learning rate matters most, then which layers are adapted,
+# then rank. All three adapt every linear layer; batches stay small (`training.batch_size`), as LoRA
+# bears large ones less well than full fine-tuning does (Schulman).
 DEFAULT_SPACE: dict[str, Gene] = {
+    # Capacity: low ranks learn small data as well as high ones (Schulman), and with all linear
+    # layers adapted rank hardly matters (Dettmers).
     "r": Choice(values=(2, 4, 8, 16)),
     "alpha": Choice(values=(8, 16, 32)),
-    "dropout": Choice(values=(0.0, 0.05, 0.1)),
+    "dropout": Choice(values=(0.0, 0.05, 0.1)),  # 0.05 helps small models (Dettmers)
+    # Attention alone lags behind the MLP and behind all (Schulman, Biderman); kept as it is cheap.
     "target_modules": Choice(
         values=(
             ("query", "value"),
@@ -98,9 +130,11 @@ DEFAULT_SPACE: dict[str, Gene] = {
         )
     ),
     "layers": Choice(values=(1, 2, 3)),
+    # About ten times that of full fine-tuning (Schulman, Biderman), which is 2e-5 to 5e-5 for
+    # encoders (Devlin et al. 2019), and upwards: small adapters bear more. Above 4e-3 runs diverge.
     "learning_rate": Float(low=2e-4, high=4e-3, log=True),
     "weight_decay": Choice(values=(0.0, 0.01)),
-    "use_rslora": Choice(values=(False, True)),
+    "use_rslora": Choice(values=(False, True)),  # Kalajdzievski 2023, arXiv:2312.03732
 }
 
 
@@ -125,6 +159,32 @@ def check_gene(name: str, gene: Gene) -> list[str]:
             rules = dict.fromkeys(rule for line in explain(error, {}) for rule in [_bare(line)])
             problems.append(f"{' or '.join(rules)}, got {describe_value(value)}; change its values")
     return list(dict.fromkeys(problems))
+
+
+def check_conditions(space: Mapping[str, Gene]) -> list[str]:
+    """Whether every `when` of a space can be decided: a problem per gene or value that cannot."""
+    problems = []
+    for name, gene in space.items():
+        for other, wanted in gene.when.items():
+            decider, place = space.get(other), f".{name}.when.{other}"
+            if not isinstance(decider, Choice):
+                close = nearest(other, (n for n in space if isinstance(space[n], Choice)))
+                hint = f"; did you mean {close!r}?" if close else "; add it, or name another"
+                rule = "must be a gene of the space that is a choice"
+                problems.append(f"{place}: {rule}, got {other!r}{hint}")
+                continue
+            strange = [v for v in wanted if v not in read_values(other, decider.values)]
+            problems += [
+                f"{place}: must list values of {other}, got {describe_value(value)}; "
+                f"choose among {', '.join(map(describe_value, decider.values))}"
+                for value in strange
+            ]
+    try:
+        TopologicalSorter({name: list(gene.when) for name, gene in space.items()}).prepare()
+    except CycleError as error:
+        ring = " -> ".join(error.args[1])
+        problems.append(f"conditions must not go round in a circle, got {ring}; drop one `when`")
+    return problems
 
 
 def _bare(line: str) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from coralx.config import Config, load_config
 from coralx.records import Genome, Progress, TrainingResult
 from coralx.search.budget import efficiency
-from coralx.search.evolution import Evolution
+from coralx.search.evolution import new_search
 
 if TYPE_CHECKING:
     from coralx.train.worker import Worker
@@ -65,7 +65,7 @@ class HyperbandTrainer:
         settings = self.config.evolution.model_copy(update={"generations": 1})
         config = self.config.model_copy(update={"evolution": settings})
         bench = self.worker.bench
-        evolution = Evolution(config, list(genomes), bench.has_images, bench.shape)
+        evolution = new_search(config, list(genomes), bench.has_images, bench.shape)
         executor = LocalExecutor(self.worker, self._observe)
         while not evolution.finished:
             for job in evolution.ask(executor.slots):

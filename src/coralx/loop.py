@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from coralx.records import Job, TrainingResult
-from coralx.search.evolution import Evolution
-from coralx.store import History, Store
+from coralx.search.asktell import Search
+from coralx.store import History, Value
 
 
 class Executor(Protocol):
@@ -25,12 +25,19 @@ class Executor(Protocol):
         while any is under way."""
 
 
+class Journal(Protocol):
+    """Where facts are written down before they are acted on: a `Store`, or a `MemoryStore`."""
+
+    def append(self, kind: str, value: Value) -> None:
+        """Write one fact."""
+
+
 def run(
-    evolution: Evolution,
+    evolution: Search,
     executor: Executor,
-    store: Store,
+    store: Journal,
     history: History,
-    tidy: Callable[[Evolution], None] = lambda _: None,
+    tidy: Callable[[Search], None] = lambda _: None,
 ) -> list[TrainingResult]:
     """Evolve to the end and give the front. Every fact is journalled before it is acted on.
 
@@ -40,6 +47,7 @@ def run(
     Args:
         tidy: called whenever results have been told, to remove what nobody needs any more.
     """
+    evolution.recall(history.jobs)
     for result in history.results:  # resume = replay
         evolution.tell(result)
     recorded = len(history.generations)

@@ -14,6 +14,7 @@ from coralx.row_count import RowCount, count_rows
 from coralx.search import budget
 from coralx.search.breeding import found
 from coralx.search.packing import estimate_bytes, pack, trained_parameters
+from coralx.search.space import diversity
 
 DRAWN = 256  # genomes that FLOPs and memory are estimated from, at most
 CHARACTERS_PER_TOKEN = 4.5  # of English in word pieces
@@ -41,7 +42,7 @@ def plan_run(config: Config, steps_per_epoch: float | None = None) -> Plan:
     assert steps_per_epoch is not None  # noqa: S101 - counted where not given
     hyperband, evolution = config.hyperband, config.evolution
     one = budget.plan(
-        hyperband.stages, evolution.population, steps_per_epoch, hyperband.full_epochs
+        _first_stages(config), evolution.population, steps_per_epoch, hyperband.full_epochs
     )
     tokens = _tokens_per_row(counted.characters, config.data) if counted else None
     stages = [
@@ -86,6 +87,15 @@ def whole_steps(config: Config) -> dict[str, int]:
     return {stage.name: _whole(stage, rows, size) for stage in config.hyperband.stages}
 
 
+def _first_stages(config: Config) -> tuple[TrainingStage, ...]:
+    """The stages as the first generation will train them."""
+    stages = config.hyperband.stages
+    if not config.hyperband.adaptive_budgets:
+        return stages
+    founders = found(config.space, config.evolution)
+    return budget.adapt(stages, len(founders), diversity(config.space, founders))
+
+
 def _count_if_needed(config: Config, needed: bool) -> RowCount | None:
     """Where steps are given the data only serves estimates and may be missing."""
     try:
@@ -116,10 +126,13 @@ def _estimate(config: Config, plan: budget.Plan, tokens_per_row: float | None) -
         trained = [_adapter(genome, config, grown) for genome in genomes]
         seen = line.steps * config.training.batch_size
         tokens = round(seen * tokens_per_row) if tokens_per_row else None
+        flops = None
+        if tokens and tokens_per_row and shape:
+            flops = tokens * _flops_per_token(trained, shape, tokens_per_row)
         lines.append(
             {
                 "tokens": tokens,
-                "flops": tokens * _flops_per_token(trained, shape) if tokens and shape else None,
+                "flops": flops,
                 "memory": _peak(config, genomes, trained, shape, line.genomes) if shape else None,
             }
         )
@@ -132,13 +145,17 @@ def _adapter(genome: Genome, config: Config, grown: bool) -> LoRAConfig:
     return adapter.model_copy(update={"r": 2 * adapter.r}) if doubles else adapter
 
 
-def _flops_per_token(adapters: Sequence[LoRAConfig], shape: ModelShape) -> float:
+def _flops_per_token(
+    adapters: Sequence[LoRAConfig], shape: ModelShape, tokens_per_row: float
+) -> float:
     """Mean over the adapters: forward and backward of activations through the frozen linears from
     the lowest adapted block up, 2 FLOPs per multiply-add, and of the adapters with their
-    gradients."""
+    gradients. The last block is computed for one token a row, but for its keys and values."""
     block = 4 * shape.hidden**2 + 2 * shape.hidden * shape.intermediate
+    seen = 2 * shape.hidden**2
+    last = seen + (block - seen) / tokens_per_row
     depths = [shape.layers if a.layers == "all" else min(a.layers, shape.layers) for a in adapters]
-    frozen = sum(4.0 * block * depth for depth in depths)
+    frozen = sum(4.0 * (block * (depth - 1) + last) for depth in depths)
     own = sum(6.0 * trained_parameters(adapter, shape) for adapter in adapters)
     return (frozen + own) / len(adapters)
 

@@ -208,6 +208,9 @@ class LiveView(View):
 
     def say(self, message: str) -> None:
         super().say(message)
+        self.show(message)
+
+    def show(self, message: str) -> None:
         self._phase, self._progress = message, None
 
     def __rich__(self) -> RenderableType:

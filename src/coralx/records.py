@@ -133,13 +133,20 @@ class Start(Record):
     """Where a genome's weights come from when a job begins.
 
     fresh: new adapters. continue: its own checkpoint of the stage before, optimiser moments
-    included. inherit: another genome's checkpoint, carried over in dW space. `grow_to` is the
-    rank to grow to before the first step, or None.
+    included. inherit: another genome's checkpoint, carried over in dW space. merge: the better
+    parent's `checkpoint` and the other's, `second`, made one in dW space. `grow_to` is the rank
+    to grow to before the first step, or None.
     """
 
-    kind: Literal["fresh", "continue", "inherit"] = "fresh"
+    kind: Literal["fresh", "continue", "inherit", "merge"] = "fresh"
     checkpoint: str | None = None
+    second: str | None = None
     grow_to: int | None = None
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The checkpoints that it needs."""
+        return tuple(name for name in (self.checkpoint, self.second) if name)
 
 
 class Job(Record):

@@ -1,7 +1,7 @@
 """Which checkpoints may go, so that the disk of a long run stays bounded.
 
 What a stage, a child or the front may still need is counted by the search
-(`Evolution.references`) and never removed. The rest stays, newest first, within the bound of
+(`Search.references`) and never removed. The rest stays, newest first, within the bound of
 `storage.checkpoints_gb`.
 """
 
@@ -11,16 +11,16 @@ import contextlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from coralx.search.evolution import Evolution
+from coralx.search.asktell import Search
 
 SUFFIX = ".safetensors"
 WRITING = ".writing"
 
 
 class Retention:
-    """Sweeps a run's checkpoint folder whenever a stage is over.
+    """Sweeps a run's checkpoint folder whenever results of another stage come in.
 
-    At that moment no job is under way, so nothing is read or written beside it.
+    What jobs under way read is referred to, and what they write is not yet known: both stay.
 
     Args:
         say: told once if what is needed is more than the bound.
@@ -33,7 +33,7 @@ class Retention:
         self._place: tuple[int, int] | None = None
         self._warned = False
 
-    def tidy(self, evolution: Evolution) -> None:
+    def tidy(self, evolution: Search) -> None:
         """Remove what may go, if the stage has changed since the last call."""
         place = (evolution.generation, evolution.stage_index)
         if place == self._place and not evolution.finished:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,15 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from coralx.config import Config
-from coralx.errors import StoreError
+from coralx.config import PREFIX_FOLDER, Config
+from coralx.errors import ExtinctError, StoreError
 from coralx.loop import run
 from coralx.records import Progress, TrainingResult
 from coralx.repair import Mender
 from coralx.report import write_report
 from coralx.reproduce import find_result
 from coralx.retention import Retention
-from coralx.search.evolution import Evolution
+from coralx.search.asktell import Search
+from coralx.search.evolution import new_search
 from coralx.store import History, Store, has_begun, read_history
 from coralx.summary import write_summary, write_whole
 
@@ -37,7 +39,10 @@ class Watcher:
     def say(self, message: str) -> None:
         """A phase begins."""
 
-    def begin(self, evolution: Evolution) -> None:
+    def show(self, message: str) -> None:
+        """What is at work this moment; for views that move, as it may be told at every step."""
+
+    def begin(self, evolution: Search) -> None:
         """Training begins; `evolution` can be looked at from then on."""
 
     def observe(self, progress: Progress) -> None:
@@ -54,7 +59,7 @@ def start_run(config: Config, directory: Path, watcher: Watcher) -> History:
         ExtinctError: no genome is left.
     """
     _check_new(directory)
-    Evolution(config)  # a space that cannot fill the population is told before all else
+    new_search(config)  # a space that cannot fill the population is told before all else
     worker = _load_worker(config, directory, watcher)
     store = Store(directory)
     try:
@@ -111,7 +116,7 @@ def _continue(directory: Path, store: Store, worker: Worker, watcher: Watcher) -
 
     history = read_history(directory)
     bench = worker.bench
-    evolution = Evolution(history.config, image_task=bench.has_images, shape=bench.shape)
+    evolution = new_search(history.config, image_task=bench.has_images, shape=bench.shape)
     mender = Mender(directory, worker, store, watcher.say, watcher.observe)
     retention = Retention(bench.checkpoints, history.config.storage.checkpoints_gb, watcher.say)
     retention.drop_orphans(r.checkpoint for r in history.results if r.checkpoint)
@@ -123,8 +128,16 @@ def _continue(directory: Path, store: Store, worker: Worker, watcher: Watcher) -
         retention.tidy(evolution)  # a sitting that finds all trained has told nothing new
         _measure_front(directory, front, history, store, worker, mender, watcher)
         ending = "run_finished"
+    except ExtinctError:
+        _write_outputs(directory, read_history(directory))
+        watcher.say(
+            f"what was tried, and why it was stopped: {directory / 'report.html'}; what passed an "
+            "earlier stage can still be had by `coralx export`"
+        )
+        raise
     finally:
         _record_ending(store, ending)
+    shutil.rmtree(directory / PREFIX_FOLDER, ignore_errors=True)
     history = read_history(directory)
     _write_outputs(directory, history)
     return history

@@ -24,7 +24,7 @@ class Step:
     @property
     def sources(self) -> set[str]:
         """Checkpoints that it starts from."""
-        return {start.checkpoint for start in self.job.starts if start.checkpoint}
+        return {name for start in self.job.starts for name in start.sources}
 
     @property
     def made(self) -> set[str]:

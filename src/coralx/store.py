@@ -1,7 +1,8 @@
 """The journal of a run: append-only JSON lines, one record per fact; state is its replay.
 
 A line is `{"kind": ..., "value": ..., "seconds": ..., "crc32": ...}`: `seconds` since the first
-record of the sitting (a `run` or `resume` that appended), `crc32` over what stands before it.
+record of the sitting (a `run` or `resume` that appended), `crc32` over all lines up to there, so
+that a line that is missing, doubled or moved shows as well as one that is changed.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class Store:
         except OSError as error:
             raise StoreError(_unwritable(directory, error)) from None
         try:
-            self._drop_torn_line()
+            self._crc = self._drop_torn_line()
             self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
             sync_folder(directory)
         except OSError as error:
@@ -94,14 +95,16 @@ class Store:
             if self._file < 0:
                 raise StoreError(f"{self._path}: closed, so nothing more can be recorded")
             before = os.fstat(self._file).st_size
+            line, crc = _seal(kind, _plain(value), self._seconds(), self._crc)
             try:
-                _write(self._file, _seal(kind, _plain(value), self._seconds()))
+                _write(self._file, line)
                 os.fsync(self._file)
             except BaseException as error:
                 self._take_back(before)
                 if isinstance(error, OSError):
                     raise StoreError(_unwritable(self._path, error)) from None
                 raise
+            self._crc = crc
 
     def close(self) -> None:
         """Let go of the directory; a second time does nothing."""
@@ -124,15 +127,27 @@ class Store:
             os.close(self._file)
             self._file = -1
 
-    def _drop_torn_line(self) -> None:
-        """A crash can leave half a line at the end; appending after it would spoil both."""
+    def _drop_torn_line(self) -> int:
+        """A crash can leave half a line at the end; appending after it would spoil both. Gives
+        the checksum of the last whole line, from which the next one's goes on."""
         if not self._path.exists():
-            return
-        data = self._path.read_bytes()
-        if data and not data.endswith(b"\n"):
+            return 0
+        whole, _, torn = self._path.read_bytes().rpartition(b"\n")
+        if torn:
             with self._path.open("r+b") as file:
-                file.truncate(data.rfind(b"\n") + 1)
+                file.truncate(len(whole) + 1 if whole else 0)
                 os.fsync(file.fileno())
+        return _crc_of(whole.rpartition(b"\n")[2])
+
+
+class MemoryStore:
+    """A journal in memory alone, for what costs nothing to repeat, such as a replay."""
+
+    def __init__(self) -> None:
+        self.records: list[tuple[str, Value]] = []
+
+    def append(self, kind: str, value: Value) -> None:
+        self.records.append((kind, value))
 
 
 def has_begun(directory: Path) -> bool:
@@ -205,33 +220,46 @@ def _read_records(path: Path) -> Iterator[tuple[str, Any, float]]:
         raise StoreError(f"{path.parent}: not a run directory, it has no {path.name}") from None
     except OSError as error:
         raise StoreError(f"{path}: cannot be read: {error}") from None
+    crc = 0
     for number, line in enumerate(lines[:-1], start=1):  # what follows the last newline is torn
         try:
-            yield _unseal(line)
+            kind, value, seconds, crc = _unseal(line, crc)
+            yield kind, value, seconds
         except (ValueError, KeyError, TypeError):
             raise StoreError(
-                f"{path}: line {number} is damaged; restore the file from a backup, or keep the "
-                f"{number - 1} lines before it (head -n {number - 1}) and resume: what came after "
-                "is trained again"
+                f"{path}: line {number} is damaged or not the one that was here; restore the file "
+                f"from a backup, or keep the {number - 1} lines before it (head -n {number - 1}) "
+                "and resume: what came after is trained again"
             ) from None
 
 
-def _seal(kind: str, value: Any, seconds: float) -> bytes:
+def _seal(kind: str, value: Any, seconds: float, before: int) -> tuple[bytes, int]:
+    """A line and its checksum; `before` is that of the line before it."""
     content = json.dumps({"kind": kind, "value": value, "seconds": seconds})[:-1]
-    return f'{content}{SEAL}{zlib.crc32(content.encode()):08x}"}}\n'.encode()
+    crc = zlib.crc32(content.encode(), before)
+    return f'{content}{SEAL}{crc:08x}"}}\n'.encode(), crc
 
 
-def _unseal(line: bytes) -> tuple[str, Any, float]:
-    """Kind, value and seconds of a line.
+def _unseal(line: bytes, before: int) -> tuple[str, Any, float, int]:
+    """Kind, value, seconds and checksum of a line.
 
     Raises:
-        ValueError, KeyError, TypeError: it is not as it was written.
+        ValueError, KeyError, TypeError: it is not as it was written, or does not follow `before`.
     """
     content, _, seal = line.decode().rpartition(SEAL)
-    if seal != f'{zlib.crc32(content.encode()):08x}"}}':
+    crc = zlib.crc32(content.encode(), before)
+    if seal != f'{crc:08x}"}}':
         raise ValueError("the checksum differs")
     record = json.loads(content + "}")
-    return record["kind"], record["value"], record["seconds"]
+    return record["kind"], record["value"], record["seconds"], crc
+
+
+def _crc_of(line: bytes) -> int:
+    """The checksum that a line states; 0 where it states none, which reading it will tell."""
+    try:
+        return int(line[-10:-2], 16)
+    except ValueError:
+        return 0
 
 
 def _plain(value: Value) -> Any:

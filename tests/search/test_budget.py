@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coralx.config import DEFAULT_STAGES
+from coralx.config import DEFAULT_STAGES, load_config
 from coralx.errors import ConfigError
 from coralx.records import Cost, Stop
 from coralx.search import budget
@@ -137,3 +137,40 @@ def test_efficiency_of_nothing_is_zero_not_an_error() -> None:
     report = budget.efficiency([], DEFAULT_STAGES, 1000, 2)
     assert (report["efficiency_ratio"], report["steps"], report["busy_share"]) == (0, 0, 0)
     assert [stage["genomes"] for stage in report["stages"]] == [0, 0, 0, 0]
+
+
+@given(st.integers(1, 500), st.floats(0, 1))
+def test_adaptive_budgets_move_steps_between_stages_and_add_none(
+    population: int, diversity: float
+) -> None:
+    plan = budget.plan(DEFAULT_STAGES, population, 1000, 2)
+    adapted = budget.adapt(DEFAULT_STAGES, population, diversity)
+    again = budget.plan(adapted, population, 1000, 2)
+    assert again.hyperband_steps == pytest.approx(plan.hyperband_steps)
+    shares = [stage.steps / again.hyperband_steps for stage in again.stages]
+    explores = (0.1, 0.4, 0.3, 0.2) if diversity > 0.8 else (0.05, 0.2, 0.35, 0.4)
+    assert shares == pytest.approx(explores)
+    assert [s.genomes for s in again.stages] == [s.genomes for s in plan.stages]
+
+
+@pytest.mark.parametrize(
+    ("hyperband", "message"),
+    [
+        ({"training_stages": [dict(DEFAULT_STAGES[0])]}, "steps of four training_stages, got 1"),
+        ({"enable_hyperband": False}, "needs enable_hyperband: true, got False"),
+        ({"promotion": "asha"}, "needs promotion: halving, got 'asha'"),
+    ],
+)
+def test_adaptive_budgets_need_four_stages_that_close(hyperband, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config({"hyperband": {"adaptive_budgets": True, **hyperband}})
+
+
+def test_copies_made_by_exploit_do_not_count_as_genomes_that_naive_training_would_train(
+    make_result,
+) -> None:
+    trained = [make_result("a", 0), make_result("b", 0), make_result("a", 1)]
+    copy = make_result("c", 1, start={"kind": "inherit", "checkpoint": "a0"})
+    report = budget.efficiency([*trained, copy], DEFAULT_STAGES, 1000, 2)
+    assert report["naive_steps"] == 2 * 2 * 1000
+    assert report["genomes"] == 3

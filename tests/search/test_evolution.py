@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from coralx.config import Choice
 from coralx.errors import ConfigError, CoralXError, ExtinctError
 from coralx.records import Genome, LoRAConfig, Stop, TrainingResult
-from coralx.search import space
+from coralx.search import budget, space
 from coralx.search.evolution import Evolution
 
 NAN_STOP = Stop(gate="non_finite", value=None, limit=None, reason="loss is nan at step 3")
@@ -234,6 +234,19 @@ def test_children_inherit_and_survivors_continue(settings, answer) -> None:
         checkpoints[result.genome.id] = result.checkpoint
 
 
+def test_what_a_child_is_merged_of_is_kept_until_it_is_told(settings, answer) -> None:
+    evolution = Evolution(settings(evolution={"crossover_weights": "average"}))
+    merged = 0
+    while not evolution.finished:
+        (job,) = evolution.ask(1)
+        needed = {name for start in job.starts for name in start.sources}
+        assert needed <= set(evolution.references())
+        merged += sum(start.kind == "merge" and len(start.sources) == 2 for start in job.starts)
+        for result in answer(job):
+            evolution.tell(result)
+    assert merged
+
+
 def test_hypervolume_of_the_front_never_shrinks(settings, answer) -> None:
     config = settings(evolution={"generations": 8})
     volumes = [g.hypervolume for g in run(Evolution(config), answer).closed]
@@ -328,3 +341,97 @@ def test_a_result_nobody_asked_for_is_refused(settings, answer, change) -> None:
     with pytest.raises(CoralXError, match="must be one that was asked for"):
         evolution.tell(result)
     assert evolution.results == []
+
+
+EXPLOITING = {"exploit_below": 0.5, "generations": 2}
+
+
+def is_copy(job, place: int) -> bool:
+    return bool(job.stage_index) and job.starts[place].kind == "inherit"
+
+
+def test_exploit_puts_copies_of_the_best_in_the_places_of_the_worst(settings, answer) -> None:
+    evolution = Evolution(settings(evolution=EXPLOITING))
+    copies = 0
+    while not evolution.finished:
+        jobs = evolution.ask(1000)
+        left = {(r.genome.id, r.stage_index): r for r in evolution.results}
+        for job in jobs:
+            for place, genome in enumerate(job.genomes):
+                if not is_copy(job, place):
+                    continue
+                copies += 1
+                (model,) = genome.parents
+                assert (genome.id, job.stage_index - 1) not in left
+                source = left[model, job.stage_index - 1]
+                assert job.starts[place].checkpoint == source.checkpoint, "that stage's own weights"
+                assert model in {g.id for job in jobs for g in job.genomes}, "the model goes on"
+                assert space.key(genome) != space.key(source.genome)
+                space.check(settings().space, genome)
+        for result in answers(evolution, answer):
+            evolution.tell(result)
+    assert copies == 2 * (4 + 2), "half of 8 after S0 and of 4 after S1, in both generations"
+    counts = {"S0_sanity": 8, "S1_shakeout": 8, "S2_serious": 4, "S3_finisher": 1}
+    assert evolution.funnel() == [counts] * 2
+    known = {result.genome.id for result in evolution.results}
+    assert all(set(closed.population) <= known for closed in evolution.closed)
+
+
+@hypothesis_settings(max_examples=15, deadline=None)
+@given(st.randoms(use_true_random=False))
+def test_the_checkpoint_of_a_copys_model_is_referred_to_until_the_copy_is_told(
+    settings, answer, shuffler
+) -> None:
+    """Checkpoint deleted before exploit: the model itself may be long past that checkpoint."""
+    config = settings(evolution=EXPLOITING, training={"pack_size": 1})
+    evolution = Evolution(config)
+    while not evolution.finished:
+        jobs = evolution.ask(1000)
+        shuffler.shuffle(jobs)
+        for place, job in enumerate(jobs):
+            needed = {name for other in jobs[place:] for s in other.starts for name in s.sources}
+            assert needed <= set(evolution.references())
+            for result in answer(job):
+                evolution.tell(result)
+
+
+@hypothesis_settings(max_examples=15, deadline=None)
+@given(st.randoms(use_true_random=False), st.integers(0, 41))
+def test_a_journal_with_copies_is_replayed_to_the_same_end(settings, answer, shuffler, cut) -> None:
+    config = settings(evolution=EXPLOITING)
+    whole = run(Evolution(config), answer, shuffler)
+    resumed = Evolution(config)
+    for result in whole.results[:cut]:
+        resumed.tell(result)
+    assert run(resumed, answer).closed == whole.closed
+
+
+def test_adaptive_budgets_share_out_each_generations_steps_by_its_diversity(
+    settings, answer
+) -> None:
+    plain = settings(evolution={"generations": 2})
+    evolution = Evolution(settings(hyperband={"adaptive_budgets": True}, evolution=EXPLOITING))
+    planned = budget.plan(plain.hyperband.stages, 8, 1000, 2).hyperband_steps
+    spent: dict[tuple[int, str], float] = {}
+    while not evolution.finished:
+        for job in evolution.ask(1000):
+            steps = len(job.genomes) * budget.stage_steps(job.stage, 1000)
+            spent[job.generation, job.stage.name] = steps
+            assert job.stage == evolution.stage
+            for result in answer(job):
+                evolution.tell(result)
+    for generation in (0, 1):
+        shares = [steps / planned for (born, _), steps in spent.items() if born == generation]
+        assert shares == pytest.approx([0.05, 0.2, 0.35, 0.4])
+
+
+def test_a_diverse_generation_explores(settings) -> None:
+    """Two genomes that differ in all but one of the space's genes are more than 0.8 apart."""
+    values = {name: Choice(values=(0, 1)) for name in "abcdefg"}
+    ends = {"r": Choice(values=(2, 64))}
+    genomes = [space.build({"r": r, **dict.fromkeys(values, i)}) for i, r in enumerate((2, 64))]
+    config = settings(space=values | ends, hyperband={"adaptive_budgets": True})
+    before, now = config.hyperband.stages, Evolution(config, genomes).stage
+    total = sum(s.genomes * s.steps_per_genome for s in budget.plan(before, 2, 1, 1).stages)
+    assert now.epoch_budget == pytest.approx(0.1 * total / (2 * 0.05))
+    assert now.model_copy(update={"epoch_budget": 0.05}) == before[0]

@@ -38,6 +38,24 @@ def test_a_child_inherits_the_best_weights_of_its_better_parent(settings, make_r
     assert job.starts == (Start(kind="fresh"),)
 
 
+def test_a_child_of_two_takes_both_where_weights_are_to_be_crossed(settings, make_result) -> None:
+    past = {name: [make_result(name, 0, checkpoint=f"{name}0")] for name in ("better", "worse")}
+    past["lost"] = [make_result("lost", 0, checkpoint=None)]
+    config = settings(evolution={"crossover_weights": "ties"})
+
+    def start(*parents: str, config=config) -> Start:
+        child = Genome(id="child", parents=parents, generation=1)
+        return plan_jobs(config, 1, 0, [child], past)[0].starts[0]
+
+    both = Start(kind="merge", checkpoint="better0", second="worse0")
+    assert start("better", "worse") == both
+    assert both.sources == ("better0", "worse0")
+    assert start("better") == start("better", "lost") == Start(kind="inherit", checkpoint="better0")
+    assert start("lost", "worse") == Start(kind="fresh")
+    cold = settings(evolution={"crossover_weights": "ties", "warm_start": False})
+    assert start("better", "worse", config=cold) == Start(kind="fresh")
+
+
 @pytest.mark.parametrize(("rank", "grown"), [(2, 4), (8, 16), (15, 30), (16, None), (64, None)])
 def test_rank_grows_on_entering_s2_only(settings, make_result, rank: int, grown) -> None:
     genome = Genome(id="a", lora_cfg=LoRAConfig(r=2))
@@ -77,3 +95,15 @@ def test_memory_bounds_packs_where_the_shape_is_known(settings) -> None:
     assert len(plan_jobs(tight, 0, 0, genomes, {})) == 1
     assert len(plan_jobs(tight, 0, 0, genomes, {}, shape=shape)) > 1
     assert len(plan_jobs(settings(), 0, 0, genomes, {}, shape=shape)) == 1
+
+
+@pytest.mark.parametrize(("stage_index", "grown"), [(1, None), (2, 8), (3, 8)])
+def test_a_copy_starts_from_its_models_stage_before_with_the_rank_of_its_own_genes(
+    settings, make_result, stage_index: int, grown
+) -> None:
+    """Exploit loads the wrong weights: not the model's last or first, but those of that stage."""
+    past = {"model": [make_result("model", i, checkpoint=f"m{i}") for i in range(4)], "copy": []}
+    copy = Genome(id="copy", parents=("model",), lora_cfg=LoRAConfig(r=4))
+    (job,) = plan_jobs(settings(), 0, stage_index, [copy], past)
+    source = f"m{stage_index - 1}"
+    assert job.starts == (Start(kind="inherit", checkpoint=source, grow_to=grown),)

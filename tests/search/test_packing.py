@@ -30,8 +30,8 @@ def test_packs_are_sorted_by_depth_and_rank_and_cut_at_size() -> None:
         genome("d", 2, "all"),
         genome("e", 8, 1),
     ]
-    assert shown(packing.pack(genomes, 2)) == ["ce", "ab", "d"]
-    assert shown(packing.pack(genomes, 8)) == ["ceabd"]
+    assert shown(packing.pack(genomes, 2)) == ["db", "ce", "a"]
+    assert shown(packing.pack(genomes, 8)) == ["dbcea"]
 
 
 def test_the_memory_budget_cuts_packs_and_a_lone_giant_still_trains() -> None:
@@ -78,12 +78,16 @@ def test_estimate_by_hand() -> None:
     tiny = packing.ModelShape(layers=2, hidden=4, intermediate=8, heads=1, vocab=10)
     base = 4 * (10 * 4 + 2 * (4 * 16 + 2 * 32))
     adapters = [
-        LoRAConfig(r=2, layers=1, target_modules=("query", "up")),  # (8 + 12) per rank, 1 block
-        LoRAConfig(r=1, layers="all", target_modules=("all-linear",)),  # (32 + 24) per rank, 2
+        LoRAConfig(r=2, layers=1, target_modules=("query", "up")),
+        LoRAConfig(r=1, layers="all", target_modules=("all-linear",)),
     ]
-    trained = (20 * 1 + 56 * 2) * 2  # both padded to rank 2
-    kept = 2 * (40 + 16 + 2 * 3) + (16 + 3)  # per token: two blocks, and what passes
-    expected = base + 16 * trained + 2 * 5 * 3 * 4 * kept
+    # In and out of query, key, value and output are 8, of up and down 12. In the last block query
+    # and up are padded to rank 2; each genome has a classification layer of 4 + 1.
+    trained = 2 * (2 * 8 + 2 * 12 + 3 * 8 + 12) + 2 * (4 * 8 + 2 * 12) + 2 * 5
+    block = 6 * 4 + 8  # of the second genome alone, per token
+    adapted = 4 + 3 * 2 + (4 + 2) + (4 + 2) + (8 + 2)  # inputs, and twice the rank of each
+    passing = 2 * 14  # of both genomes in the last block, more than twice 8 of one below
+    expected = base + 16 * trained + 5 * 3 * 4 * (block + adapted + passing)
     assert packing.estimate_bytes(adapters, tiny, rows=5, tokens=3) == expected
 
 

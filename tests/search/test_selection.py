@@ -75,20 +75,6 @@ def test_ranks_with_infinities_that_moocore_gets_wrong() -> None:
     assert selection.ranks(np.array(rows)).tolist() == [0, 2, 0, 0, 0, 1, 0]
 
 
-def test_crowding_by_hand() -> None:
-    matrix = np.array([[0.0, 4.0], [9.0, 9.0], [1.0, 2.0], [4.0, 0.0], [2.0, 1.0]])
-    front = np.array([0, 2, 3, 4])  # on each axis: gaps of the two neighbours / range, mean over M
-    expected = [math.inf, (2 / 4 + 3 / 4) / 2, math.inf, (3 / 4 + 2 / 4) / 2]
-    assert selection.crowding(matrix, front).tolist() == pytest.approx(expected)
-
-
-@given(COARSE)
-def test_crowding_is_never_nan(matrix) -> None:
-    distance = selection.crowding(matrix, np.arange(len(matrix)))
-    assert distance.shape == (len(matrix),)
-    assert not np.isnan(distance).any()
-
-
 def test_later_stage_first_then_passed_then_rank_then_crowding(scored) -> None:
     results = [
         scored("a", 1.00, 0.00),  # perfect, but cheap

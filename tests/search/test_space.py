@@ -6,10 +6,11 @@ import math
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coralx.config import DEFAULT_SPACE, Choice, Float, Integer
+from coralx.config import DEFAULT_SPACE, Choice, Float, Integer, load_config
 from coralx.errors import ConfigError
 from coralx.records import Genome, LoRAConfig
 from coralx.search import space
@@ -146,3 +147,78 @@ def test_at_and_position_are_inverses(place: float) -> None:
     gene = Float(low=3e-4, high=1e-2, log=True)
     assert gene.low <= space.at(gene, place) <= gene.high
     assert space.position(gene, space.at(gene, place)) == pytest.approx(place, abs=1e-9)
+
+
+RS = (False, True)
+CONDITIONAL = {  # alpha counts with rsLoRA alone, `mine` only where alpha does and is 16
+    "use_rslora": Choice(values=RS),
+    "alpha": Choice(values=(8, 16), when={"use_rslora": (True,)}),
+    "mine": Integer(low=1, high=3, when={"alpha": (16,)}),
+    "r": Choice(values=(2, 4)),
+}
+
+
+def test_conditional_genes_are_counted_drawn_and_left_at_rest() -> None:
+    # r x (no rsLoRA, or rsLoRA with alpha 8, or with alpha 16 and one of three of mine)
+    assert space.size(CONDITIONAL) == 2 * (1 + 1 + 3)
+    found = space.sample_distinct(CONDITIONAL, 10, np.random.default_rng(0))
+    assert len({space.key(genome) for genome in found}) == 10
+    for genome in found:
+        space.check(CONDITIONAL, genome)
+        lora, mine = genome.lora_cfg, genome.extra["mine"]
+        assert lora.use_rslora or lora.alpha == LoRAConfig().alpha
+        assert (mine is not None) == (lora.use_rslora and lora.alpha == 16)
+    with pytest.raises(ConfigError, match=r"population 11 .* the space holds 10"):
+        space.sample_distinct(CONDITIONAL, 11, np.random.default_rng(0))
+
+
+@given(SEEDS)
+def test_drawn_genomes_respect_conditions(seed: int) -> None:
+    genome = space.sample(CONDITIONAL, np.random.default_rng(seed))
+    space.check(CONDITIONAL, genome)
+    assert space.build(genome.genes()) == genome
+
+
+@pytest.mark.parametrize(
+    ("genes", "rule"),
+    [
+        ({"use_rslora": False, "alpha": 8, "mine": None}, r"alpha must be 16\.0 while its `when`"),
+        ({"use_rslora": False, "mine": 2}, "mine must be None while its `when` is not met, got 2"),
+        ({"use_rslora": True, "alpha": 16, "mine": None}, "mine must be a whole number from 1 to"),
+    ],
+)
+def test_check_knows_conditions(genes, rule: str) -> None:
+    with pytest.raises(ConfigError, match=rule):
+        space.check(CONDITIONAL, space.build({"r": 2, **genes}))
+
+
+def test_distance_of_conditional_genes() -> None:
+    off = space.build({"use_rslora": False, "r": 2, "mine": None})
+    low = space.build({"use_rslora": True, "alpha": 8, "r": 2, "mine": None})
+    one = space.build({"use_rslora": True, "alpha": 16, "r": 2, "mine": 1})
+    two = space.build({"use_rslora": True, "alpha": 16, "r": 4, "mine": 2})
+    assert space.distance(CONDITIONAL, off, off) == 0
+    assert space.distance(CONDITIONAL, off, low) == 2 / 4  # rsLoRA differs, alpha counts in one
+    assert space.distance(CONDITIONAL, low, one) == 2 / 4  # alpha differs, mine counts in one
+    assert space.distance(CONDITIONAL, one, two) == (1 + 1 / 2) / 4
+    genomes = [off, low, one, two]
+    pairs = [(i, j) for i in range(4) for j in range(i)]
+    gaps = [space.distance(CONDITIONAL, genomes[i], genomes[j]) for i, j in pairs]
+    assert space.diversity(CONDITIONAL, genomes) == pytest.approx(np.mean(gaps))
+
+
+def test_conditions_come_from_yaml_and_are_checked() -> None:
+    def load(text: str) -> dict:
+        return load_config({"space": yaml.safe_load(text)}).space
+
+    tower = "r: {kind: choice, values: [2, 4], when: {target_modules: [all-linear]}}\n"
+    targets = "target_modules: {kind: choice, values: [[query], [all-linear]]}\n"
+    assert load(tower + targets)["r"].when == {"target_modules": (("all-linear",),)}
+    for text, message in (
+        (tower, r"space\.r\.when\.target_modules: must be a gene of the space that is a choice"),
+        (tower + targets.replace("[all-linear]", "[value]"), "must list values of target_modules"),
+        ("r: {kind: choice, values: [2], when: {r: [2]}}", "circle, got r -> r"),
+        ("r: {kind: choice, values: [2], when: {alpa: []}}", r"when\.alpa: must not be empty"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            load(text)

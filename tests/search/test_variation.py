@@ -109,3 +109,30 @@ def test_a_child_names_the_parents_that_gave_genes() -> None:
     assert (crossed.parents, crossed.generation) == ((a.id, b.id), 3)
     assert variation.breed(DEFAULT_SPACE, a, b, never, rng, 1).parents == (a.id,)
     assert variation.breed(DEFAULT_SPACE, a, a, always, rng, 1).parents == (a.id,)
+
+
+CONDITIONAL = {  # alpha counts with rsLoRA alone, `mine` only where alpha does and is 16
+    "use_rslora": Choice(values=(False, True)),
+    "alpha": Choice(values=(8, 16), when={"use_rslora": (True,)}),
+    "mine": Integer(low=1, high=3, when={"alpha": (16,)}),
+    "r": Choice(values=(2, 4)),
+}
+
+
+@given(SEEDS, st.floats(0, 1))
+def test_children_keep_inactive_genes_at_rest_and_change_an_active_one(seed: int, rate) -> None:
+    rng = np.random.default_rng(seed)
+    a, b = (space.sample(CONDITIONAL, rng) for _ in range(2))
+    crossed = space.build(variation.cross(CONDITIONAL, a.genes(), b.genes(), rng))
+    space.check(CONDITIONAL, crossed)
+    after = space.build(variation.mutate(CONDITIONAL, crossed.genes(), rate, rng))
+    space.check(CONDITIONAL, after)
+    assert space.key(after) != space.key(crossed)
+
+
+def test_a_gene_that_becomes_active_is_drawn_not_left_at_its_default() -> None:
+    rng = np.random.default_rng(0)
+    off = space.build({"use_rslora": False, "r": 2, "mine": None}).genes()
+    after = [variation.mutate(CONDITIONAL, off, 1.0, rng) for _ in range(200)]
+    assert {genes["alpha"] for genes in after} == {8, 16}
+    assert {genes["mine"] for genes in after} == {None, 1, 2, 3}

@@ -150,7 +150,8 @@ def _drop(pack: PackedAdapters, step: int, target: str = Q) -> Tensor:
 def test_dropout_has_each_genomes_own_probability(pack: PackedAdapters) -> None:
     dropped = _drop(pack, 0)
     shares = (dropped == 0).float().mean(dim=(1, 2))
-    assert shares.tolist() == pytest.approx([0.0, 0.3, 0.6], abs=0.04)
+    # The third genome does not adapt this layer, so nothing is dropped for it.
+    assert shares.tolist() == pytest.approx([0.0, 0.3, 0.0], abs=0.04)
     assert dropped[1].max() == pytest.approx(1 / 0.7)
     assert dropped.mean(dim=(1, 2)).tolist() == pytest.approx([1, 1, 1], abs=0.07)
 

@@ -166,8 +166,8 @@ def test_batches_come_in_no_order_of_length() -> None:
 
 def test_merged_parts_lie_where_they_should() -> None:
     one, two = _rows([0, 1], [False] * 2, "ab"), _rows([1], [True], "c")
-    rows, slices = merge_rows([one, one.take([]), two])
-    assert [rows.tasks[s] for s in slices] == [("a", "b"), (), ("c",)]
+    rows, places = merge_rows([one, one.take([]), two])
+    assert [rows.take(own).tasks for own in places] == [("a", "b"), (), ("c",)]
     assert rows.labels.tolist() == [0, 1, 1]
 
 

@@ -222,6 +222,25 @@ def test_skill_is_task_skill_of_the_rows_alone(pictured: EvaluationSet, pack: An
     assert np.isfinite(half).all()
 
 
+def test_a_part_measures_some_of_the_rows_with_the_scores_of_the_whole(
+    pictured: EvaluationSet, pack: Any
+) -> None:
+    part = pictured.part(share=50, per_class=1)
+    scores, alone = part.score_all(pack, ENTRIES, batch=8, images=True)
+    whole, whole_alone = pictured.score_all(pack, ENTRIES, batch=8, images=True)
+    assert alone is not None
+    assert whole_alone is not None
+    known = ~np.isnan(scores[0])
+    kinds = [*WRAPPING_ATTACKS, *SPELLING_ATTACKS, *IMAGE_ATTACKS]
+    assert known.sum() == len(part.rows) + len(part.clean) + 2 * len(kinds)
+    assert np.abs(scores - whole)[:, known].max() < 1e-5
+    assert len(part.rows) == 8
+    assert alone.shape == (2, 8)
+    assert [sorted(part.attacked[kind].labels) for kind in kinds] == [[0, 1]] * len(kinds)
+    objectives, _ = part.measure(scores[0], alone[0])
+    assert np.isfinite(list(objectives.values())).all()
+
+
 def test_a_users_objective_gets_scores_with_their_rows(pictured: EvaluationSet) -> None:
     scores = np.linspace(0, 1, len(pictured.encoded))
     given = pictured.scored(scores)

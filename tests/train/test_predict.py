@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from coralx.errors import DataError, ModelError
 from coralx.records import Genome
@@ -21,8 +23,9 @@ from coralx.train import predict as module
 from coralx.train.backbone import Backbone
 from coralx.train.checkpoint import SIDECAR, export_adapter
 from coralx.train.network import score
-from coralx.train.predict import Predictor, iterate_rows, parse_lines, write_lines
+from coralx.train.predict import Predictor, write_lines
 from coralx.train.prefix import EncodedRows
+from coralx.train.row_file import iterate_rows, parse_lines
 from coralx.train.rows import Rows
 from coralx.train.vision import VisionTower
 
@@ -156,8 +159,8 @@ def test_every_kind_of_file_gives_the_same_rows(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("rows.txt", "", "must be one of"),
-        ("rows.jsonl", "{", "line 1: not JSON"),
-        ("rows.jsonl", "[1]", "line 1: must be an object, got list"),
+        ("rows.jsonl", "{", "line 1: Expecting property name"),
+        ("rows.jsonl", "[1]", "row 1 must be an object"),
         ("rows.parquet", "x", "cannot be read as parquet"),
     ],
 )
@@ -173,13 +176,103 @@ def test_files_that_cannot_be_read_are_explained(
 
 def test_lines_are_parsed_and_written_as_they_are() -> None:
     file = io.StringIO()
-    assert write_lines(parse_lines(['{"text": "ö"}\n', "\n", '{"a": [1]}']), file) == 2
-    assert file.getvalue() == '{"text": "ö"}\n{"a": [1]}\n'
+    lines = ['\ufeff{"text": "ö"}\n', "\n", '{"a": [1]}', '{"half": "\\ud800"}']
+    assert write_lines(parse_lines([line.encode() for line in lines], "standard input"), file) == 3
+    assert file.getvalue() == '{"text": "ö"}\n{"a": [1]}\n{"half": "\\ud800"}\n'
+    with pytest.raises(DataError, match="standard input: line 1 is not UTF-8 text"):
+        list(parse_lines([b"\xff\n"], "standard input"))
 
 
 def test_a_folder_without_or_with_half_a_sidecar_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="not an adapter exported by CoralX"):
         Predictor(tmp_path)
     (tmp_path / SIDECAR).write_text('{"threshold": 0.5}', encoding="utf-8")
-    with pytest.raises(ModelError, match="incomplete"):
+    with pytest.raises(ModelError, match="incomplete or damaged"):
         Predictor(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"threshold": float("nan")}, "threshold: "),
+        ({"threshold": "high"}, "threshold: "),
+        ({"image_tokens": 10**9}, "image_tokens: .*less than or equal to 64, got 1000000000"),
+        ({"max_tokens": 0}, "max_tokens: "),
+        ({"lora_cfg": {"r": -1}}, "lora_cfg.r: "),
+        ({"vision_tower": "resnet"}, "'resnet' is not known"),
+        ({"base_model": "nowhere"}, "'nowhere' is no local folder"),
+    ],
+)
+def test_a_spoiled_sidecar_is_refused(
+    folder: Path, tmp_path: Path, change: dict[str, Any], said: str
+) -> None:
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    facts = json.loads((tmp_path / SIDECAR).read_text(encoding="utf-8"))
+    (tmp_path / SIDECAR).write_text(json.dumps(facts | change), encoding="utf-8")
+    with pytest.raises(ModelError, match=said):
+        Predictor(tmp_path, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda name, value: value[..., :-1] if "lora_A" in name else value, "does not fit"),
+        (lambda name, value: value[:-1] if "lora_A" in name else value, "does not fit"),
+        (lambda name, value: None if "classifier.weight" in name else value, "does not fit"),
+        (lambda name, value: value * torch.nan, "holds NaN or infinity"),
+    ],
+    ids=["other width", "two ranks", "no head", "NaN"],
+)
+def test_weights_that_do_not_fit_the_base_are_refused(
+    folder: Path, tmp_path: Path, spoil: Callable[[str, Any], Any], said: str
+) -> None:
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "adapter_model.safetensors"
+    spoiled = {name: spoil(name, value) for name, value in load_file(path).items()}
+    save_file({k: v.contiguous() for k, v in spoiled.items() if v is not None}, path)
+    with pytest.raises(ModelError, match=said):
+        Predictor(tmp_path, "cpu")
+
+
+def test_columns_are_those_of_training_unless_named(
+    adapted: tuple[Genome, Any], backbone: Backbone, predictor: Predictor, tmp_path: Path
+) -> None:
+    own, weights = adapted
+    facts = {**FACTS, "text_column": "body", "image_column": "shot"}
+    export_adapter(tmp_path, backbone, own, own.lora_cfg, weights, facts)
+    named = Predictor(tmp_path, "cpu")
+    assert (named.text_column, named.image_column) == ("body", "shot")
+    assert (predictor.text_column, predictor.image_column) == ("text", "image")
+    (line,) = named.predict([{"body": "bake"}], tmp_path)
+    assert [line["score"]] == pytest.approx(named.score(["bake"], [None]))
+    (line,) = named.predict([{"words": "bake"}], tmp_path, "words")
+    assert [line["score"]] == pytest.approx(named.score(["bake"], [None]))
+
+
+def test_an_adapter_without_a_tower_says_once_that_pictures_are_not_looked_at(
+    adapted: tuple[Genome, Any], backbone: Backbone, tmp_path: Path
+) -> None:
+    own, weights = adapted
+    facts = {**FACTS, "vision_tower": None}
+    export_adapter(tmp_path, backbone, own, own.lora_cfg, weights, facts)
+    said: list[str] = []
+    rows = [{"text": "a", "image": ""}, {"text": "b", "image": "x.png"}, {"text": "c", "image": 1}]
+    assert len(list(Predictor(tmp_path, "cpu", say=said.append).predict(rows, tmp_path))) == 3
+    assert len(said) == 1
+    assert "row 2 has a picture ('image')" in said[0]
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+def test_code_of_the_base_is_trusted_only_where_the_caller_says_so(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, trusted: bool
+) -> None:
+    asked: list[Any] = []
+
+    def refuse(*arguments: Any) -> None:
+        asked.append(arguments[-1])
+        raise ModelError("seen")
+
+    monkeypatch.setattr(module, "Backbone", refuse)
+    with pytest.raises(ModelError, match="seen"):
+        Predictor(folder, "cpu", trusted)
+    assert asked == [trusted]

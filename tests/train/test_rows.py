@@ -106,6 +106,14 @@ def test_tasks_become_strings_and_a_missing_one_is_all(write: Write) -> None:
     assert _read(write(rows)).tasks == ("3", "all")
 
 
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.csv", "rows.parquet"])
+def test_texts_that_look_like_something_else_are_texts(name: str, write: Write) -> None:
+    texts = ["2024-01-01", "2024-01-02 10:00:00", "2024-01-01T10:00:00Z"]
+    rows = [{"text": text, "label": 1, "task": "007"} for text in texts]
+    read = _read(write(rows, name))
+    assert (read.texts, set(read.tasks)) == (tuple(texts), {"007"})
+
+
 def test_texts_that_look_missing_are_texts(write: Write) -> None:
     rows = [{"text": text, "label": 1} for text in ("NA", "null", "nan", "hello")]
     assert _read(write(rows, "rows.csv")).texts == ("NA", "null", "nan", "hello")
@@ -218,9 +226,9 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_names_of_files_are_no_patterns(write: Write) -> None:
-    write([{"text": "other", "label": 1}], "rabbit.jsonl")
-    assert _read(write(PLAIN, "r*t.jsonl")).texts == ("bake bread", "break in")
-    assert _read(write(PLAIN, "[a]/rows.jsonl")).texts == ("bake bread", "break in")
+    write([{"text": "other", "label": 1}], "rabbit.csv")
+    for name in ("r*t.csv", "[a]/rows.csv", "zip::a.csv", "two\nlines.parquet", "%41 #?.parquet"):
+        assert _read(write(PLAIN, name)).texts == ("bake bread", "break in")
 
 
 def test_take_and_join_keep_columns_together() -> None:

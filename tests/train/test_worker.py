@@ -214,7 +214,7 @@ settings = t.load_script().CONFIG
 settings["data"] |= {"max_tokens": 64, "max_rows": 96}
 settings["training"] |= {"batch_size": 48, "evaluation_batch": 8}
 worker = Worker(load_config(settings), Path(sys.argv[2]))
-genomes = [t.genome(f"g{i}", target_modules=("all-linear",), layers="all") for i in range(8)]
+genomes = [t.genome(f"g{i}", target_modules=("all-linear",), layers="all") for i in range(4)]
 worker.train(t.make_job(worker, genomes[:1], 1))  # whatever is loaded once
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[3]) * 2**20,) * 2)
@@ -234,6 +234,6 @@ def test_a_pack_that_really_runs_out_of_memory_is_parted(tmp_path: Path) -> None
     )
     assert done.returncode == 0, done.stderr
     results = json.loads(done.stdout.splitlines()[-1])
-    assert [name for name, _, _ in results] == [f"g{i}" for i in range(8)]
+    assert [name for name, _, _ in results] == [f"g{i}" for i in range(4)]
     assert all(gate is None for _, _, gate in results)
-    assert all(pack is not None and 1 <= len(pack) < 8 for _, pack, _ in results)
+    assert all(pack is not None and 1 <= len(pack) < 4 for _, pack, _ in results)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Collection, Container, Sequence
 from enum import IntEnum
 
 import numpy as np
@@ -11,8 +11,9 @@ from numpy.random import Generator
 from coralx.config import EvolutionSettings
 from coralx.records import Genome
 from coralx.search import variation
+from coralx.search.budget import share_of
 from coralx.search.selection import tournament
-from coralx.search.space import Key, Space, build, key, sample_distinct
+from coralx.search.space import Key, Space, build, key, sample, sample_distinct
 
 # How often a child that repeats known genes is mutated again before its place stays empty, which
 # happens only where the space around its parents is all but used up.
@@ -24,11 +25,14 @@ class Purpose(IntEnum):
 
     FOUND = 0
     BREED = 1
+    EXPLOIT = 2
+    ARRIVE = 3
 
 
-def stream(seed: int, generation: int, purpose: Purpose) -> Generator:
-    """The random numbers of one purpose in one generation: a function of these three alone."""
-    return np.random.default_rng([seed, generation, purpose])
+def stream(seed: int, place: int, purpose: Purpose, stage: int | None = None) -> Generator:
+    """The random numbers of one purpose in one generation, or of the genome of this number: a
+    function of these alone."""
+    return np.random.default_rng([seed, place, purpose, *([] if stage is None else [stage])])
 
 
 def found(space: Space, settings: EvolutionSettings) -> tuple[Genome, ...]:
@@ -46,24 +50,83 @@ def breed(
     settings: EvolutionSettings,
     parents: Sequence[Genome],
     count: int,
-    known: Iterable[Genome],
+    known: Collection[Key],
     generation: int,
 ) -> tuple[Genome, ...]:
     """Up to `count` children of parents that come best first; fewer where the space is used up.
 
-    Each child has two parents, both chosen by tournament, and genes that no genome in `known` and
-    no other child has.
+    Each child has two parents, both chosen by tournament, and genes that are not in `known` and
+    that no other child has.
     """
     rng = stream(settings.seed, generation, Purpose.BREED)
-    seen = {key(genome) for genome in known}
-    children = []
+    return _fill(space, settings, parents, count, known, generation, rng)
+
+
+def arrive(
+    space: Space,
+    settings: EvolutionSettings,
+    parents: Sequence[Genome],
+    count: int,
+    known: Collection[Key],
+    generation: int,
+    number: int,
+) -> tuple[Genome, ...]:
+    """Up to `count` newcomers where generations overlap, the first being the run's genome of this
+    `number`: children of the parents, who come best first, or drawn while there are no parents."""
+    rng = stream(settings.seed, number, Purpose.ARRIVE)
+    return _fill(space, settings, parents, count, known, generation, rng)
+
+
+def exploit(
+    space: Space,
+    settings: EvolutionSettings,
+    ranked: Sequence[Genome],
+    known: Collection[Key],
+    generation: int,
+    stage_index: int,
+) -> tuple[Genome, ...]:
+    """The genomes that enter a stage: those that come here, best first, but for the lowest share
+    `evolution.exploit_below`, which mutated copies of the best replace.
+
+    Truncation selection of PBT (Jaderberg et al. 2017, arXiv:1711.09846): each model is drawn from
+    the top share as large. It is its copy's only parent. A genome stays where no mutation of its
+    model gives genes that are new.
+    """
+    few = share_of(len(ranked), settings.exploit_below)
+    if not few:
+        return tuple(ranked)
+    rng = stream(settings.seed, generation, Purpose.EXPLOIT, stage_index)
+    own: set[Key] = set()
+    entering = list(ranked)
+    for place in range(len(ranked) - few, len(ranked)):
+        model = ranked[int(rng.integers(few))]
+        same = build(model.genes(), (model.id,), generation)
+        copy = _make_new(space, settings, same, (known, own), rng)
+        if copy is not None:
+            own.add(key(copy))
+            entering[place] = copy
+    return tuple(entering)
+
+
+def _fill(
+    space: Space,
+    settings: EvolutionSettings,
+    parents: Sequence[Genome],
+    count: int,
+    known: Collection[Key],
+    generation: int,
+    rng: Generator,
+) -> tuple[Genome, ...]:
+    own: dict[Key, Genome] = {}
     for _ in range(count):
-        draft = _conceive(space, settings, parents, rng, generation)
-        child = _make_new(space, settings, draft, seen, rng)
+        if parents:
+            draft = _conceive(space, settings, parents, rng, generation)
+        else:
+            draft = sample(space, rng, generation)
+        child = _make_new(space, settings, draft, (known, own), rng)
         if child is not None:
-            seen.add(key(child))
-            children.append(child)
-    return tuple(children)
+            own[key(child)] = child
+    return tuple(own.values())
 
 
 def _conceive(
@@ -84,12 +147,13 @@ def _make_new(
     space: Space,
     settings: EvolutionSettings,
     child: Genome,
-    seen: Container[Key],
+    seen: Sequence[Container[Key]],
     rng: Generator,
 ) -> Genome | None:
     """The child, mutated again until its genes are new; None if `TRIES` mutations do not do it."""
     for _ in range(TRIES):
-        if key(child) not in seen:
+        genes = key(child)
+        if not any(genes in known for known in seen):
             return child
         changed = variation.mutate(space, child.genes(), settings.mutation_rate, rng)
         child = build(changed, child.parents, child.generation)

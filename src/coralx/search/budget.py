@@ -13,6 +13,12 @@ from typing import Any, NamedTuple
 from coralx.errors import ConfigError
 from coralx.records import Record, TrainingResult, TrainingStage
 
+# Adaptive budgets: the share of a generation's steps that each of four stages gets.
+EXPLORE_ABOVE = 0.8  # diversity
+EXPLORE = (0.1, 0.4, 0.3, 0.2)
+EXPLOIT = (0.05, 0.2, 0.35, 0.4)
+MOST_EPOCHS = 1000.0  # the bound of TrainingStage.epoch_budget
+
 
 class StagePlan(Record):
     """One stage of a plan: `genomes` over all generations; `steps` = genomes x steps_per_genome."""
@@ -61,8 +67,33 @@ def survivors(entered: int, rate: float) -> int:
 
     Exact for rates that are short fractions: 10 x 0.3 is 3 and 9 x (1/3) is 3. 0 of 0.
     """
-    share = Fraction(rate).limit_denominator(10**6)
-    return max(1, math.floor(entered * share)) if entered > 0 else 0
+    return max(1, share_of(entered, rate)) if entered > 0 else 0
+
+
+def share_of(count: int, rate: float) -> int:
+    """floor(count x rate), exact for rates that are short fractions."""
+    return math.floor(count * Fraction(rate).limit_denominator(10**6))
+
+
+def adapt(
+    stages: Sequence[TrainingStage], population: int, diversity: float
+) -> tuple[TrainingStage, ...]:
+    """The four stages with epoch budgets that share out the same steps anew, by diversity (0..1).
+
+    A generation of `population` genomes spends as much as before, of it the shares of `EXPLORE`
+    in each stage if it is more diverse than `EXPLORE_ABOVE`, else those of `EXPLOIT`.
+    """
+    shares = EXPLORE if diversity > EXPLORE_ABOVE else EXPLOIT
+    lines = plan(stages, population, 1, 1).stages
+    total = sum(line.steps for line in lines)
+    epochs = (
+        stage.epoch_budget * share * total / line.steps
+        for stage, share, line in zip(stages, shares, lines, strict=True)
+    )
+    return tuple(
+        stage.model_copy(update={"epoch_budget": min(each, MOST_EPOCHS)})
+        for stage, each in zip(stages, epochs, strict=True)
+    )
 
 
 def plan(
@@ -128,12 +159,14 @@ def efficiency(
     """What was spent, in all and per stage, against naive full training of the same genomes.
 
     `efficiency_ratio` = naive_steps / steps, 0 where no step was trained; `naive_steps` = distinct
-    genomes x full_epochs x steps_per_epoch. Seconds are those of training and evaluation,
-    `busy_share` is their time-weighted mean, `peak_memory` (bytes) the largest.
+    genomes x full_epochs x steps_per_epoch, where copies that exploit made are not counted: they
+    go on with another's training, in the place of a genome that is. Seconds are those of training
+    and evaluation, `busy_share` is their time-weighted mean, `peak_memory` (bytes) the largest.
     `saved_by_leaving_early` counts the planned steps that genomes which left a stage early did not
     train. `stages` are in the order given, whether or not a genome reached them.
     """
-    genomes = len({result.genome.id for result in results})
+    copies = {r.genome.id for r in results if r.stage_index and r.start.kind == "inherit"}
+    genomes = len({result.genome.id for result in results} - copies)
     naive = float(genomes * _exact(full_epochs) * _exact(steps_per_epoch))
     spent = _spent(results)
     early = (result.cost for result in results if result.left_early)

@@ -59,6 +59,8 @@ def plan_jobs(
 def _start(config: Config, stage_index: int, genome: Genome, past: Past) -> Start:
     if stage_index == 0:
         return _first_start(config, genome, past)
+    if not past.get(genome.id):
+        return _copied_start(config, stage_index, genome, past)
     before = past[genome.id][-1]
     return Start(
         kind="continue",
@@ -68,16 +70,32 @@ def _start(config: Config, stage_index: int, genome: Genome, past: Past) -> Star
 
 
 def _first_start(config: Config, genome: Genome, past: Past) -> Start:
-    """A child takes over the weights its better parent left at the highest stage it reached.
+    """A child takes over the weights its better parent left at the highest stage it reached or,
+    with `evolution.crossover_weights`, those of both parents merged.
 
     The child keeps the rank of its own gene, even if the parent has grown: it is the gene that is
     under selection.
     """
-    better = past.get(genome.parents[0], ()) if genome.parents else ()
-    left = [result.checkpoint for result in better if result.checkpoint is not None]
-    if not left or not config.evolution.warm_start:
+    left = [_last_checkpoint(name, past) for name in genome.parents]
+    if not left or left[0] is None or not config.evolution.warm_start:
         return Start(kind="fresh")
-    return Start(kind="inherit", checkpoint=left[-1])
+    if config.evolution.crossover_weights == "inherit" or None in left or len(left) < 2:
+        return Start(kind="inherit", checkpoint=left[0])
+    return Start(kind="merge", checkpoint=left[0], second=left[1])
+
+
+def _copied_start(config: Config, stage_index: int, genome: Genome, past: Past) -> Start:
+    """A copy made by exploit takes over what its model left in the stage before; its rank is its
+    own gene's, grown as it would have by now."""
+    (model,) = (r for r in past[genome.parents[0]] if r.stage_index == stage_index - 1)
+    ranks = [_grown_rank(config, i, genome.lora_cfg.r) for i in range(1, stage_index + 1)]
+    grown = next((rank for rank in ranks if rank is not None), None)
+    return Start(kind="inherit", checkpoint=model.checkpoint, grow_to=grown)
+
+
+def _last_checkpoint(genome: str, past: Past) -> str | None:
+    left = [result.checkpoint for result in past.get(genome, ()) if result.checkpoint is not None]
+    return left[-1] if left else None
 
 
 def _grown_rank(config: Config, stage_index: int, rank: int) -> int | None:

@@ -13,6 +13,7 @@ PackCost = Callable[[Sequence[LoRAConfig]], float]
 
 # Weight, gradient and AdamW's two moments of a trained parameter, in fp32.
 _BYTES_PER_TRAINED = 16
+_SHARED = ("query", "key", "value")  # roles whose input is the same
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,8 @@ class ModelShape:
     """The sizes of a transformer encoder that its memory depends on.
 
     `layers` blocks of width `hidden`, with an MLP of width `intermediate` and `heads` attention
-    heads; `vocab` token embeddings; `value_bytes` per weight and activation (4: fp32, 2: bf16).
+    heads; `vocab` token embeddings; `value_bytes` per weight and activation (4: fp32, 2: bf16);
+    `vision` features of a picture, 0 without pictures.
     """
 
     layers: int
@@ -29,6 +31,7 @@ class ModelShape:
     heads: int
     vocab: int
     value_bytes: int = 4
+    vision: int = 0
 
 
 def pack(
@@ -40,8 +43,9 @@ def pack(
 ) -> list[tuple[Genome, ...]]:
     """Every genome in exactly one pack; the same packs whatever order they come in.
 
-    Genomes are sorted by depth (`layers`), rank and id and cut greedily. A pack has at most
-    `max_size` genomes, and `cost` of its adapters is at most `budget_bytes`. Depths may differ:
+    Genomes are sorted by depth (`layers`; the deepest first, as they enter a pack), rank and id,
+    and cut greedily. A pack has at most `max_size` genomes, and `cost` of its adapters is at most
+    `budget_bytes`. Depths may differ:
     each genome joins the pack's computation at its own lowest block. A single genome over the
     budget still forms a pack: whether it really fits, training finds out. Ranks are alike within
     a pack because they are padded to its largest. `adapters` holds, by genome id, adapters that
@@ -58,26 +62,38 @@ def pack(
             return False
         return cost is None or cost([trained[g.id] for g in members]) <= budget_bytes
 
-    ordered = sorted(genomes, key=lambda genome: (depth(genome), trained[genome.id].r, genome.id))
+    ordered = sorted(genomes, key=lambda genome: (-depth(genome), trained[genome.id].r, genome.id))
     return _cut(ordered, fits)
 
 
 def estimate_bytes(
     adapters: Sequence[LoRAConfig], shape: ModelShape, rows: int, tokens: int
 ) -> int:
-    """Peak bytes to train a pack of K adapters with `rows` rows of `tokens` tokens per genome.
+    """Peak bytes to train a pack of K adapters with `rows` rows of `tokens` tokens per genome:
+    base (once) + trained weights + activations kept for the backward pass + the largest passing.
 
-    base (once) + adapters (weights, gradients, moments) + activations kept for the backward pass
-    + the largest passing activation. An estimate for planning: ranks are padded to the pack's
-    largest, activations are kept only in blocks from the deepest adapter up, and module names
-    that are not roles count as hidden x intermediate. What training measures is P4, not this.
+    Ranks are padded to the largest of those that adapt a layer. A genome is present from its
+    lowest adapted block up. When the backward pass reaches the blocks below it, what the last
+    block kept is gone, so it counts only where it is alone. Within 10 % of what is measured for
+    packs of a BERT encoder (tests/train/test_memory.py); module names that are not roles count as
+    hidden x intermediate. What training measures is P4, not this.
     """
-    rank = max(adapter.r for adapter in adapters)
-    deepest = max(_depth(adapter, shape) for adapter in adapters)
-    trained = sum(_width(adapter, shape) * _depth(adapter, shape) for adapter in adapters) * rank
-    seen = len(adapters) * rows * tokens * shape.value_bytes
-    kept = deepest * _activations(shape, tokens)
-    passing = 2 * shape.intermediate + shape.heads * tokens
+    depths = [_depth(adapter, shape) for adapter in adapters]
+    trained = len(adapters) * (
+        1 + shape.hidden + shape.hidden * (shape.vision + bool(shape.vision))
+    )
+    kept = 0
+    for height in range(1, max(depths) + 1):  # 1: the last block
+        linears = _adapted(adapters, depths, height)
+        trained += len(adapters) * sum(
+            rank * sum(_sides(n, shape)) for n, (rank, _) in linears.items()
+        )
+        if height > 1 or max(depths) == 1:
+            present = sum(depth >= height for depth in depths)
+            kept += present * _kept(linears, shape, last=height == 1)
+    above = sum(depth > 1 for depth in depths)
+    passing = max(above * 2 * shape.intermediate, len(adapters) * 7 * shape.hidden // 2)
+    seen = rows * tokens * shape.value_bytes
     return base_bytes(shape) + trained * _BYTES_PER_TRAINED + seen * (kept + passing)
 
 
@@ -104,10 +120,33 @@ def _cut(
     return [tuple(members) for members in packs]
 
 
-def _activations(shape: ModelShape, tokens: int) -> int:
-    """Values a block keeps per token: ten of width hidden (input, query, key, value, context,
-    output, two norms, two sums), two of the MLP, and the scores before and after softmax."""
-    return 10 * shape.hidden + 2 * shape.intermediate + 2 * shape.heads * tokens
+def _adapted(
+    adapters: Sequence[LoRAConfig], depths: Sequence[int], height: int
+) -> dict[str, tuple[int, bool]]:
+    """The linears that a block adapts for anybody: their padded rank, and whether any drops."""
+    found: dict[str, tuple[int, bool]] = {}
+    for adapter, depth in zip(adapters, depths, strict=True):
+        for name in _targets(adapter) if depth >= height else ():
+            rank, drops = found.get(name, (0, False))
+            found[name] = (max(rank, adapter.r), drops or adapter.dropout > 0)
+    return found
+
+
+def _kept(linears: Mapping[str, tuple[int, bool]], shape: ModelShape, last: bool) -> int:
+    """Values a block keeps per token for the backward pass.
+
+    Attention keeps query, key, value and context, two norms their inputs, the activation
+    function its own: 6 x hidden + intermediate; the last block keys, values and its input alone,
+    as all else is for one token a row. An adapter keeps its input, or with dropout its factors
+    and their product, and its low-rank output twice; query, key and value share an undropped input.
+    """
+    total = 3 * shape.hidden if last else 6 * shape.hidden + shape.intermediate
+    own = {n: v for n, v in linears.items() if not last or n in ("key", "value")}
+    for name, (rank, drops) in own.items():
+        width, _ = _sides(name, shape)
+        shares = name in _SHARED and not drops
+        total += 2 * rank + (2 * width if drops else 0 if shares else width)
+    return total + shape.hidden * any(not own[name][1] for name in _SHARED if name in own)
 
 
 def _depth(adapter: LoRAConfig, shape: ModelShape) -> int:
@@ -116,8 +155,17 @@ def _depth(adapter: LoRAConfig, shape: ModelShape) -> int:
 
 def _width(adapter: LoRAConfig, shape: ModelShape) -> int:
     """Parameters of one block's adapters per unit of rank: in + out of each adapted linear."""
-    square, oblong = 2 * shape.hidden, shape.hidden + shape.intermediate
-    attention = {"query", "key", "value", "output"}
-    if "all-linear" in adapter.target_modules:
-        return 4 * square + 2 * oblong
-    return sum(square if name in attention else oblong for name in adapter.target_modules)
+    return sum(sum(_sides(name, shape)) for name in _targets(adapter))
+
+
+def _targets(adapter: LoRAConfig) -> Sequence[str]:
+    everything = "all-linear" in adapter.target_modules
+    return (*_SHARED, "output", "up", "down") if everything else adapter.target_modules
+
+
+def _sides(name: str, shape: ModelShape) -> tuple[int, int]:
+    """What goes into a linear and what comes out."""
+    if name in (*_SHARED, "output"):
+        return shape.hidden, shape.hidden
+    sides = (shape.hidden, shape.intermediate)
+    return sides[::-1] if name == "down" else sides

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from coralx.config import OBJECTIVES
 from coralx.records import TrainingResult
+from coralx.search.tiebreak import TIE_BREAKS, Matrix
 
 if TYPE_CHECKING:
     from numpy.random import Generator
 
 T = TypeVar("T")
 
-Matrix = NDArray[np.float64]
 Bounds = Mapping[str, tuple[float, float]]
 
 # Least and greatest value of each objective that has fixed ones; memory has none.
@@ -69,32 +69,25 @@ def ranks(matrix: Matrix) -> NDArray[np.int64]:
     return np.asarray(found, dtype=np.int64)
 
 
-def crowding(matrix: Matrix, front: NDArray[np.int64]) -> Matrix:
-    """(len(front),) crowding distance of the rows `front` of (N, M) among themselves.
-
-    Infinite at the ends of each objective. An infinite value counts as one range beyond the
-    column's worst finite value, so that distances stay numbers.
-    """
-    from pymoo.operators.survival.rank_and_crowding.metrics import get_crowding_function
-
-    finite = np.column_stack([_without_infinity(column) for column in matrix[front].T])
-    distance = get_crowding_function("cd")
-    return np.asarray(distance.do(finite), dtype=np.float64)
-
-
-def order(results: Iterable[TrainingResult], names: Sequence[str]) -> list[TrainingResult]:
+def order(
+    results: Iterable[TrainingResult],
+    names: Sequence[str],
+    tie_break: str = "crowding",
+    count: int | None = None,
+) -> list[TrainingResult]:
     """The results, best first, the same whatever order they come in.
 
     By stage (later first); at the same stage those that passed their gate before those it
-    stopped; then by non-dominated rank; then by crowding distance (descending); then, where
-    NSGA-II would leave it to chance, by the first of the objectives, and last by genome id.
+    stopped; then by non-dominated rank; then by `tie_break`, a name of `TIE_BREAKS`; then, where
+    the papers leave it to chance, by the first of the objectives, and last by genome id. `count`
+    says how many of the first are wanted, for a tie-break that depends on it; all by default.
     """
     known = sorted(results, key=_standing)
-    return [
-        result
-        for _, peers in groupby(known, key=lambda result: _standing(result)[:2])
-        for result in _order_peers(list(peers), names)
-    ]
+    wanted = len(known) if count is None else count
+    ordered: list[TrainingResult] = []
+    for _, peers in groupby(known, key=lambda result: _standing(result)[:2]):
+        ordered += _order_peers(list(peers), names, tie_break, wanted - len(ordered))
+    return ordered
 
 
 def promote(
@@ -102,13 +95,15 @@ def promote(
     count: int,
     names: Sequence[str],
     promote_by: str = "rank",
+    tie_break: str = "crowding",
 ) -> list[TrainingResult]:
     """The `count` best of one stage's results, best first; never one that a gate stopped.
 
     `promote_by` is "rank" for the order of `order`, or the objective that decides alone, ties
     falling back on it.
     """
-    ordered = order((result for result in results if result.stopped is None), names)
+    passed = (result for result in results if result.stopped is None)
+    ordered = order(passed, names, tie_break, count)
     if promote_by != "rank" and ordered:
         losses = objective_matrix(ordered, [promote_by])[:, 0]
         ordered = [ordered[place] for place in np.argsort(losses, kind="stable")]
@@ -126,14 +121,17 @@ def best_results(results: Iterable[TrainingResult]) -> list[TrainingResult]:
 
 
 def survive(
-    results: Iterable[TrainingResult], count: int, names: Sequence[str]
+    results: Iterable[TrainingResult],
+    count: int,
+    names: Sequence[str],
+    tie_break: str = "crowding",
 ) -> list[TrainingResult]:
     """NSGA-II survival: the best results of at most `count` genomes, best first.
 
     A genome that a gate stopped does not survive.
     """
-    best = best_results(results)
-    return order((result for result in best if result.stopped is None), names)[:count]
+    passed = (result for result in best_results(results) if result.stopped is None)
+    return order(passed, names, tie_break, count)[:count]
 
 
 def tournament(rng: Generator, candidates: Sequence[T], size: int) -> T:
@@ -190,24 +188,15 @@ def _standing(result: TrainingResult) -> tuple[int, bool, str]:
     return -result.stage_index, result.stopped is not None, result.genome.id
 
 
-def _order_peers(peers: list[TrainingResult], names: Sequence[str]) -> list[TrainingResult]:
+def _order_peers(
+    peers: list[TrainingResult], names: Sequence[str], tie_break: str, count: int
+) -> list[TrainingResult]:
     """Results of one stage, best first; they come in order of genome id."""
     matrix = objective_matrix(peers, names)
     rank = ranks(matrix)
-    distance = np.zeros(len(peers))
-    for level in range(int(rank.max()) + 1):
-        members = np.flatnonzero(rank == level)
-        distance[members] = crowding(matrix, members)
-    places = np.lexsort((np.arange(len(peers)), matrix[:, 0], -distance, rank))
+    score = TIE_BREAKS[tie_break](matrix, rank, count)
+    places = np.lexsort((matrix[:, 0], -score, rank))  # stable: the last tie is by id
     return [peers[place] for place in places]
-
-
-def _without_infinity(column: Matrix) -> Matrix:
-    finite = column[np.isfinite(column)]
-    if not len(finite):
-        return np.zeros_like(column)
-    worst, best = finite.max(), finite.min()
-    return np.where(np.isfinite(column), column, worst + ((worst - best) or 1.0))
 
 
 def _scale(name: str, column: Matrix, low: float, high: float) -> Matrix:

@@ -1,7 +1,8 @@
 """The search space: draw a genome, check one against it, measure how far two are apart.
 
 A space maps gene names onto gene kinds (`coralx.genes.Gene`). Names of `LoRAConfig` and `Genome`
-fields set those fields; any other name becomes an entry of `Genome.extra`.
+fields set those fields; any other name becomes an entry of `Genome.extra`. A gene whose `when` is
+not met is inactive: it is at rest, neither drawn nor mutated nor counted.
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from coralx.errors import ConfigError
-from coralx.genes import TRAINING_GENES, Choice, Float, Gene, Integer
+from coralx.genes import TRAINING_GENES, Choice, Float, Gene, Integer, read_values
 from coralx.records import GeneValue, Genome, LoRAConfig
 
 if TYPE_CHECKING:
@@ -25,18 +27,24 @@ Space = Mapping[str, Gene]
 Genes = Mapping[str, GeneValue]
 Key = tuple[tuple[str, GeneValue], ...]
 
+
+class _Inactive(Enum):
+    INACTIVE = "inactive"
+
+
+INACTIVE = _Inactive.INACTIVE  # in place of a value, of a gene that is at rest
+
 # Below this many possible genomes per genome wanted, repeats are likely: draw without replacement.
 _SPARSE = 10
 
 
 def sample(space: Space, rng: Generator, generation: int = 0) -> Genome:
-    """A genome with each gene drawn independently and uniformly on its own scale.
+    """A genome with each active gene drawn independently and uniformly on its own scale.
 
     Raises:
         ConfigError: a value drawn is not one the gene's field can take.
     """
-    genes = {name: draw(name, space[name], rng) for name in sorted(space)}
-    return build(genes, generation=generation)
+    return build(settle(space, {}, (), rng), generation=generation)
 
 
 def sample_distinct(space: Space, count: int, rng: Generator) -> tuple[Genome, ...]:
@@ -78,16 +86,18 @@ def build(genes: Genes, parents: Sequence[str] = (), generation: int = 0) -> Gen
 
 
 def check(space: Space, genome: Genome) -> None:
-    """Pass if every gene of the space has, in this genome, a value the space allows.
+    """Pass if every gene of the space has, in this genome, a value the space allows; inactive ones
+    must be at rest.
 
     Raises:
         ConfigError: naming each gene that does not, the rule and the value.
     """
     genes = genome.genes()
+    on = active(space, genes)
     problems = [
-        f"{name} must be {_rule(name, gene)}, got {genes.get(name)!r} in genome {genome.id}"
+        f"{name} must be {rule}, got {genes.get(name)!r} in genome {genome.id}"
         for name, gene in sorted(space.items())
-        if not _allows(name, gene, genes.get(name))
+        if (rule := _broken_rule(name, gene, genes.get(name), name in on))
     ]
     if problems:
         raise ConfigError("space", problems)
@@ -97,10 +107,11 @@ def distance(space: Space, a: Genome, b: Genome) -> float:
     """How different two genomes are, 0 (equal genes) to 1: the mean over the space's genes.
 
     A gene's distance is |difference| / range for numbers (of logarithms on a log scale, of places
-    in the list for a choice among numbers) and 0 or 1 for other choices.
+    in the list for a choice among numbers) and 0 or 1 for other choices; 1 where it is active in
+    one of them alone, 0 where it is in neither.
     """
-    ours, theirs = a.genes(), b.genes()
-    gaps = [_gap(name, gene, ours.get(name), theirs.get(name)) for name, gene in space.items()]
+    ours, theirs = _live_genes(space, a), _live_genes(space, b)
+    gaps = [_gap(name, gene, ours[name], theirs[name]) for name, gene in space.items()]
     return math.fsum(gaps) / len(gaps) if gaps else 0.0
 
 
@@ -108,11 +119,8 @@ def diversity(space: Space, genomes: Sequence[Genome]) -> float:
     """Mean pairwise distance, 0..1; 0 for fewer than two genomes."""
     if len(genomes) < 2 or not space:
         return 0.0
-    all_genes = [genome.genes() for genome in genomes]
-    spreads = [
-        _spread(name, gene, [genes.get(name) for genes in all_genes])
-        for name, gene in space.items()
-    ]
+    live = [_live_genes(space, genome) for genome in genomes]
+    spreads = [_spread(name, gene, [genes[name] for genes in live]) for name, gene in space.items()]
     return math.fsum(spreads) / len(spreads)
 
 
@@ -123,7 +131,48 @@ def key(genome: Genome) -> Key:
 
 def size(space: Space) -> float:
     """How many different genomes the space holds; infinity where a gene is continuous."""
-    return math.prod(count(name, gene) for name, gene in space.items())
+    return sum(_count_form(space, free) for _, free in _forms(space))
+
+
+def ordered(space: Space) -> list[str]:
+    """The names of the genes, each after those that its `when` names, else alphabetically."""
+    names: list[str] = []
+    while later := [name for name in sorted(space) if name not in names]:
+        names += [name for name in later if not space[name].when.keys() & set(later)]
+    return names
+
+
+def active(space: Space, genes: Genes) -> set[str]:
+    """The genes that count: all that their `when` names do, and have one of its values."""
+    found: set[str] = set()
+    for name in ordered(space):
+        if _is_met(space[name], genes, found):
+            found.add(name)
+    return found
+
+
+def rest(name: str) -> GeneValue:
+    """The value of an inactive gene: its field's default, None for a user's own."""
+    fields = LoRAConfig.model_fields if name in LoRAConfig.model_fields else Genome.model_fields
+    known = name in LoRAConfig.model_fields or name in TRAINING_GENES
+    return fields[name].default if known else None
+
+
+def settle(
+    space: Space, genes: Genes, chosen: Container[str], rng: Generator
+) -> dict[str, GeneValue]:
+    """The genes with inactive ones put to rest, and active ones drawn unless they are `chosen`:
+    have a value that was meant to be."""
+    settled = dict(genes)
+    found: set[str] = set()
+    for name in ordered(space):
+        if not _is_met(space[name], settled, found):
+            settled[name] = rest(name)
+            continue
+        found.add(name)
+        if name not in chosen:
+            settled[name] = draw(name, space[name], rng)
+    return settled
 
 
 def count(name: str, gene: Gene) -> float:
@@ -144,9 +193,7 @@ def draw(name: str, gene: Gene, rng: Generator) -> GeneValue:
 
 def values(name: str, gene: Choice) -> tuple[GeneValue, ...]:
     """The different values of a choice. One module name alone stands for a list of one."""
-    if name == "target_modules":
-        return tuple(dict.fromkeys((v,) if isinstance(v, str) else v for v in gene.values))
-    return tuple(dict.fromkeys(gene.values))
+    return read_values(name, gene.values)
 
 
 def ladder(gene: Choice) -> list[int | float] | None:
@@ -180,19 +227,60 @@ def _pick(name: str, gene: Choice | Integer, place: int) -> GeneValue:
     return values(name, gene)[place] if isinstance(gene, Choice) else gene.low + place
 
 
+def _is_met(gene: Gene, genes: Genes, found: Container[str]) -> bool:
+    return all(other in found and genes.get(other) in few for other, few in gene.when.items())
+
+
+def _forms(space: Space) -> Iterator[tuple[dict[str, GeneValue], list[str]]]:
+    """Every combination of the genes that conditions depend on, all inactive genes at rest, with
+    the names of the genes that are free then. Without conditions: one, with all genes free."""
+    named = {other for gene in space.values() for other in gene.when}
+    deciders = [(n, g) for n in ordered(space) if n in named and isinstance(g := space[n], Choice)]
+
+    def combine(place: int, genes: dict[str, GeneValue]) -> Iterator[dict[str, GeneValue]]:
+        if place == len(deciders):
+            yield genes
+            return
+        name, gene = deciders[place]
+        met = _is_met(gene, genes, active(space, genes))
+        for value in values(name, gene) if met else (rest(name),):
+            yield from combine(place + 1, {**genes, name: value})
+
+    for genes in combine(0, {}):
+        on = active(space, genes)
+        resting = {name: rest(name) for name in space if name not in on}
+        yield {**genes, **resting}, sorted(on - genes.keys())
+
+
+def _count_form(space: Space, free: Sequence[str]) -> float:
+    return math.prod(count(name, space[name]) for name in free)
+
+
 def _nth(space: Space, place: int) -> dict[str, GeneValue]:
     """The genes of the place-th genome of a finite space (mixed radix, genes in name order)."""
-    genes: dict[str, GeneValue] = {}
-    for name in sorted(space):
+    forms = _forms(space)
+    genes, free = next(forms)
+    while place >= (held := int(_count_form(space, free))):
+        place -= held
+        genes, free = next(forms)
+    for name in free:
         gene = space[name]
         place, digit = divmod(place, int(count(name, gene)))
         genes[name] = at(gene, 0.0) if isinstance(gene, Float) else _pick(name, gene, digit)
     return genes
 
 
-def _gap(name: str, gene: Gene, a: GeneValue, b: GeneValue) -> float:
+def _live_genes(space: Space, genome: Genome) -> dict[str, GeneValue | _Inactive]:
+    genes = genome.genes()
+    on = active(space, genes)
+    return {name: genes.get(name) if name in on else INACTIVE for name in space}
+
+
+def _gap(name: str, gene: Gene, a: GeneValue | _Inactive, b: GeneValue | _Inactive) -> float:
     if a == b:
         return 0.0
+    if a is INACTIVE or b is INACTIVE:
+        return 1.0
     if isinstance(gene, Choice):
         rungs = ladder(gene)
         if rungs is None or a not in rungs or b not in rungs:
@@ -203,11 +291,26 @@ def _gap(name: str, gene: Gene, a: GeneValue, b: GeneValue) -> float:
     return 1.0
 
 
-def _spread(name: str, gene: Gene, found: Sequence[GeneValue]) -> float:
-    """Mean pairwise gap of one gene. Equal values are counted, not paired: populations grow."""
-    pairs = itertools.combinations(Counter(found).items(), 2)
-    gaps = (n * m * _gap(name, gene, a, b) for (a, n), (b, m) in pairs)
-    return math.fsum(gaps) / math.comb(len(found), 2)
+def _spread(name: str, gene: Gene, found: Sequence[GeneValue | _Inactive]) -> float:
+    """Mean pairwise gap of one gene, in n log n: populations grow."""
+    here = [value for value in found if value is not INACTIVE]
+    numbers = [v for v in here if isinstance(v, int | float) and not isinstance(v, bool)]
+    if isinstance(gene, Choice) or len(numbers) < len(here):  # few different values: counted
+        pairs = itertools.combinations(Counter(found).items(), 2)
+        gaps = math.fsum(n * m * _gap(name, gene, a, b) for (a, n), (b, m) in pairs)
+        return gaps / math.comb(len(found), 2)
+    # The sum of |x - y| over all pairs of k: the i-th smallest is added i times, taken k - 1 - i.
+    last = len(here) - 1
+    places = sorted(position(gene, number) for number in numbers)
+    gaps = math.fsum((2 * i - last) * place for i, place in enumerate(places))
+    return (gaps + len(here) * (len(found) - len(here))) / math.comb(len(found), 2)
+
+
+def _broken_rule(name: str, gene: Gene, value: GeneValue, on: bool) -> str | None:
+    if not on:
+        resting = rest(name)
+        return None if value == resting else f"{resting!r} while its `when` is not met"
+    return None if _allows(name, gene, value) else _rule(name, gene)
 
 
 def _allows(name: str, gene: Gene, value: GeneValue) -> bool:

@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING
 from coralx.config import EvolutionSettings
 from coralx.genes import Choice, Float, Gene, Integer
 from coralx.records import GeneValue, Genome
-from coralx.search.space import Genes, Space, at, build, count, draw, ladder, position, values
+from coralx.search.space import (
+    Genes,
+    Space,
+    active,
+    at,
+    build,
+    count,
+    draw,
+    ladder,
+    position,
+    settle,
+    values,
+)
 
 if TYPE_CHECKING:
     from numpy.random import Generator
@@ -37,22 +49,29 @@ def breed(
 
 
 def cross(space: Space, a: Genes, b: Genes, rng: Generator) -> dict[str, GeneValue]:
-    """Uniform crossover: each gene of the space from either parent, as likely; others from a."""
+    """Uniform crossover: each gene of the space from either parent, as likely; others from a.
+
+    A gene that becomes active where the parent that gave it had it at rest is drawn.
+    """
     from_b = {name: b[name] for name in sorted(space) if rng.random() < 0.5 and name in b}
-    return {**a, **from_b}
+    on_in_a, on_in_b = active(space, a), active(space, b)
+    chosen = {name for name in space if name in (on_in_b if name in from_b else on_in_a)}
+    return settle(space, {**a, **from_b}, chosen, rng)
 
 
 def mutate(space: Space, genes: Genes, rate: float, rng: Generator) -> dict[str, GeneValue]:
-    """The genes with each of the space's changed with probability `rate`, and at least one.
+    """The genes with each active one of the space changed with probability `rate`, at least one.
 
-    Nothing changes where no gene of the space has a second value.
+    A gene that becomes active by that is drawn. Nothing changes where no gene has a second value.
     """
-    names = [name for name in sorted(space) if count(name, space[name]) > 1]
+    on = active(space, genes)
+    names = [name for name in sorted(on) if count(name, space[name]) > 1]
     if not names:
         return dict(genes)
     chosen = [name for name in names if rng.random() < rate]
     chosen = chosen or [names[int(rng.integers(len(names)))]]
-    return {**genes, **{name: _step(name, space[name], genes.get(name), rng) for name in chosen}}
+    changed = {name: _step(name, space[name], genes.get(name), rng) for name in chosen}
+    return settle(space, {**genes, **changed}, on, rng)
 
 
 def _step(name: str, gene: Gene, value: GeneValue, rng: Generator) -> GeneValue:

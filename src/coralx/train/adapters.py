@@ -52,7 +52,6 @@ class PackedAdapters:
         device: torch.device,
     ) -> None:
         self.size = len(weights)
-        self.dropouts = tuple(dropouts)
         self.training = False
         self.scales = torch.tensor(scales, dtype=torch.float32, device=device)[:, None, None]
         self._seeds = tuple(seeds)
@@ -60,6 +59,13 @@ class PackedAdapters:
         self._generator = torch.Generator(device)
         self._present: list[int] | None = None
         self._lora_shapes, self._extra_shapes = _shapes(weights)
+        # Of each genome by target; one that does not adapt it needs no random numbers there.
+        self._rates = {
+            target: [
+                p if target in own.lora else 0.0 for own, p in zip(weights, dropouts, strict=True)
+            ]
+            for target in self._lora_shapes
+        }
         total = sum(a.numel() + b.numel() for a, b in self._lora_shapes.values())
         total += sum(shape.numel() for shape in self._extra_shapes.values())
         self.values = torch.zeros(self.size, total, device=device)
@@ -86,20 +92,18 @@ class PackedAdapters:
 
         The stream depends on genome, step and layer alone, never on the pack it trains in.
         """
-        if not self.training or not any(self.dropouts):
+        rates = [self._rates[target][k] for k in self._present or range(self.size)]
+        if not self.training or not any(rates):
             return x
-        layer = hash_name(target)
-        parts = []
-        for part, k in zip(x, self._present or range(self.size), strict=True):
-            p = self.dropouts[k]
+        salt = 1_000_003 * self._step + hash_name(target)
+        factors = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        for own, k, p in zip(factors, self._present or range(self.size), rates, strict=True):
             if p == 0:
-                parts.append(part)
+                own.fill_(1)
                 continue
-            kept = self._draw_kept(
-                part, p, (self._seeds[k] + 1_000_003 * self._step + layer) % 2**63
-            )
-            parts.append(torch.where(kept, part / (1 - p), torch.zeros((), device=x.device)))
-        return torch.stack(parts)
+            kept = self._draw_kept(own, p, (self._seeds[k] + salt) % 2**63)
+            torch.mul(kept, 1 / (1 - p), out=own)
+        return x * factors
 
     def delta(self, x: Tensor, target: str) -> Tensor | None:
         """The adapters' share of a layer's output, of the genomes selected:
@@ -204,12 +208,13 @@ def hash_name(name: str) -> int:
 def _shapes(
     weights: Sequence[Weights],
 ) -> tuple[dict[str, tuple[torch.Size, torch.Size]], dict[str, torch.Size]]:
-    """The shape of each target's padded A and B, and of each extra tensor, over the pack."""
-    rank = max((len(a) for own in weights for a, _ in own.lora.values()), default=1)
+    """The shape of each target's padded A and B, and of each extra tensor, over the pack. Ranks
+    are padded to the largest among the genomes that adapt the target."""
     lora: dict[str, tuple[torch.Size, torch.Size]] = {}
     extra: dict[str, torch.Size] = {}
     for own in weights:
         for target, (a, b) in own.lora.items():
+            rank = max(len(a), lora[target][0][0] if target in lora else 0)
             lora[target] = (torch.Size((rank, a.shape[1])), torch.Size((b.shape[0], rank)))
         extra.update({name: value.shape for name, value in own.extra.items()})
     return dict(sorted(lora.items(), key=_by_block)), extra

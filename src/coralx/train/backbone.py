@@ -1,7 +1,7 @@
 """The frozen base model, loaded once and shared by all genomes.
 
 A text classifier of transformers (`AutoModelForSequenceClassification`, one logit) cut into
-parts, so that training can enter at any block: embed -> blocks[start:stop] -> pool. Its text
+parts, so that training can enter at any block: embed -> run, block by block -> finish. Its text
 path is exactly that of the uncut model, which is why exported adapters load in stock peft.
 
 Letters: N sequences, T tokens, D features.
@@ -9,8 +9,10 @@ Letters: N sequences, T tokens, D features.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +24,10 @@ from transformers.utils import logging as transformers_logging
 
 from coralx.errors import ModelError
 from coralx.models import resolve_model
-from coralx.train.adapters import AdaptedLinear, PackedAdapters
+from coralx.train.adapters import AdaptedLinear, PackedAdapters, Weights
 from coralx.train.hub import fetch_model
+from coralx.train.last_block import run_decoder, run_encoder
+from coralx.train.prefix_store import digest_model
 
 # Role -> suffixes of module paths inside a block, for each supported family.
 ENCODER_ROLES = {
@@ -93,6 +97,11 @@ class Backbone:
         self.positions: int = settings.max_position_embeddings
         self.linears = self._wrap_linears()
 
+    @functools.cached_property
+    def digest(self) -> str:
+        """Of the model's files; read once, where it is asked for."""
+        return digest_model(self.path)
+
     @property
     def head_name(self) -> str:
         """The path of the classification layer in the uncut model."""
@@ -135,31 +144,28 @@ class Backbone:
         """
         extras = {}
         if self.causal:
-            positions = torch.arange(hidden.shape[1], device=hidden.device) - slots
-            positions = positions.clamp(min=0)[None]
-            rotary = self.base.rotary_emb(hidden, position_ids=positions)
-            extras = {"position_embeddings": rotary, "position_ids": positions}
-        for linear in self.linears[index].values():
-            linear.pack = pack
-        try:
+            positions = self._positions(hidden, slots)
+            extras = {"position_embeddings": self._rotary(hidden, slots), "position_ids": positions}
+        with self._adapted(index, pack):
             return self.blocks[index](  # type: ignore[no-any-return]
                 hidden, attention_mask=self._attention_mask(mask), **extras
             )
-        finally:
-            for linear in self.linears[index].values():
-                linear.pack = None
 
-    def pool(self, hidden: Tensor, mask: Tensor, slots: int = 0) -> Tensor:
-        """What the classification layer sees: (N, S + T, D) -> (N, D).
+    def finish(
+        self, hidden: Tensor, mask: Tensor, slots: int = 0, pack: PackedAdapters | None = None
+    ) -> Tensor:
+        """The last block and pooling, of the pooled token alone: (N, S + T, D) -> (N, D).
 
-        Encoders pool the first text token through the pretrained pooler; decoders take the last
-        token that carries meaning, after the final norm.
+        Arguments as of `run`. Encoders pool the first text token through the pretrained pooler;
+        decoders take the last token that carries meaning, after the final norm.
         """
-        if not self.causal:
-            return self.base.pooler(hidden[:, slots:])  # type: ignore[no-any-return]
-        last = mask.shape[1] - 1 - mask.flip(1).int().argmax(1)
-        chosen = hidden[torch.arange(len(hidden), device=hidden.device), last]
-        return self.base.norm(chosen)  # type: ignore[no-any-return]
+        block = self.blocks[-1]
+        with self._adapted(self.depth - 1, pack):
+            if not self.causal:
+                return self.base.pooler(run_encoder(block, hidden, mask, slots))  # type: ignore[no-any-return]
+            last = mask.shape[1] - 1 - mask.flip(1).int().argmax(1)
+            out = run_decoder(block, hidden, mask, last, self._rotary(hidden, slots))
+            return self.base.norm(out[:, 0])  # type: ignore[no-any-return]
 
     def find_targets(self, target_modules: Sequence[str], layers: int | str) -> list[str]:
         """The linear layers that a genome adapts, as paths `<block>.<path in block>`.
@@ -191,15 +197,51 @@ class Backbone:
         block, _, path = target.partition(".")
         return self.linears[int(block)][path]
 
-    def flops_per_token(self, start: int) -> float:
-        """Of a forward pass through blocks[start:]: 2 x multiply-adds of the linear layers."""
-        weights = sum(m.base.weight.numel() for i in range(start, self.depth)
-                      for m in self.linears[i].values())  # fmt: skip
-        return 2.0 * weights
+    def flops(self, start: int, rows: int, tokens: int) -> float:
+        """Of a forward pass of `rows` rows, `tokens` tokens in all, through blocks[start:] and
+        their linear layers: 2 x multiply-adds. The last block runs for one token a row, but for
+        keys and values."""
+        return 2.0 * sum(
+            module.base.weight.numel() * self._width(index, path, rows, tokens)
+            for index in range(start, self.depth)
+            for path, module in self.linears[index].items()
+        )
+
+    def adapter_flops(self, weights: Weights, rows: int, tokens: int) -> float:
+        """The same of one genome's adapters."""
+        total = 0.0
+        for target, (a, b) in weights.lora.items():
+            block, _, path = target.partition(".")
+            total += 2.0 * (a.numel() + b.numel()) * self._width(int(block), path, rows, tokens)
+        return total
 
     def weight_bytes(self) -> int:
         """Of the frozen weights in memory."""
         return sum(p.numel() * p.element_size() for p in self.base.parameters())
+
+    def _width(self, index: int, path: str, rows: int, tokens: int) -> int:
+        """How many tokens pass a linear layer."""
+        seen = (self.roles["key"], self.roles["value"])
+        return tokens if index < self.depth - 1 or path in seen else rows
+
+    @contextlib.contextmanager
+    def _adapted(self, index: int, pack: PackedAdapters | None) -> Iterator[None]:
+        """The linear layers of a block with the pack's adapters added."""
+        for linear in self.linears[index].values():
+            linear.pack = pack
+        try:
+            yield
+        finally:
+            for linear in self.linears[index].values():
+                linear.pack = None
+
+    def _positions(self, hidden: Tensor, slots: int) -> Tensor:
+        """(1, S + T) position of each token; image tokens share position 0."""
+        ticks = torch.arange(hidden.shape[1], device=hidden.device) - slots
+        return ticks.clamp(min=0)[None]
+
+    def _rotary(self, hidden: Tensor, slots: int) -> tuple[Tensor, Tensor]:
+        return self.base.rotary_emb(hidden, position_ids=self._positions(hidden, slots))  # type: ignore[no-any-return]
 
     def _matches(self, target: str, path: str) -> bool:
         if target == "all-linear":

@@ -135,7 +135,24 @@ def export_adapter(
 
     Beside PEFT's two files lie what PEFT has no place for: `coralx.json` (genome, base model,
     vision tower, threshold) and, with images, the projector.
+
+    Raises:
+        StoreError: the folder cannot be written.
     """
+    try:
+        _export(folder, backbone, genome, lora_cfg, weights, facts)
+    except OSError as error:
+        raise StoreError(_unwritable(folder, error)) from None
+
+
+def _export(
+    folder: Path,
+    backbone: Backbone,
+    genome: Genome,
+    lora_cfg: LoRAConfig,
+    weights: Weights,
+    facts: dict[str, object],
+) -> None:
     from peft import LoraConfig, TaskType
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -186,7 +203,7 @@ def import_adapter(folder: Path, backbone: Backbone) -> Weights:
     """Read back what `export_adapter` wrote.
 
     Raises:
-        ModelError: files are missing, damaged, or of another base model.
+        ModelError: files are missing, damaged, of another base model, or hold NaN or infinity.
     """
     try:
         tensors = load_file(folder / "adapter_model.safetensors")
@@ -203,9 +220,27 @@ def import_adapter(folder: Path, backbone: Backbone) -> Weights:
                 lora[target] = (a, b)
     head = f"base_model.model.{backbone.head_name}."
     extra |= {f"head.{k.removeprefix(head)}": v for k, v in tensors.items() if k.startswith(head)}
-    if not lora or "head.weight" not in extra:
+    weights = Weights(lora, extra)
+    if not _fits(weights, backbone):
         raise ModelError(f"{folder}: its adapter does not fit the base model {backbone.name}")
-    return Weights(lora, extra)
+    if not all_finite(weights):
+        raise ModelError(f"{folder}: its adapter holds NaN or infinity; export the genome again")
+    return weights
+
+
+def _fits(weights: Weights, backbone: Backbone) -> bool:
+    """Whether the shapes are those of adapters of one rank and of a head for one logit."""
+    ranks = {rank for a, b in weights.lora.values() for rank in (a.shape[0], b.shape[-1])}
+    head = weights.extra.get("head.weight")
+    return (
+        len(ranks) == 1
+        and head is not None
+        and head.shape == (1, backbone.hidden)
+        and all(
+            (b.shape[0], a.shape[-1]) == backbone.linear(target).base.weight.shape
+            for target, (a, b) in weights.lora.items()
+        )
+    )
 
 
 def _parts(checkpoint: Checkpoint) -> list[tuple[str, Weights]]:
@@ -247,9 +282,11 @@ def _save(path: Path, tensors: dict[str, Tensor], facts: dict[str, str]) -> None
     except (OSError, SafetensorError) as error:
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)
-        raise StoreError(
-            f"{path}: cannot be written: {error}; free space or allow writing, and resume"
-        ) from None
+        raise StoreError(_unwritable(path, error)) from None
+
+
+def _unwritable(path: Path, error: Exception) -> str:
+    return f"{path}: cannot be written: {error}; free space or allow writing, and resume"
 
 
 def cpu(weights: Weights) -> Weights:

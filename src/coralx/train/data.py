@@ -18,7 +18,7 @@ from coralx.train.rows import Key, Rows, builtin_file, join, list_some, read_row
 
 Indices = NDArray[np.int64]
 SET_ASIDE = 20.0  # per cent of the training rows for a split that has no file
-BUCKET = 16  # batches whose rows are sorted by length together
+BUCKET = 32  # batches whose rows are sorted by length together
 
 
 @dataclass(frozen=True)
@@ -174,13 +174,11 @@ def batches(
     return result[:steps]
 
 
-def merge_rows(parts: Sequence[Rows]) -> tuple[Rows, list[slice]]:
-    """All rows as one, and where each part lies in it."""
-    slices, first = [], 0
-    for part in parts:
-        slices.append(slice(first, first + len(part)))
-        first += len(part)
-    return join(parts), slices
+def merge_rows(parts: Sequence[Rows]) -> tuple[Rows, list[Indices]]:
+    """All rows as one, and where those of each part lie in it."""
+    ends = np.cumsum([len(part) for part in parts])
+    places = [np.arange(end - len(part), end) for part, end in zip(parts, ends, strict=True)]
+    return join(parts), places
 
 
 def _check_classes(path: Path | None, name: str, rows: Rows) -> None:
@@ -190,4 +188,13 @@ def _check_classes(path: Path | None, name: str, rows: Rows) -> None:
             f"{path}: {name} rows: both classes are needed, got {positive} unsafe and "
             f"{len(rows) - positive} safe of {len(rows)}; add rows of both, or give {name} a file "
             "of its own"
+        )
+    classes = defaultdict(set)
+    for task, label in zip(rows.tasks, rows.labels.tolist(), strict=True):
+        classes[task].add(label)
+    if name != "train" and all(len(found) == 1 for found in classes.values()):
+        raise DataError(
+            f"{path}: {name} rows: P1 is a mean over tasks that have both classes, and none of the "
+            f"{len(classes)} tasks has; add rows, or name another column as data.task_column "
+            "(one that does not exist makes all rows one task)"
         )

@@ -5,7 +5,9 @@ Letters: K genomes, N rows, W weightings (1, or 1 + bootstrap draws).
 
 from __future__ import annotations
 
+import copy
 import importlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -13,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from coralx.errors import ConfigError
+from coralx.errors import ConfigError, ObjectiveError
 from coralx.train.adapters import PackedAdapters
 from coralx.train.attacks import attack_rows
 from coralx.train.backbone import Backbone
@@ -29,6 +31,7 @@ from coralx.train.objectives import (
     threshold_at_recall,
 )
 from coralx.train.prefix import EncodedRows
+from coralx.train.prefix_store import PrefixStore
 from coralx.train.rows import Rows
 from coralx.train.vision import VisionTower
 
@@ -65,24 +68,42 @@ class EvaluationSet:
         max_tokens: int,
         keep: bool = True,
         depths: Sequence[int] = (),
+        store: PrefixStore | None = None,
     ) -> None:
         attacked = attack_rows(rows, per_class, seed, tower is not None) if per_class else {}
-        everything, slices = merge_rows([rows, clean, *attacked.values()])
+        everything, places = merge_rows([rows, clean, *attacked.values()])
         self.rows, self.clean, self.attacked = rows, clean, attacked
-        self._main, self._clean = slices[0], slices[1]
-        self._attacks = dict(zip(attacked, slices[2:], strict=True))
+        self._main, self._clean = places[0], places[1]
+        self._attacks = dict(zip(attacked, places[2:], strict=True))
         self._backbone, self._seed = backbone, seed
-        self.encoded = EncodedRows(everything, backbone, tower, max_tokens, keep, depths)
+        self.encoded = EncodedRows(everything, backbone, tower, max_tokens, keep, depths, store)
         self.labels = rows.labels
         self.tasks = np.array(rows.tasks, dtype=np.str_)
         self.has_image = np.array([i is not None for i in rows.images]) & (tower is not None)
+
+    def part(self, share: float, per_class: int) -> EvaluationSet:
+        """A stratified, nested share (per cent) of the rows and clean rows, and of the attacked
+        rows `per_class` of each kind and class; what is encoded is shared."""
+        rows, clean = (subset(own, share, self._seed) for own in (self.rows, self.clean))
+        attacks = {
+            kind: _some_of_each(own.labels, per_class) for kind, own in self.attacked.items()
+        }
+        part = copy.copy(self)
+        part.rows, part.clean = self.rows.take(rows), self.clean.take(clean)
+        part.attacked = {kind: self.attacked[kind].take(kept) for kind, kept in attacks.items()}
+        part._main, part._clean = self._main[rows], self._clean[clean]
+        part._attacks = {kind: self._attacks[kind][kept] for kind, kept in attacks.items()}
+        part.labels, part.tasks = self.labels[rows], self.tasks[rows]
+        part.has_image = self.has_image[rows]
+        return part
 
     def skill(
         self, pack: PackedAdapters, entries: Sequence[int], batch: int, share: float, images: bool
     ) -> Floats:
         """P1 of each genome on a stratified share (per cent) of the rows alone: (K,)."""
         chosen = subset(self.rows, share, self._seed)
-        scores = self._score(pack, entries, chosen.tolist(), batch, images)[:, chosen]
+        places = self._main[chosen]
+        scores = self._score(pack, entries, places.tolist(), batch, images)[:, places]
         one = np.ones((1, len(chosen)))
         labels, tasks = self.labels[chosen], self.tasks[chosen]
         return np.array([macro_auroc(own, labels, one, tasks)[0] for own in scores])
@@ -90,14 +111,16 @@ class EvaluationSet:
     def score_all(
         self, pack: PackedAdapters, entries: Sequence[int], batch: int, images: bool
     ) -> tuple[Floats, Floats | None]:
-        """Probabilities of all rows (K, N) and, with images, those of the text alone."""
-        every = list(range(len(self.encoded)))
+        """Probabilities of all rows (K, N), NaN of those that are not of this part, and, with
+        images, those of the text alone."""
+        every = np.concatenate([self._main, self._clean, *self._attacks.values()]).tolist()
         scores = self._score(pack, entries, every, batch, images)
         if not images or not self.has_image.any():
             return scores, None
-        pictured = np.flatnonzero(self.has_image).tolist()
         text_alone = scores[:, self._main].copy()
-        text_alone[:, pictured] = self._score(pack, entries, pictured, batch, False)[:, pictured]
+        pictured = self._main[self.has_image].tolist()
+        blind = self._score(pack, entries, pictured, batch, False)[:, pictured]
+        text_alone[:, self.has_image] = blind
         return scores, text_alone
 
     def measure(
@@ -184,6 +207,13 @@ class EvaluationSet:
         return out
 
 
+def _some_of_each(labels: NDArray[np.int8], count: int) -> NDArray[np.int64]:
+    """Places of `count` rows of each class, evenly spaced in the order of the rows."""
+    classes = [np.flatnonzero(labels == label) for label in (0, 1)]
+    spaced = [np.arange(min(count, len(own))) * len(own) // max(count, 1) for own in classes]
+    return np.sort(np.concatenate([own[p] for own, p in zip(classes, spaced, strict=True)]))
+
+
 def load_objective(name: str) -> Callable[[Scored], float]:
     """A user's own objective, named `module:function`; larger is better.
 
@@ -193,8 +223,25 @@ def load_objective(name: str) -> Callable[[Scored], float]:
     module, _, function = name.partition(":")
     try:
         found = getattr(importlib.import_module(module), function)
-    except Exception as error:  # whatever the module raises when it is imported
+    except (Exception, SystemExit) as error:  # whatever the module does when it is imported
         raise ConfigError("objectives", [f"{name!r} cannot be imported: {error}"]) from None
     if not callable(found):
         raise ConfigError("objectives", [f"{name!r} must be a function, got {found!r:.40}"])
     return found  # type: ignore[no-any-return]
+
+
+def apply_objective(
+    name: str, function: Callable[[Scored], float], rows: Scored, genome: str
+) -> float:
+    """What a user's own objective says of a genome.
+
+    Raises:
+        ObjectiveError: it raises, or gives no finite number.
+    """
+    try:
+        value = float(function(rows))
+    except (Exception, SystemExit) as error:  # whatever the function does
+        raise ObjectiveError(name, genome, f"{type(error).__name__}: {error}") from error
+    if not math.isfinite(value):
+        raise ObjectiveError(name, genome, f"must be a finite number, got {value}")
+    return value

@@ -11,13 +11,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from peft import LoraConfig, TaskType, get_peft_model
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import get_linear_schedule_with_warmup
@@ -26,7 +29,7 @@ from coralx.records import Genome, Start
 from coralx.train.adapters import hash_name
 from coralx.train.backbone import load_classifier
 from coralx.train.evaluate import EvaluationSet
-from coralx.train.objectives import Floats
+from coralx.train.objectives import Floats, macro_auroc
 from coralx.train.prefix import EncodedRows
 from coralx.train.workbench import Workbench
 
@@ -77,102 +80,139 @@ class NaiveModel(nn.Module):
         return out.logits.squeeze(-1)  # type: ignore[no-any-return]
 
 
+class NaiveRun:
+    """One genome in training: up to a number of epochs, measured, and on from there.
+
+    The schedule is laid out for `epochs` whatever the stops on the way, and measuring draws no
+    random numbers, so training in parts gives what training in one go gives.
+    """
+
+    def __init__(self, bench: Workbench, genome: Genome, epochs: float) -> None:
+        torch.manual_seed((bench.seed + hash_name(genome.id)) % 2**31)
+        self.steps = self.tokens = self.computed_tokens = 0
+        self._bench, self._genome = bench, genome
+        self._model = NaiveModel(bench, genome).to(bench.device)
+        self._trainable = [p for p in self._model.parameters() if p.requires_grad]
+        self._optimizer = torch.optim.AdamW(
+            self._trainable, lr=genome.learning_rate, weight_decay=genome.weight_decay
+        )
+        warmup = round(genome.warmup * bench.steps_per_epoch)
+        self._schedule = get_linear_schedule_with_warmup(
+            self._optimizer, warmup, self._count(epochs)
+        )
+        self._batches = self._deal()
+
+    def train_to(
+        self, epochs: float, observe: Callable[[int, int], None] = lambda _a, _b: None
+    ) -> None:
+        """Train until the genome has had `epochs` epochs; `observe` is told (step, steps)."""
+        steps = self._count(epochs)
+        self._model.train()
+        while self.steps < steps:
+            self._step(next(self._batches))
+            observe(self.steps, steps)
+
+    def measure(self, rows: EvaluationSet) -> dict[str, float]:
+        """All objectives on `rows`."""
+        every = range(len(rows.encoded))
+        scores = self._score(rows.encoded, every, True)
+        alone = None
+        if rows.has_image.any():
+            pictured = np.flatnonzero(rows.has_image).tolist()
+            alone = scores[: len(rows.rows)].copy()
+            alone[pictured] = self._score(rows.encoded, pictured, False)[pictured]
+        objectives, _ = rows.measure(scores, alone)
+        plain = {name: float(values[0]) for name, values in objectives.items()}
+        return {**plain, "memory": self._served_bytes()}
+
+    def skill(self, rows: EvaluationSet) -> float:
+        """P1 alone, for which neither attacked nor foreign rows are scored."""
+        found = rows.scored(self._score(rows.encoded, range(len(rows.rows)), True))
+        one = np.ones((1, len(found.labels)))
+        return float(macro_auroc(found.scores, found.labels, one, found.tasks)[0])
+
+    def save(self, path: Path) -> None:
+        """Write what was trained, as safetensors."""
+        save_file({n: p.detach().contiguous() for n, p in self._model.named_parameters()
+                   if p.requires_grad}, path)  # fmt: skip
+
+    def restore(self, path: Path) -> None:
+        """Take over what `save` wrote of the same genome, to measure it; the optimiser starts
+        afresh."""
+        self._model.load_state_dict(load_file(path), strict=False)
+
+    def _count(self, epochs: float) -> int:
+        return math.ceil(epochs * self._bench.steps_per_epoch)
+
+    def _deal(self) -> Iterator[NDArray[np.int64]]:
+        """Batches without end: all rows in a new order each epoch."""
+        rng = np.random.default_rng([self._bench.seed, 7])
+        size = self._bench.config.training.batch_size
+        while True:
+            order = rng.permutation(len(self._bench.rows))
+            for first in range(0, len(order), size):
+                yield order[first : first + size]
+
+    def _step(self, chosen: NDArray[np.int64]) -> None:
+        batch = gather(self._bench.rows, chosen.tolist())
+        truth = self._bench.labels[chosen]
+        loss = functional.binary_cross_entropy_with_logits(self._model(*batch), truth)
+        self._optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self._trainable, 1.0)
+        self._optimizer.step()
+        self._schedule.step()
+        self.steps += 1
+        self.tokens += int(batch[1].sum())
+        self.computed_tokens += batch[1].numel()
+
+    def _served_bytes(self) -> float:
+        """P4, measured as for a genome of the search: weights' values do not change it."""
+        member = self._bench.member(self._genome, Start())
+        return float(self._bench.served_bytes(member, self._bench.pack([member])))
+
+    @torch.no_grad()
+    def _score(self, rows: EncodedRows, wanted: Sequence[int], images: bool) -> Floats:
+        self._model.eval()
+        out = np.zeros(len(rows))
+        for chosen in rows.sorted_batches(self._bench.config.training.evaluation_batch, wanted):
+            ids, mask, features, shown = gather(rows, chosen)
+            logits = self._model(ids, mask, features if images else None, shown)
+            out[chosen] = torch.sigmoid(logits.double()).cpu().numpy()
+        return out
+
+
 class NaiveTrainer:
     """Trains genomes one by one for `epochs` full epochs on the bench's rows."""
 
     def __init__(self, bench: Workbench, epochs: float) -> None:
         self._bench, self._epochs = bench, epochs
-        self._models: dict[str, NaiveModel] = {}
+        self._runs: dict[str, NaiveRun] = {}
 
     def train(
         self, genome: Genome, observe: Callable[[int, int], None] = lambda _a, _b: None
     ) -> NaiveResult:
         """Train, then measure on validation rows with the same objectives."""
-        bench = self._bench
         began = time.perf_counter()
-        torch.manual_seed((bench.seed + hash_name(genome.id)) % 2**31)
-        model = NaiveModel(bench, genome).to(bench.device)
-        steps, tokens, computed = self._fit(model, genome, observe)
+        run = NaiveRun(self._bench, genome, self._epochs)
+        run.train_to(self._epochs, observe)
         trained = time.perf_counter()
-        validation = self._measure(model, bench.validation(100), genome)
+        validation = run.measure(self._bench.validation(100))
         measured = time.perf_counter()
-        self._models[genome.id] = model
+        self._runs[genome.id] = run
         return NaiveResult(
             genome=genome.id,
             validation=validation,
-            steps=steps,
-            tokens=tokens,
-            computed_tokens=computed,
+            steps=run.steps,
+            tokens=run.tokens,
+            computed_tokens=run.computed_tokens,
             train_seconds=trained - began,
             eval_seconds=measured - trained,
         )
 
     def test(self, genome: Genome) -> dict[str, float]:
         """Final figures, on the test rows, of a genome trained before."""
-        return self._measure(self._models[genome.id], self._bench.test(), genome)
-
-    def _fit(
-        self, model: NaiveModel, genome: Genome, observe: Callable[[int, int], None]
-    ) -> tuple[int, int, int]:
-        rows, labels = self._bench.rows, self._bench.labels
-        size = self._bench.config.training.batch_size
-        steps = math.ceil(self._epochs * self._bench.steps_per_epoch)
-        trainable = [p for p in model.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(
-            trainable, lr=genome.learning_rate, weight_decay=genome.weight_decay
-        )
-        warmup = round(genome.warmup * self._bench.steps_per_epoch)
-        schedule = get_linear_schedule_with_warmup(optimizer, warmup, steps)
-        model.train()
-        done = tokens = computed = 0
-        rng = np.random.default_rng([self._bench.seed, 7])
-        while done < steps:
-            order = rng.permutation(len(rows))
-            for first in range(0, len(order), size):
-                if done == steps:
-                    break
-                chosen = order[first : first + size]
-                batch = gather(rows, chosen.tolist())
-                loss = functional.binary_cross_entropy_with_logits(model(*batch), labels[chosen])
-                optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                nn.utils.clip_grad_norm_(trainable, 1.0)
-                optimizer.step()
-                schedule.step()
-                done += 1
-                tokens += int(batch[1].sum())
-                computed += batch[1].numel()
-                observe(done, steps)
-        return done, tokens, computed
-
-    def _measure(self, model: NaiveModel, rows: EvaluationSet, genome: Genome) -> dict[str, float]:
-        every = range(len(rows.encoded))
-        scores = self._score(model, rows.encoded, every, True)
-        alone = None
-        if rows.has_image.any():
-            pictured = np.flatnonzero(rows.has_image).tolist()
-            alone = scores[: len(rows.rows)].copy()
-            alone[pictured] = self._score(model, rows.encoded, pictured, False)[pictured]
-        objectives, _ = rows.measure(scores, alone)
-        plain = {name: float(values[0]) for name, values in objectives.items()}
-        return {**plain, "memory": self._served_bytes(genome)}
-
-    def _served_bytes(self, genome: Genome) -> float:
-        """P4, measured as for a genome of the search: weights' values do not change it."""
-        member = self._bench.member(genome, Start())
-        return float(self._bench.served_bytes(member, self._bench.pack([member])))
-
-    @torch.no_grad()
-    def _score(
-        self, model: NaiveModel, rows: EncodedRows, wanted: Sequence[int], images: bool
-    ) -> Floats:
-        model.eval()
-        out = np.zeros(len(rows))
-        for chosen in rows.sorted_batches(self._bench.config.training.evaluation_batch, wanted):
-            ids, mask, features, shown = gather(rows, chosen)
-            logits = model(ids, mask, features if images else None, shown)
-            out[chosen] = torch.sigmoid(logits.double()).cpu().numpy()
-        return out
+        return self._runs[genome.id].measure(self._bench.test())
 
 
 def gather(rows: EncodedRows, chosen: list[int]) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:

@@ -44,8 +44,9 @@ def score(backbone: Backbone, pack: PackedAdapters, entries: Sequence[int], batc
             present += entering
             seen = mask.repeat(len(present), 1)
             pack.select(present)
-        hidden = backbone.run(hidden, seen, index, slots, pack)
-    pooled = backbone.pool(hidden, seen, slots).view(pack.size, len(mask), -1)
+        if index < backbone.depth - 1:
+            hidden = backbone.run(hidden, seen, index, slots, pack)
+    pooled = backbone.finish(hidden, seen, slots, pack).view(pack.size, len(mask), -1)
     if present != list(range(pack.size)):
         pooled = pooled[torch.tensor(present, device=pooled.device).argsort()]
     return _classify(pack, pooled)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 import json
-import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
 import torch
+from pydantic import BaseModel, Field, ValidationError
 
 from coralx.errors import DataError, ModelError
 from coralx.records import LoRAConfig
@@ -30,37 +29,51 @@ BATCH = 32
 Row = Mapping[str, Any]
 
 
+class Facts(BaseModel):
+    """What scoring reads of an adapter's coralx.json; columns are those of the training rows."""
+
+    base_model: str = Field(min_length=1)
+    vision_tower: str | None
+    image_tokens: int = Field(ge=1, le=64)
+    max_tokens: int = Field(ge=1)
+    threshold: float = Field(ge=0, le=1)
+    lora_cfg: LoRAConfig
+    text_column: str = "text"
+    image_column: str | None = None  # None where no pictures were trained on
+
+
 class Predictor:
     """One adapter on its base model.
 
     Args:
         folder: as `coralx export` wrote it.
         device: auto, cpu or cuda.
+        trust_remote_code: run code that lies in the base model's folder, should it need any.
+        say: told, once, that rows have pictures which the adapter does not read.
 
     Raises:
         ModelError: the folder, its base model or its vision tower cannot be used.
     """
 
-    def __init__(self, folder: Path, device: str = "auto") -> None:
-        facts = read_sidecar(folder)
+    def __init__(
+        self,
+        folder: Path,
+        device: str = "auto",
+        trust_remote_code: bool = False,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        facts = _read_facts(folder)
+        self.threshold = facts.threshold
+        self.text_column, self.image_column = facts.text_column, facts.image_column or "image"
+        self._max_tokens, self._say, self._warned = facts.max_tokens, say, False
         self._device = choose_device(device)
-        try:
-            self.threshold = float(facts["threshold"])  # type: ignore[arg-type]
-            self._max_tokens = int(facts["max_tokens"])  # type: ignore[call-overload]
-            lora = LoRAConfig.model_validate(facts["lora_cfg"])
-            base, tower = str(facts["base_model"]), facts["vision_tower"]
-            slots = int(facts["image_tokens"])  # type: ignore[call-overload]
-        except (KeyError, TypeError, ValueError) as error:
-            raise ModelError(
-                f"{folder}: its coralx.json is incomplete ({type(error).__name__}: {error}); "
-                "export the genome again"
-            ) from None
-        self._backbone = Backbone(base, self._device, torch.float32)
-        self._tower = VisionTower(str(tower), slots, self._device) if tower else None
+        self._backbone = Backbone(facts.base_model, self._device, torch.float32, trust_remote_code)
+        self._tower = None
+        if facts.vision_tower:
+            self._tower = VisionTower(facts.vision_tower, facts.image_tokens, self._device)
         weights = import_adapter(folder, self._backbone)
-        self._pack = PackedAdapters([weights], [lora.scale], [0.0], [0], self._device)
-        depth = self._backbone.depth
-        self._entry = depth - min(depth, lora.layers) if isinstance(lora.layers, int) else 0
+        self._pack = PackedAdapters([weights], [facts.lora_cfg.scale], [0.0], [0], self._device)
+        self._entry = min(int(target.partition(".")[0]) for target in weights.lora)
 
     @property
     def reads_pictures(self) -> bool:
@@ -80,104 +93,77 @@ class Predictor:
         return scores.tolist()
 
     def predict(
-        self, rows: Iterable[Row], folder: Path, text_column: str, image_column: str
+        self,
+        rows: Iterable[Row],
+        folder: Path,
+        text_column: str | None = None,
+        image_column: str | None = None,
     ) -> Iterator[dict[str, Any]]:
         """Each row, without bytes, with its `score` and whether that makes it `unsafe`.
 
         Args:
             folder: that relative picture paths are taken from.
+            text_column, image_column: those of the training rows if None.
 
         Raises:
             DataError: a row without text or with an unreadable picture; it names the row.
         """
+        columns = text_column or self.text_column, image_column or self.image_column
         numbered = enumerate(rows, start=1)
         while chunk := list(itertools.islice(numbered, CHUNK)):
-            read = [_read_row(n, row, folder, text_column, image_column) for n, row in chunk]
+            read = [self._read(number, row, folder, *columns) for number, row in chunk]
             scores = self.score([text for text, _ in read], [image for _, image in read])
             for (_, row), value in zip(chunk, scores, strict=True):
                 yield {**_echo(row), "score": value, "unsafe": value >= self.threshold}
 
-
-def iterate_rows(path: Path) -> Iterator[Row]:
-    """Rows of a JSONL, CSV or Parquet file, one after another.
-
-    Raises:
-        DataError: no such file, unknown kind, or it cannot be read.
-    """
-    readers = {".jsonl": _jsonl, ".json": _jsonl, ".csv": _csv, ".parquet": _parquet}
-    if path.suffix not in readers:
-        raise DataError(
-            f"{path}: must be one of {', '.join(readers)}, got {path.suffix!r}; "
-            "`-` reads JSON lines from standard input"
-        )
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    try:
-        yield from readers[path.suffix](path)
-    except (OSError, ValueError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read as {path.suffix[1:]}: {error}") from None
-
-
-def parse_lines(lines: Iterable[str]) -> Iterator[Row]:
-    """JSON lines, empty ones left out.
-
-    Raises:
-        DataError: a line that holds no JSON object; it names the line.
-    """
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
+    def _read(
+        self, number: int, row: Row, folder: Path, text_column: str, image_column: str
+    ) -> tuple[str, bytes | None]:
+        if text_column not in row:
+            known = ", ".join(map(repr, row))
+            raise DataError(
+                f"row {number}: no column {text_column!r}; there are {known}; use --text-column"
+            )
+        text, image = row[text_column], row.get(image_column)
         try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"line {number}: not JSON: {error}") from None
-        if not isinstance(row, dict):
-            raise DataError(f"line {number}: must be an object, got {type(row).__name__}")
-        yield row
+            check_text(text)
+            if self.reads_pictures:
+                return text, read_image(image, folder)
+        except DataError as error:
+            raise DataError(f"row {number}: {error}") from None
+        if image and not self._warned:
+            self._warned = True
+            self._say(
+                f"warning: row {number} has a picture ({image_column!r}); this adapter was trained "
+                "on text alone, so pictures are not looked at"
+            )
+        return text, None
+
+
+def _read_facts(folder: Path) -> Facts:
+    try:
+        return Facts.model_validate(read_sidecar(folder))
+    except ValidationError as error:
+        found = error.errors()[0]
+        place = ".".join(map(str, found["loc"])) or "content"
+        raise ModelError(
+            f"{folder}: its coralx.json is incomplete or damaged ({place}: {found['msg']}, got "
+            f"{found['input']!r:.60}); export the genome again"
+        ) from None
 
 
 def write_lines(rows: Iterable[Row], file: TextIO) -> int:
     """Write JSON lines; gives how many."""
     count = 0
     for row in rows:
-        file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+        line = json.dumps(row, ensure_ascii=False, default=str)
+        try:
+            line.encode(file.encoding or "utf-8")
+        except UnicodeEncodeError:  # half a character, or a terminal that has fewer
+            line = json.dumps(row, default=str)
+        file.write(line + "\n")
         count += 1
     return count
-
-
-def _jsonl(path: Path) -> Iterator[Row]:
-    with path.open(encoding="utf-8-sig") as file:
-        yield from parse_lines(file)
-
-
-def _csv(path: Path) -> Iterator[Row]:
-    csv.field_size_limit(sys.maxsize)
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        yield from csv.DictReader(file)
-
-
-def _parquet(path: Path) -> Iterator[Row]:
-    import pyarrow.parquet
-
-    with pyarrow.parquet.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=CHUNK):
-            yield from batch.to_pylist()
-
-
-def _read_row(
-    number: int, row: Row, folder: Path, text_column: str, image_column: str
-) -> tuple[str, bytes | None]:
-    if text_column not in row:
-        known = ", ".join(map(repr, row))
-        raise DataError(
-            f"row {number}: no column {text_column!r}; there are {known}; use --text-column"
-        )
-    text = row[text_column]
-    try:
-        check_text(text)
-        return text, read_image(row.get(image_column), folder)
-    except DataError as error:
-        raise DataError(f"row {number}: {error}") from None
 
 
 def _echo(row: Row) -> dict[str, Any]:

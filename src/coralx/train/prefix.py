@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from coralx.train.backbone import Backbone, Tokens
+from coralx.train.prefix_store import PrefixStore, digest
 from coralx.train.rows import Rows
 from coralx.train.vision import VisionTower
 
@@ -43,6 +44,7 @@ class EncodedRows:
     Args:
         keep: False computes the prefix anew for each batch (to check the cache against).
         depths: blocks where genomes may enter, kept together when one of them is computed.
+        store: where outputs are kept.
     """
 
     def __init__(
@@ -53,8 +55,10 @@ class EncodedRows:
         max_tokens: int,
         keep: bool = True,
         depths: Sequence[int] = (),
+        store: PrefixStore | None = None,
     ) -> None:
         self.rows = rows
+        self._store = store or PrefixStore()
         self._depths = tuple(depths)
         self._backbone, self._keep = backbone, keep
         ids = backbone.tokenize(rows.texts, max_tokens) if len(rows) else []
@@ -78,7 +82,8 @@ class EncodedRows:
 
         def enter(depth: int) -> Tensor:
             if self._keep:
-                return self._prefix(depth)[places]
+                self._prefix(depth)
+                return self._enter(depth, places, mask)
             return self._compute(self._embed(places, mask), mask, 0, depth)
 
         found = self.image_features(indices) if images else None
@@ -138,17 +143,49 @@ class EncodedRows:
             return self._kept[depth]
         below = max((d for d in self._kept if d < depth), default=None)
         stops = sorted({depth, *(d for d in self._depths if (below or 0) < d < depth)})
-        size = (len(self._ids), self._backbone.hidden)
-        made = {d: torch.zeros(size, dtype=self._backbone.dtype, device=self._ids.device)
-                for d in stops}  # fmt: skip
+        if self._reopen(stops):
+            return self._prefix(depth)
+        made = {stop: self._store.make(self._key(stop), *self._form) for stop in stops}
         for indices in self.sorted_batches(PREFIX_BATCH):
             places, mask = self._places(indices)
-            hidden = self._embed(places, mask) if below is None else self._kept[below][places]
+            hidden = self._enter(below, places, mask)
             for start, stop in itertools.pairwise([below or 0, *stops]):
                 hidden = self._compute(hidden, mask, start, stop)
-                made[stop][places[mask]] = hidden[mask]
+                home = made[stop].device
+                made[stop][places[mask].to(home)] = hidden[mask].to(home)
+        for stop in stops:
+            self._store.keep(self._key(stop))
         self._kept.update(made)
         return self._kept[depth]
+
+    @property
+    def _form(self) -> tuple[tuple[int, int], torch.dtype, torch.device]:
+        """Size, type and device of what is kept at one depth."""
+        size = (len(self._ids), self._backbone.hidden)
+        return size, self._backbone.dtype, self._ids.device
+
+    def _reopen(self, depths: Sequence[int]) -> bool:
+        """Take what an earlier process left in files; whether there was any."""
+        found = {depth: self._store.find(self._key(depth), *self._form[:2]) for depth in depths}
+        known = {depth: tensor for depth, tensor in found.items() if tensor is not None}
+        self._kept.update(known)
+        return bool(known)
+
+    def _enter(self, depth: int | None, places: Tensor, mask: Tensor) -> Tensor:
+        """Kept outputs at the entry of a block, or the embeddings: (B, T, D)."""
+        if depth is None:
+            return self._embed(places, mask)
+        kept = self._kept[depth]  # a mapped file is not on the device
+        return kept[places.to(kept.device)].to(places.device)
+
+    def _key(self, depth: int) -> str:
+        """Names what the outputs depend on; without files nobody asks."""
+        if not self._store.has_files:
+            return str(depth)
+        tokens = self._ids.cpu().numpy().tobytes()
+        lengths = np.array(self.lengths, dtype=np.int64).tobytes()
+        facts = (self._backbone.digest, str(self._backbone.dtype), torch.__version__, str(depth))
+        return digest([*facts, tokens, lengths])
 
 
 def _encode_images(rows: Rows, tower: VisionTower | None) -> tuple[Tensor, Tensor] | None:

@@ -1,18 +1,23 @@
-"""A file of rows looked at before a library is: what it is, how large, and where it is damaged."""
+"""A file of rows looked at before a library is: what it is, how large, and where it is damaged;
+and its rows as plain values, without torch.
+"""
 
 from __future__ import annotations
 
 import csv
 import json
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from coralx.errors import DataError
 
+READERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 # Limits that no data set for fine-tuning meets and a damaged or hostile file soon does.
 MAX_ROWS = 10_000_000
 MAX_UNPACKED = 16 * 2**30  # bytes of a Parquet file's columns before compression
+PARQUET_ROWS = 256  # in memory at once; a row can hold a picture
 # `datasets` unpacks an archive whatever its name says, without a limit.
 ARCHIVES = {
     b"\x1f\x8b": "gzip",
@@ -27,12 +32,68 @@ ARCHIVES = {
 }
 
 
-def check_file(path: Path, reader: str) -> None:
-    """What must be known before a library is let at the file.
+def iterate_rows(path: Path, only: str | None = None) -> Iterator[dict[str, Any]]:
+    """The rows, one after another, as plain values; every cell of a CSV file is a text.
+
+    Args:
+        only: a column; where the file has it, others may be left out.
 
     Raises:
-        DataError: no such file, empty, an archive, larger inside than outside, or no UTF-8 text.
+        DataError: as `check_file`, or a row cannot be read; the message names its line.
     """
+    reader = check_file(path)
+    if reader == "json":
+        yield from iterate_json(path)
+    elif reader == "csv":
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            cells = (row for row in csv.reader(file) if row)
+            names = next(cells, [])
+            yield from (dict(zip(names, row, strict=True)) for row in cells)
+    else:
+        yield from _iterate_parquet(path, only)
+
+
+def iterate_json(path: Path) -> Iterator[dict[str, Any]]:
+    """JSON lines, or the items of one array, each with the types that it is written with: Arrow's
+    own reader takes texts for dates, and a file that begins with `null` crashes it (pyarrow 26).
+
+    Raises:
+        DataError: a line is no UTF-8 text or no JSON object, or names a key twice.
+    """
+    with path.open("rb") as file:
+        begin = next((line.strip() for line in file if line.strip()), b"")
+        if begin.removeprefix(b"\xef\xbb\xbf").startswith(b"["):
+            _check_text(path)
+            text = path.read_text(encoding="utf-8-sig")
+            for number, value in enumerate(_parse(f"{path}", "the array", text), start=1):
+                yield _check_object(f"{path}", f"row {number}", value)
+            return
+        file.seek(0)
+        yield from parse_lines(file, f"{path}")
+
+
+def parse_lines(lines: Iterable[bytes], source: str) -> Iterator[dict[str, Any]]:
+    """The objects of JSON lines, empty ones left out.
+
+    Raises:
+        DataError: a line is no UTF-8 text or no JSON object, or names a key twice.
+    """
+    for number, line in enumerate(lines, start=1):
+        text = _decode(source, number, line)
+        if text.strip():
+            yield _check_object(source, f"line {number}", _parse(source, f"line {number}", text))
+
+
+def check_file(path: Path) -> str:
+    """What must be known before a library is let at the file; gives json, csv or parquet.
+
+    Raises:
+        DataError: unknown kind, no such file, empty, an archive, larger inside than outside, or a
+            CSV file that is no UTF-8 text or has lines of different lengths.
+    """
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
+        raise DataError(f"{path}: must be one of {', '.join(READERS)}, got {path.suffix!r}")
     try:
         if path.is_dir():
             raise DataError(f"{path}: is a folder; name the file in it")
@@ -43,14 +104,12 @@ def check_file(path: Path, reader: str) -> None:
         _check_packing(path)
         if reader == "parquet":
             _check_parquet(path)
-        else:
-            _check_text(path)
-        if reader == "json":
-            _check_objects(path)
         if reader == "csv":
+            _check_text(path)
             _check_cells(path)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error}") from None
+    return reader
 
 
 def _check_packing(path: Path) -> None:
@@ -72,8 +131,7 @@ def _check_parquet(path: Path) -> None:
             facts = file.metadata
             unpacked = sum(facts.row_group(i).total_byte_size for i in range(facts.num_row_groups))
     except (OSError, ValueError, pa.ArrowException) as error:
-        cause = str(error).strip().splitlines()[0]
-        raise DataError(f"{path}: cannot be read as parquet: {cause}") from None
+        raise _no_parquet(path, error) from None
     if facts.num_rows == 0:
         raise DataError(f"{path}: the file has no rows; at least one is needed")
     if facts.num_rows > MAX_ROWS or unpacked > MAX_UNPACKED:
@@ -83,45 +141,63 @@ def _check_parquet(path: Path) -> None:
         )
 
 
+def _iterate_parquet(path: Path, only: str | None) -> Iterator[dict[str, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            columns = [only] if only in file.schema_arrow.names else None
+            for batch in file.iter_batches(batch_size=PARQUET_ROWS, columns=columns):
+                yield from batch.to_pylist()
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise _no_parquet(path, error) from None
+
+
+def _no_parquet(path: Path, error: Exception) -> DataError:
+    cause = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return DataError(f"{path}: cannot be read as parquet: {cause}")
+
+
 def _check_text(path: Path) -> None:
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
-            try:
-                line.decode("utf-8")
-            except UnicodeDecodeError as error:
-                raise DataError(
-                    f"{path}: line {number} is not UTF-8 text (byte "
-                    f"0x{line[error.start]:02x}); save the file as UTF-8"
-                ) from None
+            _decode(f"{path}", number, line)
 
 
-def _check_objects(path: Path) -> None:
-    """Each line, or item of one array, is an object. Arrow's own reader does not always say so: a
-    file that begins with `null` crashes the process (pyarrow 26)."""
-    with path.open(encoding="utf-8-sig") as file:
-        begin = next((line.lstrip()[0] for line in file if line.strip()), "")
-        file.seek(0)
-        if begin == "[":
-            for number, value in enumerate(_parse(path, "the array", file.read()), start=1):
-                _check_object(path, f"row {number}", value)
-            return
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                _check_object(path, f"line {number}", _parse(path, f"line {number}", line))
-
-
-def _parse(path: Path, place: str, text: str) -> Any:
+def _decode(source: str, number: int, line: bytes) -> str:
     try:
-        return json.loads(text)
+        return line.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{source}: line {number} is not UTF-8 text (byte 0x{line[error.start]:02x}); "
+            "save it as UTF-8"
+        ) from None
+
+
+def _parse(source: str, place: str, text: str) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=_without_repeats)
     except (ValueError, RecursionError) as error:
         cause = "nested too deeply" if isinstance(error, RecursionError) else error
-        raise DataError(f"{path}: cannot be read as json: {place}: {cause}") from None
+        raise DataError(f"{source}: cannot be read as json: {place}: {cause}") from None
 
 
-def _check_object(path: Path, place: str, value: Any) -> None:
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Of a key that is there twice, JSON would keep the last without a word."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"key {twice!r} is there twice; keep one")
+    return found
+
+
+def _check_object(source: str, place: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         rule = 'must be an object such as {"text": "...", "label": 1}'
-        raise DataError(f"{path}: cannot be read as json: {place} {rule}, got {value!r:.40}")
+        raise DataError(f"{source}: cannot be read as json: {place} {rule}, got {value!r:.40}")
+    return value
 
 
 def _check_cells(path: Path) -> None:

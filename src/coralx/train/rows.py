@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import glob
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -16,14 +15,14 @@ from numpy.typing import NDArray
 
 from coralx.config import DataSettings
 from coralx.errors import DataError
-from coralx.train.row_file import check_file
+from coralx.train.row_file import check_file, iterate_json
 from coralx.train.vision import decode_image
 
-READERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 SPLITS = ("train", "validation", "test", "clean_holdout")
 SHOWN = 20  # bad rows listed before "and n more"
 # Limits that no data set for fine-tuning meets and a damaged or hostile file soon does.
 MAX_CHARACTERS = 1_000_000
+MAX_TASK = 200
 MAX_IMAGE_BYTES = 32 * 2**20
 
 
@@ -78,7 +77,7 @@ def builtin_file(split: str) -> Path:
 
 
 def read_rows(path: Path, settings: DataSettings, need_labels: bool = True) -> Rows:
-    """Read and check a JSONL, CSV or Parquet file through `datasets`.
+    """Read and check a JSONL, CSV or Parquet file; the latter two through `datasets`.
 
     Args:
         need_labels: False for rows to predict; labels are then 0.
@@ -87,16 +86,15 @@ def read_rows(path: Path, settings: DataSettings, need_labels: bool = True) -> R
         DataError: no such file, unknown kind, a missing column, no rows, or bad rows while
             `on_bad_rows` is refuse; bad rows are listed with their numbers (the first is 1).
     """
-    table = _load_table(path, settings.text_column)
+    names, table = _load(path, settings)
     needed = [settings.text_column] + ([settings.label_column] if need_labels else [])
-    if missing := [name for name in needed if name not in table.column_names]:
+    if missing := [name for name in needed if name not in names]:
         raise DataError(
             f"{path}: no column {', '.join(map(repr, missing))}; there are "
-            f"{', '.join(map(repr, table.column_names))}; name yours under data: "
-            "text_column, label_column"
+            f"{', '.join(map(repr, names))}; name yours under data: text_column, label_column"
         )
     good, bad = [], []
-    for number, row in enumerate(_iterate(path, table, settings), start=1):
+    for number, row in enumerate(table, start=1):
         try:
             good.append(_check_row(row, settings, path.parent, need_labels))
         except DataError as error:
@@ -112,49 +110,57 @@ def read_rows(path: Path, settings: DataSettings, need_labels: bool = True) -> R
     return Rows(texts, np.array(labels, dtype=np.int8), tasks, images)
 
 
-def _load_table(path: Path, text_column: str) -> Any:
-    reader = READERS.get(path.suffix.lower())
-    if reader is None:
-        raise DataError(f"{path}: must be one of {', '.join(READERS)}, got {path.suffix!r}")
-    check_file(path, reader)
+def _load(path: Path, settings: DataSettings) -> tuple[list[str], Iterable[Mapping[str, Any]]]:
+    """The names of all columns, and the rows with those that are read. Nothing else is looked at:
+    a file can declare other columns to be pictures or sounds, which `datasets` would decode."""
+    texts = (settings.text_column, settings.task_column, settings.image_column)
+    wanted = dict.fromkeys((*texts, settings.label_column))
+    reader = check_file(path)
+    if reader == "json":
+        names: dict[str, None] = {}
+        rows = []
+        for row in iterate_json(path):
+            names |= dict.fromkeys(row)
+            rows.append({name: row.get(name) for name in wanted})
+        if not rows:
+            raise _no_rows(path)
+        return list(names), rows
+    table = _load_table(path, reader, texts)
+    return table.column_names, _iterate(path, table, wanted)
+
+
+def _no_rows(path: Path) -> DataError:
+    return DataError(f"{path}: the file has no rows; at least one is needed")
+
+
+def _load_table(path: Path, reader: str, texts: Iterable[str]) -> Any:
     import datasets
 
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
-    options: dict[str, Any] = {}
+    # Not `load_dataset`: it tells a server of every file that is read.
+    read, options = datasets.Dataset.from_parquet, {}
     if reader == "csv":
         # Only an empty cell is missing: "NA", "null" and "007" are texts like any other.
-        options = {"keep_default_na": False, "na_values": [""], "converters": {text_column: str}}
+        converters = dict.fromkeys(texts, str)
+        read = datasets.Dataset.from_csv
+        options = {"keep_default_na": False, "na_values": [""], "converters": converters}
     try:
         with tempfile.TemporaryDirectory() as cache:
-            # Not `load_dataset`: it tells a server of every file that is read.
-            read = {
-                "json": datasets.Dataset.from_json,
-                "csv": datasets.Dataset.from_csv,
-                "parquet": datasets.Dataset.from_parquet,
-            }[reader]
-            name = glob.escape(str(path.absolute()))
-            return read(name, cache_dir=cache, keep_in_memory=True, **options)
+            plain = Path(cache) / f"rows.{reader}"  # `datasets` takes `a::b` and `*` for more
+            plain.symlink_to(path.absolute())
+            return read(str(plain), cache_dir=cache, keep_in_memory=True, **options)
     except Exception as error:  # datasets raises many kinds; all mean: unreadable
         cause = (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0]
         if "corresponds to no data" in cause:
-            raise DataError(f"{path}: the file has no rows; at least one is needed") from None
+            raise _no_rows(path) from None
         raise DataError(f"{path}: cannot be read as {reader}: {cause}") from None
 
 
-def _iterate(path: Path, table: Any, settings: DataSettings) -> Iterator[dict[str, Any]]:
-    """The rows as plain values of the columns that are read. Nothing else is looked at: a file
-    can declare other columns to be pictures or sounds, which `datasets` would decode."""
-    wanted = (
-        settings.text_column,
-        settings.label_column,
-        settings.task_column,
-        settings.image_column,
-    )
-    table = table.select_columns([n for n in dict.fromkeys(wanted) if n in table.column_names])
+def _iterate(path: Path, table: Any, wanted: Iterable[str]) -> Iterator[dict[str, Any]]:
+    table = table.select_columns([name for name in wanted if name in table.column_names])
     for name, feature in table.features.items():
-        if getattr(feature, "decode", False) and type(feature).__name__ != "Json":
-            # Pictures are wanted as they are stored; JSON values as what they say.
+        if getattr(feature, "decode", False):  # pictures are wanted as they are stored
             table = table.cast_column(name, dataclasses.replace(feature, decode=False))
     try:
         yield from table
@@ -169,9 +175,9 @@ def _check_row(
     text = row[settings.text_column]
     check_text(text)
     label = _check_label(row[settings.label_column]) if need_labels else 0
-    task = row.get(settings.task_column)
+    task = _read_task(row.get(settings.task_column))
     image = read_image(row.get(settings.image_column), folder, settings.allow_outside_images)
-    return text, label, "all" if task is None else str(task), image
+    return text, label, task, image
 
 
 def check_text(text: Any) -> None:
@@ -184,11 +190,28 @@ def check_text(text: Any) -> None:
         raise DataError(f"text must be a non-empty string, got {_short(text)}")
     if len(text) > MAX_CHARACTERS:
         raise DataError(f"text has {len(text):,} characters; cut it to {MAX_CHARACTERS:,}")
+    _check_whole("text", text)
+
+
+def _read_task(value: Any) -> str:
+    task = "all" if value is None or value == "" else str(value)
+    if len(task) > MAX_TASK:
+        raise DataError(
+            f"task has {len(task):,} characters; name it in {MAX_TASK}, or name another column "
+            "under data: task_column"
+        )
+    _check_whole("task", task)
+    return task
+
+
+def _check_whole(what: str, text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
         found = text[error.start : error.end]
-        raise DataError(f"text holds {found!r}, half of a UTF-16 pair; mend its encoding") from None
+        raise DataError(
+            f"{what} holds {found!r}, half of a UTF-16 pair; mend its encoding"
+        ) from None
 
 
 def _check_label(label: Any) -> int:

@@ -55,20 +55,25 @@ class Member:
     seconds: float = 0.0
     eval_seconds: float = 0.0
     _best: tuple[float, Weights, Moments] | None = None
+    _reached: float = -math.inf  # P1 that the next examinations must improve on
+    _stale: int = 0  # examinations in a row that did not
 
     @property
     def going(self) -> bool:
         return self.stop is None and not self.left_early
 
-    def examine(self, step: int, skill: float, patience: int | None, last: bool) -> None:
-        """Note P1 at `step`; leave when it has not improved `patience` times in a row."""
+    def examine(self, step: int, skill: float, plan: StagePlan) -> None:
+        """Note P1 at `step`; leave when it has not improved by more than `least_gain`
+        `patience` times in a row. The best weights seen are kept whatever they gain."""
         self.skills[step] = skill
         skill = skill if math.isfinite(skill) else -math.inf
         if self._best is None or skill > self._best[0]:
             self._best = (skill, self.weights, self.moments)
-        seen = [s if math.isfinite(s) else -math.inf for s in self.skills.values()]
-        since_best = len(seen) - 1 - seen.index(max(seen))
-        self.left_early = patience is not None and since_best >= patience and not last
+        improved = skill > self._reached + plan.least_gain
+        self._stale = 0 if improved else self._stale + 1
+        self._reached = max(self._reached, skill) if improved else self._reached
+        stale = plan.patience is not None and self._stale >= plan.patience
+        self.left_early = stale and step < len(plan.batches)
 
     def restore_best(self) -> None:
         """Go back to the weights with the best P1 seen in this stage."""
@@ -84,6 +89,8 @@ class Member:
             step = first + len(part)
             points[step] = CurvePoint(step=before + step, loss=float(np.mean(part)))
         for step, skill in self.skills.items():
+            if step == 0:  # the end of the stage before has its point
+                continue
             loss = self.losses[step - 1] if step <= len(self.losses) else math.nan
             known = points.get(step, CurvePoint(step=before + step, loss=loss))
             points[step] = known.model_copy(update={"auroc": skill})
@@ -92,7 +99,8 @@ class Member:
 
 @dataclass(frozen=True)
 class StagePlan:
-    """What a pack is trained on: row indices per step, evaluation points, decay or not."""
+    """What a pack is trained on: row indices per step, evaluation points (steps done; 0 is before
+    the first), decay or not."""
 
     batches: Sequence[NDArray[np.int64]]
     examine_at: Sequence[int]
@@ -100,6 +108,16 @@ class StagePlan:
     warmup_epoch: int  # steps of one epoch, the unit of the gene `warmup`
     last: bool
     patience: int | None
+    least_gain: float = 0.0
+
+    def schedule(self, member: Member, start: int) -> Schedule:
+        """Learning rates of a genome that had taken `start` steps before the stage."""
+        return Schedule(
+            peak=member.genome.learning_rate,
+            warmup=round(member.genome.warmup * self.warmup_epoch),
+            decay_from=start if self.last else None,
+            end=start + len(self.batches) if self.last else None,
+        )
 
 
 class StageTrainer:
@@ -133,12 +151,14 @@ class StageTrainer:
             observe: told (steps done, members going) after each step.
         """
         starts = [member.moments.step for member in members]
+        if 0 in plan.examine_at:
+            self._examine(members, 0, plan, examine)
         for first, stop in segments(len(plan.batches), plan.examine_at):
             going = [(m, start) for m, start in zip(members, starts, strict=True) if m.going]
             if not going:
                 break
             active = [member for member, _ in going]
-            schedules = [self._schedule(m, start, plan) for m, start in going]
+            schedules = [plan.schedule(m, start) for m, start in going]
             self._run_segment(active, schedules, plan, range(first, stop), observe)
             if stop in plan.examine_at:
                 self._examine(active, stop, plan, examine)
@@ -207,17 +227,16 @@ class StageTrainer:
         useful = int(batch.mask.sum()) + shown
         computed = batch.mask.numel() + slots * len(batch.mask)
         for member in members:
-            self._charge(member, useful, computed)
+            self._charge(member, len(chosen), useful, computed)
 
-    def _charge(self, member: Member, useful: int, computed: int) -> None:
+    def _charge(self, member: Member, rows: int, useful: int, computed: int) -> None:
         """Forward from the genome's entry; backward, of activations alone, to the same block."""
         if not member.going:
             return
         member.tokens += useful
         member.computed_tokens += computed
-        adapters = sum(a.numel() + b.numel() for a, b in member.weights.lora.values())
-        per_token = 2 * self._backbone.flops_per_token(member.entry) + 6 * adapters
-        member.flops += computed * per_token
+        member.flops += 2 * self._backbone.flops(member.entry, rows, computed)
+        member.flops += 3 * self._backbone.adapter_flops(member.weights, rows, computed)
 
     def _examine(
         self, members: Sequence[Member], step: int, plan: StagePlan, examine: Examine
@@ -229,16 +248,8 @@ class StageTrainer:
         pack = build_pack(going, self._seed, self._backbone.device)
         skills = examine(pack, [member.entry for member in going])
         for member, skill in zip(going, skills, strict=True):
-            member.examine(step, float(skill), plan.patience, step == len(plan.batches))
+            member.examine(step, float(skill), plan)
             member.eval_seconds += (time.perf_counter() - began) / len(going)
-
-    def _schedule(self, member: Member, start: int, plan: StagePlan) -> Schedule:
-        return Schedule(
-            peak=member.genome.learning_rate,
-            warmup=round(member.genome.warmup * plan.warmup_epoch),
-            decay_from=start if plan.last else None,
-            end=start + len(plan.batches) if plan.last else None,
-        )
 
 
 def build_pack(members: Sequence[Member], seed: int, device: torch.device) -> PackedAdapters:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from coralx.config import Config
+from coralx.config import PREFIX_FOLDER, Config
 from coralx.errors import ModelError
 from coralx.genes import Choice, Integer
 from coralx.models import ModelShape, read_shape
@@ -20,11 +21,13 @@ from coralx.records import Genome, LoRAConfig, Start
 from coralx.train.adapters import PackedAdapters, Weights, hash_name, new_weights
 from coralx.train.backbone import Backbone
 from coralx.train.checkpoint import load_checkpoint
-from coralx.train.data import Splits, count_batches, load_splits, subset
+from coralx.train.data import Splits, count_batches, load_splits
 from coralx.train.evaluate import EvaluationSet
 from coralx.train.memory import measure_peak
+from coralx.train.merge import SHARES, Parent, merge
 from coralx.train.network import score
 from coralx.train.prefix import EncodedRows
+from coralx.train.prefix_store import PrefixStore
 from coralx.train.resize import grow, grow_moments, transplant
 from coralx.train.rows import Rows
 from coralx.train.trainer import Member, build_pack, empty_moments
@@ -61,10 +64,13 @@ class Workbench:
         self.backbone = Backbone(config.base_model, self.device, dtype, trusted)
         self._check_targets()
         self.tower = self._load_tower(say)
+        budget = config.training.prefix_memory_gb * 1e9
+        self._store = PrefixStore(checkpoints.parent / PREFIX_FOLDER, budget)
         self.rows = self._encode(say)
         self.labels = torch.tensor(self.splits.train.labels, device=self.device).float()
         self.steps_per_epoch = count_batches(len(self.splits.train), config.training.batch_size)
-        self._validation: dict[float, EvaluationSet] = {}
+        self._validation: EvaluationSet | None = None
+        self._parts: dict[float, EvaluationSet] = {}
         self._test: EvaluationSet | None = None
         self._longest: EncodedRows | None = None
         self._peaks: dict[str, int] = {}
@@ -73,7 +79,8 @@ class Workbench:
     def shape(self) -> ModelShape | None:
         """The sizes that decide how many genomes fit in a pack."""
         value_bytes = 4 if self.backbone.dtype == torch.float32 else 2
-        return read_shape(self.backbone.path, value_bytes)
+        shape = read_shape(self.backbone.path, value_bytes)
+        return replace(shape, vision=self.tower.width) if shape and self.tower else shape
 
     @property
     def has_images(self) -> bool:
@@ -101,6 +108,7 @@ class Workbench:
         if start.kind == "continue" and start.checkpoint:
             known = load_checkpoint(self.checkpoints, start.checkpoint)
             lora, weights, moments = known.lora_cfg, known.weights, known.moments
+            lora = lora.model_copy(update={"dropout": genome.lora_cfg.dropout})  # by the hook
             if start.grow_to and start.grow_to > lora.r:
                 grown = lora.model_copy(update={"r": start.grow_to})
                 fresh = self._fresh(genome, grown)
@@ -108,11 +116,14 @@ class Workbench:
                 moments = grow_moments(moments, grown.r, lora.scale, grown.scale)
                 lora = grown
         else:
-            lora = genome.lora_cfg
+            rank = start.grow_to or genome.lora_cfg.r
+            lora = genome.lora_cfg.model_copy(update={"r": rank})
             weights = self._fresh(genome, lora)
             if start.kind == "inherit" and start.checkpoint:
                 parent = load_checkpoint(self.checkpoints, start.checkpoint)
                 weights = transplant(parent.weights, parent.lora_cfg.scale, lora.scale, weights)
+            elif start.kind == "merge":
+                weights = self._merge(genome, start, weights)
             moments = empty_moments(weights)
         return Member(genome, lora, weights, moments, self.entry(lora.layers))
 
@@ -123,16 +134,15 @@ class Workbench:
     def validation(self, share: float) -> EvaluationSet:
         """Rows for selection: a nested share (per cent, LEAST_SHARE at least), with attacks."""
         share = max(LEAST_SHARE, share)
-        if share not in self._validation:
+        if self._validation is None:
             rows, clean = self.splits.validation, self.splits.clean_validation
-            wanted = self.config.training.attack_rows
-            attacks = max(min(LEAST_ATTACKS, wanted), math.ceil(wanted * share / 100))
-            self._validation[share] = self._evaluation_set(
-                rows.take(subset(rows, share, self.seed)),
-                clean.take(subset(clean, share, self.seed)),
-                attacks,
-            )
-        return self._validation[share]
+            self._validation = self._evaluation_set(rows, clean, self.config.training.attack_rows)
+        if share >= 100:
+            return self._validation
+        if share not in self._parts:
+            attacks = math.ceil(self.config.training.attack_rows * share / 100)
+            self._parts[share] = self._validation.part(share, max(LEAST_ATTACKS, attacks))
+        return self._parts[share]
 
     def test(self) -> EvaluationSet:
         """Rows for final figures alone."""
@@ -192,16 +202,32 @@ class Workbench:
 
     def _fresh(self, genome: Genome, lora: LoRAConfig) -> Weights:
         """New weights from the genome's own random stream, the longer for a higher rank."""
-        generator = torch.Generator().manual_seed((self.seed + hash_name(genome.id)) % 2**63)
         return new_weights(
             self.backbone.find_targets(lora.target_modules, lora.layers),
             lora.r,
             {m.target: m for block in self.backbone.linears for m in block.values()},
             (1, self.backbone.hidden),
             self.tower.width if self.tower else None,
-            generator,
+            self._stream(genome.id),
             bias=not self.backbone.causal,
         )
+
+    def _merge(self, genome: Genome, start: Start, fresh: Weights) -> Weights:
+        """The parents' weights made one as `evolution.crossover_weights` says."""
+        settings = self.config.evolution
+        known = [load_checkpoint(self.checkpoints, name) for name in start.sources]
+        shares = SHARES[settings.merge_shares]
+        parents = [
+            Parent(parent.weights, parent.lora_cfg.scale, share)
+            for parent, share in zip(known, shares, strict=True)
+        ]
+        scale, chance = genome.lora_cfg.scale, self._stream(f"{genome.id}/merge")
+        method, density = settings.crossover_weights, settings.merge_density
+        return merge(parents, scale, fresh, method, density, chance)
+
+    def _stream(self, name: str) -> torch.Generator:
+        """Random numbers that depend on the run's seed and the name alone."""
+        return torch.Generator().manual_seed((self.seed + hash_name(name)) % 2**63)
 
     def _check_targets(self) -> None:
         """Every target that a genome may draw is there: told now, not in the middle of a run."""
@@ -239,6 +265,7 @@ class Workbench:
             self.config.data.max_tokens,
             settings.prefix_cache,
             self.depths,
+            self._store,
         )
 
     def _evaluation_set(self, rows: Rows, clean: Rows, attacks: int) -> EvaluationSet:
@@ -252,6 +279,7 @@ class Workbench:
             self.config.data.max_tokens,
             self.config.training.prefix_cache,
             self.depths,
+            self._store,
         )
 
 

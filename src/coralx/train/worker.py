@@ -14,8 +14,10 @@ import torch
 
 from coralx.config import OBJECTIVES, Config
 from coralx.records import (
+    Genome,
     Job,
     Progress,
+    Start,
     TestResult,
     TrainingResult,
     TrainingStage,
@@ -23,10 +25,10 @@ from coralx.records import (
 from coralx.train.adapters import PackedAdapters
 from coralx.train.checkpoint import Checkpoint, export_adapter, load_checkpoint, save_checkpoint
 from coralx.train.data import batches, subset
-from coralx.train.evaluate import EvaluationSet, Measures, load_objective
+from coralx.train.evaluate import EvaluationSet, Measures, apply_objective, load_objective
+from coralx.train.hook import apply_hook, load_hook
 from coralx.train.objectives import Floats, interval
 from coralx.train.outcome import (
-    LEAST_STEPS,
     Clock,
     add_lost,
     cost_of,
@@ -38,7 +40,8 @@ from coralx.train.trainer import Member, StagePlan, StageTrainer, examination_po
 from coralx.train.workbench import Workbench
 
 PROXY_FACTOR = 0.9  # of P1 when multi-modal genomes are scored on text alone
-SKILL_SHARE = 50.0  # per cent of the validation rows examined within a stage
+SKILL_SHARE = 25.0  # per cent of the validation rows examined within a stage
+LEAST_EXAMINED = 64  # steps; a shorter stage is not worth leaving early
 
 Observe = Callable[[Progress], None]
 
@@ -51,9 +54,11 @@ class Worker:
     ) -> None:
         # Gradients are views of one matrix by design; torch warns that they are not compact.
         warnings.filterwarnings("ignore", message="grad and param do not obey")
+        self._custom = {n: load_objective(n) for n in config.objectives if n not in OBJECTIVES}
+        self._hook = load_hook(config.training.hook) if config.training.hook else None
         self.bench = Workbench(config, checkpoints, say)
         self.config = config
-        self._custom = {n: load_objective(n) for n in config.objectives if n not in OBJECTIVES}
+        self._parents: dict[str, float] = {}  # P1 of checkpoints that children were merged of
         self._trainer = StageTrainer(
             self.bench.backbone,
             self.bench.rows,
@@ -73,7 +78,8 @@ class Worker:
     def _train_together(self, job: Job, observe: Observe) -> list[TrainingResult]:
         """One result for each genome or, if some of them broke down, for those alone."""
         pairs = zip(job.genomes, job.starts, strict=True)
-        members = [self.bench.member(genome, start) for genome, start in pairs]
+        members = [self.bench.member(self._prepare(g, job), start) for g, start in pairs]
+        begun = [self._compare_merged(*pair) for pair in zip(members, job.starts, strict=True)]
         before = [member.moments.step for member in members]
         plan, planned = self._plan(job)
         images = self.bench.has_images and not job.text_only
@@ -102,10 +108,11 @@ class Worker:
         kept = broken or set(range(len(members)))
         measured = self._measure([members[k] for k in sorted(kept)], rows, job, images)
         busy = clock.busy_share()
-        results = [
-            self._result(job, k, members[k], before[k], planned, measured.get(i, ({}, {})), busy)
-            for i, k in enumerate(sorted(kept))
-        ]
+        results = []
+        for i, k in enumerate(sorted(kept)):
+            objectives, details = measured.get(i, ({}, {}))
+            found = objectives, details | begun[k]
+            results.append(self._result(job, k, members[k], before[k], planned, found, busy))
         lost = [cost_of(m, planned, busy) for k, m in enumerate(members) if k not in kept]
         cost = add_lost(results[0].cost, lost, clock.seconds())
         results[0] = results[0].model_copy(update={"cost": cost})
@@ -114,14 +121,15 @@ class Worker:
     def test(self, result: TrainingResult) -> TestResult:
         """Final figures of a trained genome: the test split, with bootstrap intervals."""
         rows = self.bench.test()
-        member = self._restore(result)
+        assert result.checkpoint is not None  # noqa: S101 - front members were trained
+        member = self._restore(result.genome, result.checkpoint)
         pack, entries = self.bench.pack([member]), [member.entry]
         batch = self.config.training.evaluation_batch
         scores, alone = rows.score_all(pack, entries, batch, self.bench.has_images)
         text = None if alone is None else alone[0]
         draws = self.config.training.bootstrap_draws
         objectives, details = rows.measure(scores[0], text, draws)
-        self._add_custom(objectives, rows, scores[0])
+        self._add_custom(objectives, rows, scores[0], result.genome.id)
         objectives["memory"] = np.array([float(self.bench.served_bytes(member, pack))])
         return TestResult(
             genome=result.genome.id,
@@ -141,6 +149,8 @@ class Worker:
             "vision_tower": self.config.vision_tower if self.bench.has_images else None,
             "image_tokens": self.config.image_tokens,
             "max_tokens": self.config.data.max_tokens,
+            "text_column": self.config.data.text_column,
+            "image_column": self.config.data.image_column if self.bench.has_images else None,
             "threshold": result.details["threshold"],
             "stage": result.stage,
         }
@@ -156,6 +166,10 @@ class Worker:
             "instructions": torch.backends.cpu.get_cpu_capability(),
         }
 
+    def _prepare(self, genome: Genome, job: Job) -> Genome:
+        """The genome as the user's hook, if any, wants it trained."""
+        return apply_hook(self._hook, genome, job.stage.name) if self._hook else genome
+
     def _plan(self, job: Job) -> tuple[StagePlan, float]:
         """The stage's batches, the same for every genome of the run, and its unrounded steps."""
         bench, stage = self.bench, job.stage
@@ -164,14 +178,14 @@ class Worker:
         planned = stage.epoch_budget * math.ceil(len(chosen) / size)
         steps = math.ceil(planned - 1e-9)
         key = [bench.seed, job.stage_index]
-        count = self.config.training.evaluations_per_stage if steps >= LEAST_STEPS else 1
         plan = StagePlan(
             batches=batches(chosen, bench.rows.lengths, size, steps, key),
-            examine_at=examination_points(steps, count if _selects(job, self.config) else 1),
+            examine_at=_examinations(job, steps, self.config),
             index=job.stage_index,
             warmup_epoch=bench.steps_per_epoch,
             last=job.stage_index == len(self.config.hyperband.stages) - 1,
             patience=self.config.training.patience,
+            least_gain=self.config.training.least_gain,
         )
         return plan, planned
 
@@ -199,6 +213,7 @@ class Worker:
             for place, (k, member) in enumerate(going.items()):
                 text = None if alone is None else alone[place]
                 found[k] = self._measure_one(member, rows, scores[place], text)
+                member.skills.setdefault(len(member.losses), found[k][1]["auroc"])
         for objectives, _ in found.values():
             if job.text_only and self.bench.has_images:
                 objectives["task_skill"] *= PROXY_FACTOR
@@ -210,16 +225,19 @@ class Worker:
         self, member: Member, rows: EvaluationSet, scores: Floats, alone: Floats | None
     ) -> tuple[dict[str, float], dict[str, float]]:
         objectives, details = rows.measure(scores, alone)
-        self._add_custom(objectives, rows, scores)
+        self._add_custom(objectives, rows, scores, member.genome.id)
         solo = self.bench.pack([member])
         objectives["memory"] = np.array([float(self.bench.served_bytes(member, solo))])
         plain = {name: float(objectives[name][0]) for name in self._names(objectives)}
         figures = {name: float(values[0]) for name, values in details.items()}
         return plain, {**figures, "auroc": float(objectives["task_skill"][0])}
 
-    def _add_custom(self, objectives: Measures, rows: EvaluationSet, scores: Floats) -> None:
+    def _add_custom(
+        self, objectives: Measures, rows: EvaluationSet, scores: Floats, genome: str
+    ) -> None:
         for name, function in self._custom.items():
-            objectives[name] = np.array([float(function(rows.scored(scores)))])
+            value = apply_objective(name, function, rows.scored(scores), genome)
+            objectives[name] = np.array([value])
 
     def _names(self, objectives: Measures) -> list[str]:
         """P1 always, and those of the configuration that could be measured."""
@@ -251,7 +269,7 @@ class Worker:
             )
         return TrainingResult(
             job=job.id,
-            genome=member.genome,
+            genome=job.genomes[place],
             generation=job.generation,
             stage=job.stage.name,
             stage_index=job.stage_index,
@@ -266,11 +284,42 @@ class Worker:
             cost=cost_of(member, planned, busy),
         )
 
-    def _restore(self, result: TrainingResult) -> Member:
-        assert result.checkpoint is not None  # noqa: S101 - front members were trained
-        known = load_checkpoint(self.bench.checkpoints, result.checkpoint)
+    def _compare_merged(self, member: Member, start: Start) -> dict[str, float]:
+        """P1 of a child of merged weights before its first step, and the higher one of its
+        parents': on the same rows, all of validation. Nothing for other starts."""
+        if start.kind != "merge":
+            return {}
+        began = time.perf_counter()
+        for name in start.sources:
+            if name not in self._parents:
+                self._parents[name] = self._skill(self._restore(member.genome, name))
+        figures = {
+            "auroc_at_start": self._skill(member),
+            "auroc_of_better_parent": max(self._parents[name] for name in start.sources),
+        }
+        member.eval_seconds += time.perf_counter() - began
+        return figures
+
+    def _skill(self, member: Member) -> float:
+        rows, batch = self.bench.validation(100), self.config.training.evaluation_batch
+        pack = self.bench.pack([member])
+        return float(rows.skill(pack, [member.entry], batch, 100, self.bench.has_images)[0])
+
+    def _restore(self, genome: Genome, checkpoint: str) -> Member:
+        known = load_checkpoint(self.bench.checkpoints, checkpoint)
         entry = self.bench.entry(known.lora_cfg.layers)
-        return Member(result.genome, known.lora_cfg, known.weights, known.moments, entry)
+        return Member(genome, known.lora_cfg, known.weights, known.moments, entry)
+
+
+def _examinations(job: Job, steps: int, config: Config) -> list[int]:
+    """When P1 is looked at. A short stage is measured at its end alone: as a whole where it
+    selects, else by P1."""
+    if not _selects(job, config):
+        return [steps]
+    if steps < LEAST_EXAMINED:
+        return []
+    points = examination_points(steps, config.training.evaluations_per_stage)
+    return points if job.stage_index == 0 else [0, *points]
 
 
 def _selects(job: Job, config: Config) -> bool:

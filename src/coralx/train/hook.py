@@ -1,0 +1,68 @@
+"""A user's hook: called for each genome before it trains a stage, so that own genes have effect."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from coralx.errors import ConfigError, CoralXError
+from coralx.records import Genome
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What a hook is told: the genome, whose `extra` holds the genes of other names, and the stage
+    that it is about to train."""
+
+    genome: Genome
+    stage: str
+
+
+# What training shall use in place of the genome's own values, if anything. A function of the turn
+# alone: a stage that is trained again calls it again.
+Hook = Callable[[Turn], Mapping[str, float] | None]
+
+OVERRIDES = ("learning_rate", "weight_decay", "warmup", "dropout")
+
+
+def load_hook(name: str) -> Hook:
+    """The function named `module:function`.
+
+    Raises:
+        ConfigError: there is no such module or function.
+    """
+    module, _, function = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except (Exception, SystemExit) as error:  # whatever the module does when it is imported
+        raise ConfigError("training.hook", [f"{name!r} cannot be imported: {error}"]) from None
+    if not callable(found):
+        raise ConfigError("training.hook", [f"{name!r} must be a function, got {found!r:.40}"])
+    return found  # type: ignore[no-any-return]
+
+
+def apply_hook(hook: Hook, genome: Genome, stage: str) -> Genome:
+    """The genome as it shall train the stage: its id stays, what the hook overrides does not.
+
+    Raises:
+        CoralXError: the hook fails, or what it gives cannot be used.
+    """
+    try:
+        wanted = dict(hook(Turn(genome, stage)) or {})
+        if strange := sorted(wanted.keys() - set(OVERRIDES)):
+            raise ValueError(f"may override {', '.join(OVERRIDES)}, got {', '.join(strange)}")
+        facts = genome.model_dump()
+        facts["lora_cfg"] |= {name: wanted.pop(name) for name in ("dropout",) if name in wanted}
+        return Genome.model_validate({**facts, **wanted})
+    except ValidationError as error:
+        first = error.errors()[0]
+        cause = f"{first['loc'][-1]}: {first['msg']}, got {first['input']!r}"
+    except Exception as error:  # whatever the function does
+        cause = f"{error or type(error).__name__}"
+    raise CoralXError(
+        f"training.hook failed for genome {genome.id} before {stage}: {cause}; mend the function, "
+        "then `coralx resume`: nothing recorded is lost"
+    )

@@ -1,0 +1,101 @@
+"""Where the frozen blocks' outputs are kept: in memory up to a budget, then in mapped files.
+
+A file's name is a digest of all that its content depends on (base model, tokens, block, type), so
+what is found under it cannot be stale; a process that goes on with a run finds it there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from coralx.errors import StoreError
+
+
+class PrefixStore:
+    """Tensors by key.
+
+    Args:
+        folder: of the mapped files, made when the first is needed; None keeps all in memory.
+        budget: bytes of memory, shared by all that is kept here.
+    """
+
+    def __init__(self, folder: Path | None = None, budget: float = float("inf")) -> None:
+        self._folder, self._left = folder, budget
+
+    @property
+    def has_files(self) -> bool:
+        """Whether keys must name the content, not just tell tensors of one process apart."""
+        return self._folder is not None
+
+    def find(self, key: str, size: Sequence[int], dtype: torch.dtype) -> Tensor | None:
+        """What an earlier process left in a file."""
+        path = self._path(key)
+        return _map(path, size, dtype) if path is not None and path.is_file() else None
+
+    def make(
+        self, key: str, size: Sequence[int], dtype: torch.dtype, device: torch.device
+    ) -> Tensor:
+        """Zeros, to be filled and then passed to `keep`.
+
+        Raises:
+            StoreError: there is no room for the file.
+        """
+        needed = torch.Size(size).numel() * dtype.itemsize
+        path = self._path(key)
+        if needed <= self._left or path is None:
+            self._left -= needed
+            return torch.zeros(*size, dtype=dtype, device=device)
+        part = path.with_suffix(".part")
+        try:
+            part.parent.mkdir(parents=True, exist_ok=True)
+            with part.open("wb") as file:
+                # Reserved now: a full disk met while writing to a map would end the process.
+                os.posix_fallocate(file.fileno(), 0, needed)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            raise StoreError(
+                f"{part.parent}: {needed / 1e6:.0f} MB of frozen outputs cannot be kept "
+                f"({error.strerror}); free some space, or raise training.prefix_memory_gb"
+            ) from None
+        return _map(part, size, dtype)
+
+    def keep(self, key: str) -> None:
+        """The tensor made under this key is whole: a later process may use it."""
+        path = self._path(key)
+        if path is not None and (part := path.with_suffix(".part")).exists():
+            with part.open("rb") as file:
+                os.fsync(file.fileno())  # or a power cut could leave the name without the content
+            part.replace(path)
+
+    def _path(self, key: str) -> Path | None:
+        return None if self._folder is None else self._folder / f"{key}.bin"
+
+
+def digest(parts: Sequence[str | bytes]) -> str:
+    """A key: SHA-256 over the parts, each with its length."""
+    seen = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        seen.update(f"{len(data)} ".encode() + data)
+    return seen.hexdigest()
+
+
+def digest_model(folder: str) -> str:
+    """Of a model's configuration and weights."""
+    files = sorted(p for p in Path(folder).iterdir() if p.suffix in (".json", ".safetensors"))
+    parts: list[str | bytes] = []
+    for path in files:
+        with path.open("rb") as file:
+            parts += [path.name, hashlib.file_digest(file, "sha256").digest()]
+    return digest(parts)
+
+
+def _map(path: Path, size: Sequence[int], dtype: torch.dtype) -> Tensor:
+    count = torch.Size(size).numel()
+    return torch.from_file(str(path), shared=True, size=count, dtype=dtype).view(*size)

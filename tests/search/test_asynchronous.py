@@ -1,0 +1,274 @@
+"""Promotion without waiting: rungs, stragglers, order of arrival, replay."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from coralx.config import Choice, load_config
+from coralx.errors import ConfigError, CoralXError, ExtinctError
+from coralx.records import Genome, Job, Stop, TrainingResult
+from coralx.search import budget, selection, space
+from coralx.search.asktell import Search
+from coralx.search.asynchronous import AsynchronousEvolution, _ranked_now
+from coralx.search.evolution import Evolution, new_search
+from coralx.search.packing import ModelShape
+
+NAN_STOP = Stop(gate="non_finite", value=None, limit=None, reason="loss is nan at step 3")
+RANDOMS = st.randoms(use_true_random=False)
+SEEDED = random.Random
+
+
+class Workers:
+    """So many workers that are done in random order; remembers all that they were given."""
+
+    def __init__(self, count: int, rng: random.Random, answer, spoil=lambda result: result) -> None:
+        self.count, self._rng, self._answer, self._spoil = count, rng, answer, spoil
+        self.given: list[Job] = []
+        self.facts: list[Job | TrainingResult] = []  # as a journal has them
+
+    def step(self, search: Search) -> list[Job]:
+        """Take what is new, then finish one of the jobs under way; the new ones."""
+        jobs = search.ask(self.count)
+        known = {job.id for job in self.given}
+        fresh = [job for job in jobs if job.id not in known]
+        self.given += fresh
+        self.facts += fresh
+        for result in self._answer(self._rng.choice(jobs)):
+            kept = search.tell(self._spoil(result))
+            assert kept is not None
+            self.facts.append(kept)
+        return fresh
+
+    def run(self, search: Search) -> Search:
+        while not search.finished:
+            self.step(search)
+        return search
+
+
+@pytest.fixture(scope="session")
+def asha(settings):
+    """The defaults of the tests, promoted asynchronously."""
+
+    def make(**sections):
+        hyperband = {"promotion": "asha", **sections.pop("hyperband", {})}
+        return settings(hyperband=hyperband, **sections)
+
+    return make
+
+
+def test_the_setting_picks_the_search(settings, asha) -> None:
+    assert isinstance(new_search(settings()), Evolution)
+    assert isinstance(new_search(asha()), AsynchronousEvolution)
+
+
+def test_one_worker_with_whole_packs_spends_what_halving_spends(settings, asha, answer) -> None:
+    for population in (8, 4, 3):  # of 3 or 4 the share of S2 is none: one goes on all the same
+        sections = {"evolution": {"population": population}}
+        waiting = Workers(1, SEEDED(0), answer).run(Evolution(settings(**sections)))
+        search = Workers(1, SEEDED(0), answer).run(new_search(asha(**sections)))
+        assert search.funnel() == waiting.funnel()
+
+
+@hypothesis_settings(max_examples=25, deadline=None)
+@given(RANDOMS, st.integers(1, 30), st.integers(1, 4))
+def test_each_genome_that_goes_on_is_of_the_best_share_told_by_then(
+    asha, answer, rng, workers: int, pack: int
+) -> None:
+    config = asha(training={"pack_size": pack}, evolution={"population": 12})
+    search, crew = new_search(config), Workers(workers, rng, answer)
+    while not search.finished:
+        told = list(search.results)
+        for job in crew.step(search):
+            if job.stage_index:
+                here = (job.generation, job.stage_index - 1)
+                rung = [r for r in told if (r.generation, r.stage_index) == here]
+                share = config.hyperband.stages[here[1]].survival_rate
+                places = budget.survivors(len(rung), share)
+                best = selection.promote(rung, places, config.objectives)
+                assert {g.id for g in job.genomes} <= {r.genome.id for r in best}
+    trained = [(result.genome.id, result.stage) for result in search.results]
+    assert len(set(trained)) == len(trained)
+    keys = {space.key(result.genome) for result in search.results}
+    assert len(keys) == 36, "population x generations, all different"
+    assert (
+        search.funnel()
+        == [{"S0_sanity": 12, "S1_shakeout": 12, "S2_serious": 6, "S3_finisher": 1}] * 3
+    )
+
+
+def test_nobody_waits_for_a_straggler(asha, answer) -> None:
+    search = new_search(asha(training={"pack_size": 1}))
+    straggler = search.ask(1)[0]
+    while len(jobs := search.ask(2)) == 2:
+        assert jobs[0] == straggler
+        for result in answer(jobs[1]):
+            search.tell(result)
+    assert jobs == [straggler]
+    begun = {result.genome.id for result in search.results}
+    assert len(begun) == 23, "all but the straggler itself"
+    assert search.funnel()[2]["S3_finisher"] == 1
+    for result in answer(straggler):
+        search.tell(result)
+    assert search.ask(1) != []
+
+
+@hypothesis_settings(max_examples=40, deadline=None)
+@given(RANDOMS, st.integers(1, 12), st.floats(0, 1), st.sampled_from([1, 3]))
+def test_a_journal_cut_anywhere_goes_on_with_the_same_jobs(
+    asha, answer, rng, workers: int, share: float, pack: int
+) -> None:
+    config = asha(training={"pack_size": pack})
+    crew, search = Workers(workers, rng, answer), new_search(config)
+    while not search.finished and (not crew.facts or rng.random() > 0.02 * share):
+        crew.step(search)
+    again = new_search(config)
+    again.recall(fact for fact in crew.facts if isinstance(fact, Job))
+    for fact in crew.facts:
+        if isinstance(fact, TrainingResult):
+            again.tell(TrainingResult.model_validate_json(fact.model_dump_json()))
+    assert again.finished == search.finished
+    assert again.closed == search.closed
+    assert again.references() == search.references()
+    assert again.ask(workers) == search.ask(workers)
+    one, two = (Workers(workers, SEEDED(1), answer) for _ in range(2))
+    assert one.run(again).closed == two.run(search).closed
+    assert one.given[workers:] == two.given[workers:]
+
+
+@hypothesis_settings(max_examples=20, deadline=None)
+@given(RANDOMS, st.integers(1, 12))
+def test_results_in_their_order_are_enough_to_know_the_same(
+    asha, answer, rng, workers: int
+) -> None:
+    config = asha(training={"pack_size": 2})
+    search = Workers(workers, rng, answer).run(new_search(config))
+    again = new_search(config)
+    for result in search.results:
+        assert again.tell(result) == result
+    assert again.finished
+    assert (again.closed, again.front()) == (search.closed, search.front())
+    assert again.funnel() == search.funnel()
+
+
+@pytest.mark.parametrize("cut", range(0, 60, 7))
+def test_with_one_worker_results_alone_lead_to_the_same_end(asha, answer, cut: int) -> None:
+    whole = Workers(1, SEEDED(0), answer).run(new_search(asha()))
+    jobs = list(dict.fromkeys(result.job for result in whole.results))[:cut]
+    again = new_search(asha())
+    for result in whole.results:
+        if result.job in jobs:
+            again.tell(result)
+    Workers(1, SEEDED(0), answer).run(again)
+    assert again.results == whole.results
+    assert again.closed == whole.closed
+
+
+def test_ask_is_idempotent_and_bounded(asha, answer) -> None:
+    search = new_search(asha(training={"pack_size": 1}))
+    jobs = search.ask(5)
+    assert len({job.id for job in jobs}) == 5
+    assert search.ask(5) == jobs
+    assert search.ask(3) == jobs[:3]
+    assert search.ask(0) == []
+    search.tell(answer(jobs[1])[0])
+    assert search.ask(4) == [jobs[0], *jobs[2:]]
+
+
+def test_a_pack_told_in_part_stays_whole_and_telling_twice_changes_nothing(asha, answer) -> None:
+    search = new_search(asha())
+    (job,) = search.ask(1)
+    first, *rest = answer(job)
+    assert search.tell(first) == first
+    assert search.tell(first.model_copy(update={"objectives": {}})) is None
+    assert search.ask(1) == [job]
+    for result in rest:
+        search.tell(result)
+    assert job not in search.ask(1)
+
+
+@hypothesis_settings(max_examples=15, deadline=None)
+@given(RANDOMS, st.integers(1, 20))
+def test_what_a_job_starts_from_was_referred_to_before(asha, answer, rng, workers: int) -> None:
+    config = asha(training={"pack_size": 1}, evolution={"generations": 6})
+    search, crew = new_search(config), Workers(workers, rng, answer)
+    sizes = []
+    while not search.finished:
+        kept = set(search.references())
+        sizes.append(len(kept))
+        for job in crew.step(search):
+            assert {name for start in job.starts for name in start.sources} <= kept
+            if job.stage_index == 0 and job.generation and kept:
+                assert job.genomes[0].parents, "born of those told so far"
+    assert max(sizes) <= 8 * 4 + workers, "bounded, however long the run"
+    assert {r.checkpoint for r in search.front()} <= set(search.references())
+
+
+def test_memory_bounds_packs(asha) -> None:
+    shape = ModelShape(layers=6, hidden=384, intermediate=1536, heads=12, vocab=30522)
+    search = new_search(asha(training={"memory_budget_gb": 0.2}), shape=shape)
+    jobs = search.ask(2)
+    packed = [genome.id for job in jobs for genome in job.genomes]
+    founders = {genome.id for genome in new_search(asha()).ask(1)[0].genomes}
+    assert len(founders) == 8
+    assert 2 <= len(packed) == len(set(packed)) < 8
+    assert set(packed) <= founders
+
+
+def test_extinction_lists_every_reason(asha, answer) -> None:
+    crew = Workers(3, SEEDED(0), answer, lambda r: r.model_copy(update={"stopped": NAN_STOP}))
+    search = new_search(asha(training={"pack_size": 1}))
+    with pytest.raises(ExtinctError) as caught:
+        crew.run(search)
+    assert str(caught.value).count("loss is nan at step 3") == 8
+    assert search.finished
+    assert (search.ask(5), search.front()) == ([], [])
+
+
+def test_it_ends_early_where_the_space_is_used_up(asha, answer) -> None:
+    tiny = {"r": Choice(values=(2, 4, 8))}
+    config = asha(space=tiny, evolution={"population": 2, "generations": 9})
+    search = Workers(2, SEEDED(0), answer).run(new_search(config))
+    assert [line["S0_sanity"] for line in search.funnel()] == [2, 1]
+    assert [generation.index for generation in search.closed] == [0, 1]
+
+
+def test_a_population_given_is_all_that_trains(asha, answer) -> None:
+    genomes = [Genome(id=name) for name in "abcd"]
+    config = asha(evolution={"generations": 1}, training={"pack_size": 1})
+    search = Workers(4, SEEDED(3), answer).run(new_search(config, genomes))
+    assert {result.genome.id for result in search.results} == set("abcd")
+    assert list(search.funnel()[0].values()) == [4, 4, 2, 1]
+
+
+@pytest.mark.parametrize("asked", [True, False])
+@pytest.mark.parametrize(
+    "change",
+    [{"genome": Genome(id="stranger")}, {"stage": "S2_serious"}, {"generation": 1},
+     {"stage_index": 1, "stage": "S1_shakeout"}, {"stage_index": 9}],
+)  # fmt: skip
+def test_a_result_nobody_asked_for_is_refused(asha, answer, change, asked: bool) -> None:
+    search = new_search(asha())
+    job = new_search(asha()).ask(1)[0]
+    if asked:
+        search.ask(1)
+    with pytest.raises(CoralXError, match="must be one that was asked for"):
+        search.tell(answer(job)[0].model_copy(update=change))
+    assert search.results == []
+
+
+def test_what_needs_closing_stages_is_refused() -> None:
+    with pytest.raises(ConfigError, match="exploit_below acts when a stage closes"):
+        load_config({"evolution": {"exploit_below": 0.2}, "hyperband": {"promotion": "asha"}})
+
+
+@given(st.integers(1, 10**6))
+def test_a_large_rung_is_ranked_in_steps(told: int) -> None:
+    ranked = _ranked_now(told)
+    assert told * 15 / 16 < ranked <= told
+    assert ranked == told or told > 32
+    assert _ranked_now(told + 1) >= ranked

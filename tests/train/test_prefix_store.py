@@ -1,0 +1,82 @@
+"""Frozen outputs beyond the memory budget: in files, the same, reopened, never stale."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from coralx.errors import StoreError
+from coralx.train.backbone import Backbone
+from coralx.train.prefix import EncodedRows
+from coralx.train.prefix_store import PrefixStore
+from coralx.train.rows import Rows
+
+CHOSEN = [3, 0, 7]
+
+
+def _encode(rows: Rows, backbone: Backbone, store: PrefixStore | None = None) -> EncodedRows:
+    return EncodedRows(rows, backbone, None, max_tokens=16, depths=(2, 4), store=store)
+
+
+def test_files_hold_what_memory_would(text_rows: Rows, backbone: Backbone, tmp_path: Path) -> None:
+    kept = _encode(text_rows, backbone).batch(CHOSEN)
+    mapped = _encode(text_rows, backbone, PrefixStore(tmp_path / "prefix", 0)).batch(CHOSEN)
+    assert torch.equal(mapped.at(4), kept.at(4))
+    assert torch.equal(mapped.at(2), kept.at(2))
+    assert len(list((tmp_path / "prefix").glob("*.bin"))) == 2
+
+
+def test_memory_is_used_up_to_the_budget(
+    text_rows: Rows, backbone: Backbone, tmp_path: Path
+) -> None:
+    one = (1 + sum(_encode(text_rows, backbone).lengths)) * backbone.hidden * 4
+    for budget, files in ((2 * one, 0), (one, 1), (one - 1, 2)):
+        folder = tmp_path / str(budget)
+        _encode(text_rows, backbone, PrefixStore(folder, budget)).prepare(4)
+        assert len(list(folder.glob("*.bin"))) == files
+
+
+def test_a_later_process_computes_nothing_again(
+    text_rows: Rows, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = _encode(text_rows, backbone, PrefixStore(tmp_path, 0)).batch(CHOSEN).at(4).clone()
+    monkeypatch.setattr(backbone, "run", None)
+    again = _encode(text_rows, backbone, PrefixStore(tmp_path, 0)).batch(CHOSEN).at(4)
+    assert torch.equal(again, first)
+
+
+def test_other_rows_have_other_files(text_rows: Rows, backbone: Backbone, tmp_path: Path) -> None:
+    _encode(text_rows, backbone, PrefixStore(tmp_path, 0)).prepare(4)
+    turned = text_rows.take(range(len(text_rows))[::-1])
+    alone = _encode(turned, backbone).batch(CHOSEN).at(4)
+    mapped = _encode(turned, backbone, PrefixStore(tmp_path, 0)).batch(CHOSEN).at(4)
+    assert torch.equal(mapped, alone)
+    assert len(list(tmp_path.glob("*.bin"))) == 4
+
+
+def test_a_file_that_was_not_finished_is_not_used(
+    text_rows: Rows, backbone: Backbone, tmp_path: Path
+) -> None:
+    whole = _encode(text_rows, backbone).batch(CHOSEN).at(2)
+    _encode(text_rows, backbone, PrefixStore(tmp_path, 0)).prepare(2)
+    (path,) = tmp_path.glob("*.bin")
+    path.write_bytes(bytes(path.stat().st_size))
+    path.rename(path.with_suffix(".part"))
+    again = _encode(text_rows, backbone, PrefixStore(tmp_path, 0)).batch(CHOSEN).at(2)
+    assert torch.equal(again, whole)
+
+
+def test_a_full_disk_is_told_before_anything_is_written(
+    text_rows: Rows, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    with pytest.raises(StoreError, match=r"No space left on device.*training\.prefix_memory_gb"):
+        _encode(text_rows, backbone, PrefixStore(tmp_path, 0)).prepare(2)
+    assert not list(tmp_path.iterdir())

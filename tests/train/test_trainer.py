@@ -1,0 +1,95 @@
+"""Stages: when they are examined, who leaves early, and with which weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+
+from coralx.config import TrainingSettings
+from coralx.records import Genome
+from coralx.train.adapters import PackedAdapters, Weights
+from coralx.train.backbone import Backbone
+from coralx.train.prefix import EncodedRows
+from coralx.train.trainer import (
+    Member,
+    StagePlan,
+    StageTrainer,
+    empty_moments,
+    examination_points,
+    segments,
+)
+
+STEPS = 12
+Train = Callable[..., tuple[list[Member], list[tuple[int, int]]]]
+
+
+@pytest.fixture(scope="module")
+def train(
+    backbone: Backbone, encoded_text: EncodedRows, draw_weights: Callable[..., Weights]
+) -> Train:
+    """Train two genomes on P1 that is told instead of measured: (members, steps observed)."""
+
+    def run(told: Sequence[Sequence[float]], **plan: Any) -> Any:
+        genomes = [Genome(id=name, learning_rate=1e-3, warmup=0.0) for name in "ab"]
+        weights = [draw_weights(backbone, genome, k) for k, genome in enumerate(genomes)]
+        members = [
+            Member(genome, genome.lora_cfg, own, empty_moments(own), 0)
+            for genome, own in zip(genomes, weights, strict=True)
+        ]
+        labels = torch.from_numpy(encoded_text.rows.labels).float()
+        trainer = StageTrainer(backbone, encoded_text, labels, TrainingSettings(), seed=0)
+        facts = {"index": 0, "warmup_epoch": 4, "last": False, "patience": 2, "least_gain": 0.01}
+        batches = [[i % 16, (i + 1) % 16] for i in range(STEPS)]
+        examine_at = [0, *examination_points(STEPS, 4)]
+        stage = StagePlan(batches=batches, examine_at=examine_at, **{**facts, **plan})
+        rounds = iter(told)
+        seen: list[tuple[int, int]] = []
+
+        def examine(pack: PackedAdapters, entries: Sequence[int]) -> Sequence[float]:
+            return next(rounds)[: pack.size]
+
+        trainer.train(members, stage, examine, lambda *facts: seen.append(facts))
+        return members, seen
+
+    return run
+
+
+def test_examinations_are_evenly_spaced_and_cut_the_stage() -> None:
+    assert examination_points(12, 4) == [3, 6, 9, 12]
+    assert examination_points(10, 4) == [3, 5, 8, 10]
+    assert list(segments(10, [0, 3, 10])) == [(0, 3), (3, 10)]
+
+
+def test_a_genome_leaves_when_it_stops_improving(train: Train) -> None:
+    told = [[0.5, 0.5], [0.6, 0.505], [0.7, 0.509], [0.8], [0.9]]
+    (a, b), seen = train(told)
+    assert (a.left_early, b.left_early) == (False, True)
+    assert (len(a.losses), len(b.losses)) == (12, 6)
+    assert seen == [(step, 2 if step <= 6 else 1) for step in range(1, 13)]
+    assert b.skills == {0: 0.5, 3: 0.505, 6: 0.509}
+
+
+def test_the_best_weights_seen_are_restored(train: Train) -> None:
+    (a, b), _ = train([[0.5, 0.9], [0.6, 0.8], [0.55, 0.7], [0.5]])
+    assert a.left_early
+    assert b.left_early
+    assert a.moments.step == 3  # as examined at step 3
+    assert b.moments.step == 0
+    assert all(not second.any() for _, second in b.weights.lora.values())  # B as it began
+
+
+def test_without_patience_nobody_leaves_and_nothing_is_restored(train: Train) -> None:
+    (a, b), _ = train([[0.5, 0.9], *[[0.4, 0.4]] * 4], patience=None)
+    assert [len(m.losses) for m in (a, b)] == [12, 12]
+    assert [m.moments.step for m in (a, b)] == [12, 12]
+
+
+def test_who_leaves_does_not_change_who_stays(train: Train) -> None:
+    (alone, _), _ = train([[0.5, 0.5], [0.6, 0.5], [0.7, 0.5], [0.8], [0.9]])
+    (beside, _), _ = train([[0.5, 0.5], [0.6, 0.6], [0.7, 0.7], [0.8, 0.8], [0.9, 0.9]])
+    for target, (a, b) in alone.weights.lora.items():
+        torch.testing.assert_close(beside.weights.lora[target][0], a, atol=1e-5, rtol=0)
+        torch.testing.assert_close(beside.weights.lora[target][1], b, atol=1e-5, rtol=0)
