@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from coralx.config import load_config
+from coralx.genes import Choice
 from coralx.records import (
     Cost,
     CurvePoint,
@@ -29,6 +30,7 @@ from coralx.records import (
 )
 from coralx.report import write_report
 from coralx.report.curves import stage_ends, thin
+from coralx.report.lineage import lineage_section
 from coralx.report.lives import read_lives
 from coralx.report.page import render_page
 from coralx.store import History
@@ -290,6 +292,8 @@ def test_page_has_every_chapter_and_headline(page: Page) -> None:
         "The trade-offs",
         "The front in figures",
         "Stage funnel",
+        "How well a stage predicts the next",
+        "S0_sanity → S1_shakeout",
         "Where the effort went",
         "Learning curves",
         "Objectives per generation",
@@ -473,4 +477,53 @@ def test_fates() -> None:
     stopped = next(result for result in history.results if result.stopped)
     assert lives[stopped.genome.id].fate == "stopped"
     child = next(life for life in lives.values() if life.genome.generation == 1)
-    assert child.inherited_from == child.genome.parents[0]
+    assert child.inherited_from == child.genome.parents[:1]
+
+
+def test_a_merged_child_has_the_weights_of_both_parents_and_is_compared_with_them() -> None:
+    history = make_history()
+    place = next(i for i, r in enumerate(history.results) if r.start.kind == "inherit")
+    result = history.results[place]
+    one, two = result.genome.parents
+    merged = {
+        "start": Start(kind="merge", checkpoint=f"{one}/S2", second=f"{two}/S1"),
+        "details": {"auroc_at_start": 0.8, "auroc_of_better_parent": 0.7},
+    }
+    history.results[place] = result.model_copy(update=merged)
+    lives = read_lives(history)
+    child = next(life for life in lives if life.genome.id == result.genome.id)
+    assert child.inherited_from == (one, two)
+    page = str(lineage_section(history, lives))
+    assert "1 of 1 had a higher AUROC than either parent" in page
+    assert f"the weights of {one}/S2 and {two}/S1" in page
+
+
+def test_the_share_of_the_first_front_is_there_for_one_generation_and_for_more() -> None:
+    single = " ".join(Page(render_page(make_history(1))).text.split())
+    assert "Share on the first front 38%" in single  # 0.375
+    titles = [f["layout"].get("title", {}) for f in Page(render_page(make_history())).figures]
+    (place,) = [i for i, title in enumerate(titles) if "first front" in title.get("text", "")]
+    of_all, within = Page(render_page(make_history())).figures[place]["data"]
+    assert of_all["y"] == [0.375] * 3
+    assert all(0 < share <= 1 for share in within["y"])
+
+
+def test_a_stage_that_does_not_predict_the_next_has_a_warning() -> None:
+    history = make_history()
+    assert 'class="warning"' in render_page(history).split("S2_serious in: ")[0]
+    history.results = [
+        r.model_copy(update={"objectives": {"task_skill": int(r.genome.id, 16) / 16**12}})
+        for r in history.results
+    ]
+    page = render_page(history)
+    assert 'class="warning"' not in page
+    assert "<b>1.00</b>" in page
+
+
+def test_genes_that_are_neither_varied_nor_unusual_are_not_listed() -> None:
+    history = make_history()
+    assert "warmup 0.02" not in render_page(history)
+    assert "warmup" not in history.config.space
+    space = {**history.config.space, "warmup": Choice(values=(0.02, 0.1))}
+    history.config = history.config.model_copy(update={"space": space})
+    assert "warmup 0.02" in render_page(history)

@@ -125,6 +125,15 @@ def test_funnel_and_stopped(history: History) -> None:
     assert stopped["reason"] == "AUROC 0.5 is below the limit of 0.55"
 
 
+def test_merged_children_that_beat_both_parents_untrained(history: History) -> None:
+    assert summarize(history)["merge"] == {"children": 0, "beat_better_parent": 0}
+    for own, best in ((0.9, 0.8), (0.8, 0.8), (0.7, 0.8)):
+        child = result("m", 0, 0.6, 5)
+        compared = {"auroc_at_start": own, "auroc_of_better_parent": best}
+        history.results.append(child.model_copy(update={"details": compared}))
+    assert summarize(history)["merge"] == {"children": 3, "beat_better_parent": 1}
+
+
 def test_efficiency_is_naive_over_actual(history: History) -> None:
     spent = summarize(history)["efficiency"]
     # four genomes, two epochs of 100 steps each, against 4 x 5 + 2 x 200 steps trained
@@ -146,6 +155,26 @@ def test_facts_of_the_run(history: History) -> None:
     assert summary["wall_seconds"] == 300.0
     assert summary["objectives"] == {"task_skill": "max", "memory": "min"}
     assert [item["front_size"] for item in summary["generations"]] == [1, 2]
+    assert [item["first_front_share"] for item in summary["generations"]] == [0.5, 1.0]
+    # of the two in `cheap` of generation 0, b was stopped; in generation 1, d dominates c
+    assert [item["non_dominated"]["cheap"] for item in summary["generations"]] == [1.0, 0.5]
+    assert {"r", "learning_rate"} <= set(summary["space"])
+
+
+def test_correlation_between_stages(history: History) -> None:
+    # Nine more of generation 0: the better in `cheap` the worse in `full`.
+    for place in range(9):
+        history.results.append(result(f"n{place}", 0, 0.6 + place / 100, 5))
+        history.results.append(result(f"n{place}", 1, 0.9 - place / 100, 200))
+    skill, memory = summarize(history)["stage_correlation"]
+    assert (skill["stage"], skill["next_stage"]) == ("cheap", "full")
+    assert (skill["objective"], memory["objective"]) == ("task_skill", "memory")
+    # a goes with them, equal to the lowest and lower than all there: ranks 1.5 and 1; b never got
+    # to `full`, and d is alone in generation 1
+    assert (skill["entered"], skill["n"]) == (13, 10)
+    assert -0.8 < skill["rho"] < -0.5
+    assert skill["predicts"] is False
+    assert (memory["rho"], memory["predicts"]) == (None, None)  # all the same
 
 
 def test_empty_run() -> None:

@@ -29,6 +29,28 @@ def spent(name: str, genomes: int, steps: int) -> dict[str, Any]:
     }
 
 
+def correlation(
+    stage: str,
+    following: str,
+    name: str,
+    rho: float,
+    low: float | None,
+    high: float | None,
+    predicts: bool | None = True,
+) -> dict[str, Any]:
+    return {
+        "stage": stage,
+        "next_stage": following,
+        "objective": name,
+        "entered": 24,
+        "n": 3 if low is None else 22,
+        "rho": rho,
+        "low": low,
+        "high": high,
+        "predicts": predicts,
+    }
+
+
 def member(name: str) -> dict[str, Any]:
     values = {
         "task_skill": 0.912,
@@ -46,6 +68,7 @@ def member(name: str) -> dict[str, Any]:
         "layers": 2,
         "use_rslora": True,
         "learning_rate": 1.2e-3,
+        "warmup": 0.02,
     }
     intervals = {key: {"value": v, "low": v - 0.02, "high": v + 0.02} for key, v in values.items()}
     return {
@@ -55,7 +78,7 @@ def member(name: str) -> dict[str, Any]:
         "trained_rank": 16,
         "objectives": values,
         "details": {},
-        "test": {key: value for key, value in intervals.items() if key != "memory"},
+        "test": intervals | {"memory": dict.fromkeys(("value", "low", "high"), 241.3e6)},
         "test_details": {},
         "adapter": f"adapters/{name}",
     }
@@ -77,8 +100,22 @@ def summary() -> dict[str, Any]:
         "objectives": dict.fromkeys(member("x")["objectives"], "max"),
         "front": [member("0123456789ab"), member("ba9876543210")],
         "hypervolume": 0.5,
-        "generations": [{"index": 0, "hypervolume": 0.5}],
+        "space": [name for name in member("x")["genes"] if name != "warmup"],
+        "generations": [
+            {
+                "index": 0,
+                "hypervolume": 0.5,
+                "first_front_share": 0.125,
+                "non_dominated": {"S0_sanity": 0.5, "S1_shakeout": 0.875},
+            }
+        ],
+        "stage_correlation": [
+            correlation("S0_sanity", "S1_shakeout", "task_skill", 0.81, 0.43, 0.95),
+            correlation("S0_sanity", "S1_shakeout", "safety", 0.1, -0.33, 0.49, False),
+            correlation("S1_shakeout", "S2_serious", "task_skill", -0.5, None, None, None),
+        ],
         "funnel": [dict(zip(STAGES, (8, 8, 4, 1), strict=True))],
+        "merge": {"children": 5, "beat_better_parent": 2},
         "stopped": [
             {
                 "genome": "feedfacefeed",
@@ -115,10 +152,19 @@ def test_everything_is_there_and_fits(summary: dict[str, Any], width: int) -> No
         "gradient norm 7.3 is above the limit of 5",
         "0123456789ab",
         "96.2",
+        "241.3",
+        "12%",
+        "Non-dominated within a stage, mean: S0_sanity 50%, S1_shakeout 88%",
+        "22 of 24 ranked",
+        "0.81",
+        ".43–.95",  # noqa: RUF001
+        "-.33–.49",  # noqa: RUF001
+        "-0.50",
         ".892–.932",  # noqa: RUF001
         "-.030–.010",  # noqa: RUF001
         "2.46×",  # noqa: RUF001
         "120 planned steps saved",
+        "2 of 5 merged children had a higher AUROC than either parent",
     ):
         assert words in text
     assert max(map(len, text.splitlines())) <= width
@@ -126,8 +172,27 @@ def test_everything_is_there_and_fits(summary: dict[str, Any], width: int) -> No
 
 
 def test_one_line_of_genes_says_what_was_trained(summary: dict[str, Any]) -> None:
-    text = " ".join(printed(summary, 160).split())
+    text = " ".join(printed(summary, 80).split())
+    assert "warmup" not in text  # neither varied nor other than usual
     assert "r 8 grown to 16, α 16, query+value, last 2 layers, rslora, lr 0.0012" in text  # noqa: RUF001
+
+
+def test_a_gene_outside_the_space_shows_where_it_is_not_the_usual(summary: dict[str, Any]) -> None:
+    summary["front"][0]["genes"]["warmup"] = 0.1
+    assert printed(summary, 80).count("warmup 0.1") == 1
+
+
+def test_a_stage_that_is_not_shown_to_predict_the_next_is_a_plain_warning(
+    summary: dict[str, Any],
+) -> None:
+    text = " ".join(printed(summary, 80).split())
+    assert (
+        "Warning: Ranks in S0_sanity are not shown to predict ranks in S1_shakeout in: Safety "
+        "(rho 0.10). What S0_sanity let go may be good in these."
+    ) in text
+    assert text.count("Warning") == 1  # three genomes say nothing either way
+    del summary["stage_correlation"][1]
+    assert "Warning" not in printed(summary, 80)
 
 
 def test_output_that_knows_ascii_alone(summary: dict[str, Any]) -> None:

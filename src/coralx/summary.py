@@ -8,12 +8,15 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from coralx.config import OBJECTIVES
 from coralx.records import Interval, TestResult, TrainingResult, jsonable
 from coralx.search.budget import efficiency
+from coralx.search.correlation import stage_correlations
+from coralx.search.selection import front
 from coralx.store import History
 
 Summary = dict[str, Any]
@@ -39,12 +42,15 @@ def summarize(history: History) -> Summary:
         "tasks": facts.get("tasks", []),
         "rows": facts.get("rows", {}),
         "objectives": directions(history.config.objectives),
+        "space": list(history.config.space),
         "genomes": len({result.genome.id for result in history.results}),
         "front": _front(history),
         "hypervolume": last.hypervolume if last else None,
         "generations": _generations(history),
         "funnel": _funnel(history),
+        "stage_correlation": _stage_correlation(history),
         "stopped": _stopped(history),
+        "merge": count_merged(history.results),
         "efficiency": _efficiency(history),
     }
     return {key: plain(value) for key, value in summary.items()}
@@ -82,6 +88,17 @@ def highest_results(results: Iterable[TrainingResult]) -> dict[str, TrainingResu
         if known is None or result.stage_index >= known.stage_index:
             highest[result.genome.id] = result
     return highest
+
+
+def count_merged(results: Iterable[TrainingResult]) -> dict[str, int]:
+    """Children of merged weights, and how many had a higher P1 before their first step than
+    either parent, on the same rows."""
+    pairs = [
+        (result.details["auroc_at_start"], result.details["auroc_of_better_parent"])
+        for result in results
+        if "auroc_at_start" in result.details
+    ]
+    return {"children": len(pairs), "beat_better_parent": sum(own > best for own, best in pairs)}
 
 
 def plain(value: Any) -> Any:
@@ -139,10 +156,21 @@ def _generations(history: History) -> list[dict[str, Any]]:
             "hypervolume": generation.hypervolume,
             "diversity": generation.diversity,
             "first_front_share": generation.first_front_share,
+            "non_dominated": _non_dominated(history, generation.index),
             "front_size": len(generation.front),
         }
         for generation in history.generations
     ]
+
+
+def _non_dominated(history: History, generation: int) -> dict[str, float]:
+    """Per stage, the share of the genomes that passed it that no other of them dominates."""
+    passed: dict[str, list[TrainingResult]] = {}
+    for result in history.results:
+        if result.generation == generation and result.stopped is None:
+            passed.setdefault(result.stage, []).append(result)
+    names = history.config.objectives
+    return {stage: len(front(found, names)) / len(found) for stage, found in passed.items()}
 
 
 def _funnel(history: History) -> list[dict[str, int]]:
@@ -155,6 +183,10 @@ def _funnel(history: History) -> list[dict[str, int]]:
         {stage: counts[index][stage] for _, stage in order if counts[index][stage]}
         for index in sorted(counts)
     ]
+
+
+def _stage_correlation(history: History) -> list[dict[str, Any]]:
+    return [asdict(c) for c in stage_correlations(history.results, history.config.objectives)]
 
 
 def _stopped(history: History) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from rich import box
@@ -14,6 +15,7 @@ from coralx.report.wording import (
     MISSING,
     absent,
     count,
+    doubts,
     duration,
     figure,
     genes_line,
@@ -21,7 +23,10 @@ from coralx.report.wording import (
     megabytes,
     plural,
     ratio,
+    rho,
+    seen_of_entered,
     share,
+    stage_pairs,
     tera,
 )
 from coralx.summary import Summary
@@ -61,10 +66,20 @@ def _print_parts(summary: Summary, console: Console) -> None:
         return
     stages = [stage["name"] for stage in summary["efficiency"]["stages"]]
     _show(console, f"Stage funnel: {' → '.join(stages)}", _funnel(summary, stages))
+    if summary["generations"]:
+        console.print(_non_dominated(summary, stages))
     if summary["stopped"]:
         _show(console, "Stopped by a gate", _stopped(summary["stopped"]))
-    if summary["front"]:
-        front, names = summary["front"], list(summary["objectives"])
+    if summary["merge"]["children"]:
+        console.print(_merged(summary["merge"]))
+    names = list(summary["objectives"])
+    if summary["stage_correlation"]:
+        title = "How well a stage predicts the next: Spearman's rho, 95% interval"
+        _show(console, title, _correlations(summary["stage_correlation"], names))
+        for text in doubts(summary["stage_correlation"]):
+            console.print(Text(_clean(f"Warning: {text}"), style=ACCENT))
+    if front := summary["front"]:
+        _show(console, "Genes of the front", _genes(front, summary["space"]))
         _show(console, "Front on validation data (used for selection)", _front(front, names))
         if any(member["test"] for member in front):
             title = "Front on test data (touched once), with bootstrap interval"
@@ -94,11 +109,11 @@ def _show(console: Console, title: str, table: Table) -> None:
 
 def _table(columns: Sequence[tuple[str, str]]) -> Table:
     """Columns by heading and kind: text stands left, numbers (`n`) right; nothing is cut off."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
     for heading, kind in columns:
         table.add_column(
             Text(heading),
-            justify="left" if kind in ("text", "text") else "right",
+            justify="left" if kind == "text" else "right",
             overflow="fold",
         )
     return table
@@ -107,17 +122,27 @@ def _table(columns: Sequence[tuple[str, str]]) -> Table:
 def _funnel(summary: Summary, stages: Sequence[str]) -> Table:
     """`8 → 8 → 4 → 1` per generation, then the total."""
     columns = [("generation", "text"), ("genomes trained", "text")]
-    table = _table([*columns, ("stopped", "n"), ("hypervolume", "n")])
-    volumes = {item["index"]: item["hypervolume"] for item in summary["generations"]}
+    table = _table([*columns, ("stopped", "n"), ("first front", "n"), ("hypervolume", "n")])
+    closed = {item["index"]: item for item in summary["generations"]}
     stopped = [item["generation"] for item in summary["stopped"]]
     for index, row in enumerate(summary["funnel"]):
         path = " → ".join(f"{row.get(name, 0):,}" for name in stages)
-        volume = figure("", volumes.get(index))
-        table.add_row(str(index), path, str(stopped.count(index)), volume)
+        item = closed.get(index, {})
+        first, volume = share(item.get("first_front_share")), figure("", item.get("hypervolume"))
+        table.add_row(str(index), path, str(stopped.count(index)), first, volume)
     totals = [sum(row.get(name, 0) for row in summary["funnel"]) for name in stages]
     path = " → ".join(f"{total:,}" for total in totals)
-    table.add_row("all", path, str(len(stopped)), figure("", summary["hypervolume"]), style="bold")
+    volume = figure("", summary["hypervolume"])
+    table.add_row("all", path, str(len(stopped)), "", volume, style="bold")
     return table
+
+
+def _non_dominated(summary: Summary, stages: Sequence[str]) -> Text:
+    """Where nearly all are, rank selects nobody: it is the tie-break that does."""
+    shares = [item["non_dominated"] for item in summary["generations"]]
+    means = {name: [row[name] for row in shares if name in row] for name in stages}
+    parts = [f"{name} {share(fmean(found))}" for name, found in means.items() if found]
+    return Text(_clean(f"Non-dominated within a stage, mean: {', '.join(parts)}"))
 
 
 def _stopped(stopped: Sequence[Mapping[str, Any]]) -> Table:
@@ -127,14 +152,48 @@ def _stopped(stopped: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
+def _merged(merge: Mapping[str, int]) -> Text:
+    beat, children = count(merge["beat_better_parent"]), count(merge["children"])
+    return Text(f"\n{beat} of {children} merged children had a higher AUROC than either parent "
+                "before training.")  # fmt: skip
+
+
+def _correlations(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Table:
+    """As in the table of tests, the interval stands under its value."""
+    shown = [name for name in names if any(row["objective"] == name for row in rows)]
+    columns = [(SHORT.get(name, _clean(name)), "n") for name in shown]
+    table = _table([("stage → next", "text"), *columns])
+    for (stage, following), by_name in stage_pairs(rows).items():
+        title = f"{stage}\n→ {following}\n{seen_of_entered(by_name)} ranked"
+        cells = [_correlation(by_name.get(name)) for name in shown]
+        table.add_row(Text("\n".join(map(_clean, title.split("\n")))), *cells)
+    return table
+
+
+def _correlation(row: Mapping[str, Any] | None) -> Text:
+    if row is None or row["rho"] is None:
+        return Text(MISSING)
+    if row["low"] is None:
+        return Text(rho(row["rho"]), style="bold")
+    ends = (rho(row[end]).replace("0.", ".") for end in ("low", "high"))
+    return Text.assemble((rho(row["rho"]), "bold"), (f"\n{MISSING.join(ends)}", "dim"))
+
+
+def _genes(front: Sequence[Mapping[str, Any]], space: Sequence[str]) -> Table:
+    table = _table([("genome", "text"), ("genes", "text")])
+    for member in front:
+        genes = genes_line(member["genes"], member["trained_rank"], space).replace(" · ", ", ")
+        table.add_row(Text(_clean(member["genome"])), Text(_clean(genes)))
+    return table
+
+
 def _front(front: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Table:
     shown = [name for name in names if any(name in member["objectives"] for member in front)]
-    columns = [("genome", "text"), ("genes", "text")]
-    table = _table(columns + [(SHORT.get(name, _clean(name)), "n") for name in shown])
+    columns = [(SHORT.get(name, _clean(name)), "n") for name in shown]
+    table = _table([("genome", "text"), *columns])
     for member in front:
-        genes = genes_line(member["genes"], member["trained_rank"]).replace(" · ", ", ")
         values = [figure(name, member["objectives"].get(name)) for name in shown]
-        table.add_row(Text(_clean(member["genome"])), Text(_clean(genes)), *values)
+        table.add_row(Text(_clean(member["genome"])), *values)
     return table
 
 
@@ -152,10 +211,11 @@ def _tests(front: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Table:
 def _interval(name: str, interval: Mapping[str, Any] | None) -> Text:
     if interval is None or absent(interval["value"]):
         return Text(MISSING)
-    low, high = (figure(name, interval[end]).replace("0.", ".") for end in ("low", "high"))
-    return Text.assemble(
-        (figure(name, interval["value"]), "bold"), (f"\n{low}{MISSING}{high}", "dim")
-    )
+    value, low, high = (figure(name, interval[end]) for end in ("value", "low", "high"))
+    if low == value == high:  # memory does not depend on which rows are drawn
+        return Text(value, style="bold")
+    ends = MISSING.join(end.replace("0.", ".") for end in (low, high))
+    return Text.assemble((value, "bold"), (f"\n{ends}", "dim"))
 
 
 def _effort(spent: Mapping[str, Any]) -> Table:
@@ -184,7 +244,7 @@ def _saving(spent: Mapping[str, Any]) -> Text:
     text.append(ratio(spent["efficiency_ratio"]), style=f"bold {ACCENT}")
     text.append(
         f": {count(spent['naive_steps'])} steps of naive full training / "
-        f"{count(spent['steps'])} steps trained.",
+        f"{count(spent['steps'])} trained.",
         style="not bold",
     )
     if spent["saved_by_leaving_early"]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from coralx.report.lives import Life
 from coralx.report.markup import Markup, element, empty, join, plot_text, section, table
-from coralx.report.plots import CORAL, SEA, STONE, Trace, card, chooser, controls, plot
+from coralx.report.plots import CORAL, SEA, STONE, Trace, card, chooser, controls, plot, whisker
 from coralx.report.wording import (
     MEASURES,
     MISSING,
@@ -77,7 +77,8 @@ def table_section(summary: Summary) -> Markup:
     if not front:
         nothing = empty("There is no front yet: no generation has been closed.")
         return section("members", "The front in figures", "", nothing)
-    parts: list[Markup] = [card(_values(front, list(summary["objectives"])))]
+    values = _values(front, list(summary["objectives"]), summary["space"])
+    parts: list[Markup] = [card(values)]
     tested = any(member["test_details"] for member in front)
     source = "test_details" if tested else "details"
     keys = sorted({key for member in front for key in member[source]}, key=_part_order)
@@ -146,7 +147,9 @@ def _shown(objective: str, life: Life) -> float | None:
     return value / 1e6 if objective == "memory" and value is not None else value
 
 
-def _values(front: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Markup:
+def _values(
+    front: Sequence[Mapping[str, Any]], names: Sequence[str], space: Sequence[str]
+) -> Markup:
     measured = [name for name in names if any(name in m["objectives"] for m in front)]
     ranges = {name: _range(front, "test", name) for name in measured}
     headings = [
@@ -156,12 +159,12 @@ def _values(front: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Markup:
     rows = []
     for member in front:
         cells = [_two_values(member, name, ranges[name]) for name in measured]
-        rows.append((_name(member), *cells))
+        rows.append((_name(member, space), *cells))
     return table(headings, rows)
 
 
-def _name(member: Mapping[str, Any]) -> Markup:
-    genes = genes_line(member["genes"], member["trained_rank"])
+def _name(member: Mapping[str, Any], space: Sequence[str]) -> Markup:
+    genes = genes_line(member["genes"], member["trained_rank"], space)
     rest = "\n".join(f"{name}: {gene_value(value)}" for name, value in member["genes"].items())
     return element(
         "div",
@@ -180,7 +183,7 @@ def _two_values(member: Mapping[str, Any], name: str, span: tuple[float, float])
     return join(
         [
             element("b", figure(name, test["value"])),
-            _whisker(test, span),
+            whisker(test, span),
             element("small", bounds(name, test)),
             element("small", f"validation {validation}"),
         ]
@@ -197,19 +200,6 @@ def _range(front: Sequence[Mapping[str, Any]], source: str, key: str) -> tuple[f
         if not absent(member[source][key][end])
     ]
     return (min(ends), max(ends)) if ends else (0.0, 1.0)
-
-
-def _whisker(interval: Mapping[str, Any], span: tuple[float, float]) -> Markup:
-    """The interval as a line with a dot at the value, on the span of the whole column."""
-    if any(absent(interval[key]) for key in ("value", "low", "high")):
-        return Markup("")
-    width = (span[1] - span[0]) or 1.0
-    low, value, high = (
-        5 + 90 * (interval[key] - span[0]) / width for key in ("low", "value", "high")
-    )
-    line = element("line", x1=f"{low:.1f}", x2=f"{high:.1f}", y1=6, y2=6)
-    dot = element("circle", cx=f"{value:.1f}", cy=6, r=4)
-    return element("svg", line, dot, viewBox="0 0 100 12", class_="whisker", aria_hidden="true")
 
 
 def _part_order(key: str) -> tuple[int, str]:
@@ -252,7 +242,7 @@ def _tested(interval: Mapping[str, Any], span: tuple[float, float]) -> Markup:
     return join(
         [
             element("b", figure("", interval["value"])),
-            _whisker(interval, span),
+            whisker(interval, span),
             element("small", bounds("", interval)),
         ]
     )

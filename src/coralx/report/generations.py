@@ -1,4 +1,4 @@
-"""Whether the search got better: objectives, hypervolume and diversity per generation."""
+"""Whether the search got better: objectives, hypervolume and what kept it open, by generation."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from coralx.records import Generation, TrainingResult
 from coralx.report.markup import Markup, element, empty, hover, plot_text, section, table
 from coralx.report.plots import CORAL, SEA, STONE, Trace, card, key, plot
-from coralx.report.wording import better, figure, label
+from coralx.report.wording import better, figure, label, share
 from coralx.store import History
 from coralx.summary import Summary, highest_results
 
 Values = dict[int, float]  # by generation
+Shares = dict[int, float | None]
 
 
 @dataclass(frozen=True)
@@ -39,13 +40,18 @@ def generations_section(history: History, summary: Summary) -> Markup:
         "Does the search get better? Measured on validation data. Best and median compare results "
         f"of one stage alone: {stage} is the highest that every generation reached, with more than "
         "one genome where possible. The hypervolume grows as the front moves outward in any "
-        "objective."
+        "objective. On the first front is who could survive, parent or newly trained, and is "
+        "beaten by nobody; a later stage beats an earlier. Where nearly all are non-dominated in "
+        f"{stage}, rank tells nobody apart and {history.config.evolution.tie_break} decides who "
+        "goes on."
     )
     objectives: dict[str, str] = summary["objectives"]
     rows = [read_progress(history, name, way, stage) for name, way in objectives.items()]
     rows = [row for row in rows if row.front or row.best]
     draw = _table if len(history.generations) == 1 else _figures
-    return section("generations", title, caption, card(draw(history.generations, rows, stage)))
+    shares = {i["index"]: i["non_dominated"].get(stage) for i in summary["generations"]}
+    drawn = draw(history.generations, rows, stage, shares)
+    return section("generations", title, caption, card(drawn))
 
 
 def common_stage(history: History) -> str:
@@ -93,7 +99,9 @@ def _front(history: History, generation: Generation) -> list[TrainingResult]:
     return list(highest_results(r for r in history.results if r.genome.id in members).values())
 
 
-def _table(generations: Sequence[Generation], rows: Sequence[Progress], stage: str) -> Markup:
+def _table(
+    generations: Sequence[Generation], rows: Sequence[Progress], stage: str, shares: Shares
+) -> Markup:
     """For one generation, which has no course to draw."""
     index = generations[0].index
     cells = [
@@ -106,11 +114,15 @@ def _table(generations: Sequence[Generation], rows: Sequence[Progress], stage: s
     only = generations[0]
     cells.append(("Hypervolume", figure("", only.hypervolume), "", ""))
     cells.append(("Diversity of genes, 0 to 1", "", "", figure("", only.diversity)))
+    cells.append(("Share on the first front", share(only.first_front_share), "", ""))
+    cells.append(("Share non-dominated", "", share(shares[index]), ""))
     headings = ("One generation", "Best on the front", f"Best in {stage}", f"Median in {stage}")
     return table(headings, cells)
 
 
-def _figures(generations: Sequence[Generation], rows: Sequence[Progress], stage: str) -> Markup:
+def _figures(
+    generations: Sequence[Generation], rows: Sequence[Progress], stage: str, shares: Shares
+) -> Markup:
     meanings = key(
         [
             (CORAL, "best on the front at the end of the generation"),
@@ -123,6 +135,10 @@ def _figures(generations: Sequence[Generation], rows: Sequence[Progress], stage:
     spreads = {generation.index: generation.diversity for generation in generations}
     panels.append(_small("Hypervolume", better("max"), [_line("hypervolume", volumes, CORAL)]))
     panels.append(_small("Diversity of genes", "0 to 1", [_line("diversity", spreads, SEA)]))
+    firsts = {generation.index: generation.first_front_share for generation in generations}
+    inside = {index: value for index, value in shares.items() if value is not None}
+    lines = [_line("of all", firsts, CORAL), _line(f"non-dominated in {stage}", inside, SEA)]
+    panels.append(_small("Share on the first front", "0 to 1", lines))
     return element("div", meanings, element("div", *panels, class_="multiples"))
 
 

@@ -8,6 +8,7 @@ from coralx.report.lives import FATES, Life, legend
 from coralx.report.markup import Markup, element, empty, plot_text, section
 from coralx.report.plots import CORAL, STONE, Trace, card, plot
 from coralx.store import History
+from coralx.summary import count_merged
 
 MOST_NODES = 240
 MOST_LABELS = 60
@@ -29,6 +30,13 @@ def lineage_section(history: History, lives: Sequence[Life]) -> Markup:
     if not any(life.genome.parents or life.inherited_from for life in lives):
         nothing = empty("No genome has parents yet: this was the first generation.")
         return section("lineage", "Lineage", "", nothing)
+    merged = count_merged(history.results)
+    if merged["children"]:
+        caption += (
+            " Of the children that began with both parents' weights merged, "
+            f"{merged['beat_better_parent']} of {merged['children']} had a higher AUROC than "
+            "either parent before training."
+        )
     shown = list(lives) if len(lives) <= MOST_NODES else _main_line(lives)
     if len(shown) < len(lives):
         caption += f" Drawn are the front and its ancestors, {len(shown)} of {len(lives)} genomes."
@@ -100,16 +108,16 @@ def _leading(lives: Sequence[Life]) -> set[Edge]:
     open_ = [life for life in lives if life.fate == "front"]
     while open_:
         life = open_.pop()
-        source = life.inherited_from
-        if source is not None and (source, life.genome.id) not in leading:
-            leading.add((source, life.genome.id))
-            open_.extend([by_name[source]] if source in by_name else [])
+        for source in life.inherited_from:
+            if (source, life.genome.id) not in leading:
+                leading.add((source, life.genome.id))
+                open_.extend([by_name[source]] if source in by_name else [])
     return leading
 
 
 def _edges(lives: Sequence[Life], places: Places) -> Iterator[Trace]:
     leading = _leading(lives)
-    inherited = {(x.inherited_from, x.genome.id) for x in lives if x.inherited_from}
+    inherited = {(source, life.genome.id) for life in lives for source in life.inherited_from}
     inherited = {(a, b) for a, b in inherited if a in places and (a, b) not in leading}
     genes = {(parent, life.genome.id) for life in lives for parent in life.genome.parents}
     genes = {(a, b) for a, b in genes if a in places} - inherited - leading
@@ -168,4 +176,4 @@ def _origin(life: Life) -> str:
     start = life.results[0].start
     if start.kind == "fresh" or not start.checkpoint:
         return "fresh weights"
-    return f"the weights of {start.checkpoint}"
+    return f"the weights of {' and '.join(start.sources)}"

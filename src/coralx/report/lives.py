@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,23 +26,25 @@ FATES: dict[Fate, tuple[str, str]] = {
 
 @dataclass(frozen=True)
 class Life:
-    """One genome's results, lowest stage first (never empty), and how it ended."""
+    """One genome's results, lowest stage first (never empty), and how it ended. `space` names the
+    genes that its run varies."""
 
     genome: Genome
     results: tuple[TrainingResult, ...]
     fate: Fate
+    space: Collection[str]
 
     @property
     def last(self) -> TrainingResult:
         return self.results[-1]
 
     @property
-    def inherited_from(self) -> str | None:
-        """The genome whose weights this one began with, or None."""
+    def inherited_from(self) -> tuple[str, ...]:
+        """The genomes whose weights this one began with: none, one, or two that were merged."""
         start = self.results[0].start
-        if start.kind != "inherit" or not start.checkpoint:
-            return None
-        return start.checkpoint.rpartition("/")[0] or start.checkpoint
+        if start.kind not in ("inherit", "merge"):
+            return ()
+        return tuple(name.rpartition("/")[0] or name for name in start.sources)
 
     def curve(self) -> list[CurvePoint]:
         return [point for result in self.results for point in result.curve]
@@ -53,7 +55,7 @@ class Life:
         lines: list[tuple[str, str] | str] = [
             self.genome.id,
             ("fate", FATES[self.fate][0]),
-            ("genes", genes_line(self.genome.genes(), result.lora_cfg.r)),
+            ("genes", genes_line(self.genome.genes(), result.lora_cfg.r, self.space)),
             ("highest stage", result.stage),
         ]
         lines += [(label(name), figure(name, value)) for name, value in result.objectives.items()]
@@ -74,7 +76,7 @@ def read_lives(history: History) -> list[Life]:
     for name, by_stage in results.items():
         ordered = tuple(by_stage[index] for index in sorted(by_stage))
         fate = _fate(ordered[-1], name in front, ordered[-1].generation in closed, final)
-        lives.append(Life(ordered[-1].genome, ordered, fate))
+        lives.append(Life(ordered[-1].genome, ordered, fate, history.config.space))
     return lives
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from coralx.report.correlation import correlation_section
 from coralx.report.curves import curves_section
 from coralx.report.front import explorer_section, table_section
 from coralx.report.funnel import funnel_section, stopped_section
@@ -40,6 +41,7 @@ CHAPTERS = {
     "front": "Trade-offs",
     "members": "Figures",
     "funnel": "Funnel",
+    "prediction": "Prediction",
     "efficiency": "Effort",
     "curves": "Learning",
     "generations": "Progress",
@@ -94,6 +96,7 @@ def _chapters(history: History, summary: Summary) -> list[Markup]:
         explorer_section(summary, lives),
         table_section(summary),
         funnel_section(history, lives),
+        correlation_section(summary),
         ledger_section(history, summary),
         curves_section(lives),
         generations_section(history, summary),

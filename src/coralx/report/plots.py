@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from coralx.report.markup import Markup, data_block, element, join
+from coralx.report.wording import absent
 
 CORAL, SEA, STONE = "#f2654d", "#1f8a9b", "#9aa7b4"
 FONT = "Inter, 'Segoe UI', system-ui, -apple-system, 'Helvetica Neue', Arial, sans-serif"
@@ -94,3 +95,17 @@ def _look(ink: str, grid: str, paper: str, line: str) -> dict[str, Any]:
         "dragmode": "zoom",
         "bargap": 0.35,
     }
+
+
+def whisker(interval: Mapping[str, Any], span: tuple[float, float]) -> Markup:
+    """The interval as a line with a dot at the value, on the span of the whole column;
+    nothing where a value is missing."""
+    if any(absent(interval[key]) for key in ("value", "low", "high")):
+        return Markup("")
+    width = (span[1] - span[0]) or 1.0
+    low, value, high = (
+        5 + 90 * (interval[key] - span[0]) / width for key in ("low", "value", "high")
+    )
+    line = element("line", x1=f"{low:.1f}", x2=f"{high:.1f}", y1=6, y2=6)
+    dot = element("circle", cx=f"{value:.1f}", cy=6, r=4)
+    return element("svg", line, dot, viewBox="0 0 100 12", class_="whisker", aria_hidden="true")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
+
+from coralx.records import Genome
 
 MISSING = "–"  # noqa: RUF001 - an en dash says "no value" better than a hyphen does
 
@@ -119,14 +121,22 @@ def gene_value(value: Any) -> str:
     return str(value)
 
 
-def genes_line(genes: Mapping[str, Any], trained_rank: int | None = None) -> str:
-    """The genes that matter in one line; switches that are off and zeros are left out."""
+def genes_line(
+    genes: Mapping[str, Any],
+    trained_rank: int | None = None,
+    space: Collection[str] | None = None,
+) -> str:
+    """The genes that matter in one line; switches that are off and zeros are left out, and what
+    is not in the `space`, if given, and has its default value."""
+    usual = {name: gene_value(value) for name, value in Genome().genes().items()}
     parts = []
     for name, value in genes.items():
         if value is False or value is None or value in (0, 0.0):
             continue
         if name == "r" and trained_rank not in (None, value):
             parts.append(f"r {value} grown to {trained_rank}")
+        elif space is not None and name not in space and gene_value(value) == usual.get(name):
+            continue
         elif name == "target_modules":
             parts.append(gene_value(value))
         elif name == "layers":
@@ -135,3 +145,37 @@ def genes_line(genes: Mapping[str, Any], trained_rank: int | None = None) -> str
             sign = GENE_SIGNS.get(name, name.removeprefix("use_"))
             parts.append(sign if value is True else f"{sign} {gene_value(value)}")
     return " · ".join(parts)
+
+
+def rho(value: float | None) -> str:
+    """A rank correlation: two decimals, as its interval is never narrower."""
+    return MISSING if value is None else f"{value:.2f}"
+
+
+def stage_pairs(
+    correlations: Sequence[Mapping[str, Any]],
+) -> dict[tuple[str, str], dict[str, Mapping[str, Any]]]:
+    """The rows of `stage_correlation` by stage and next stage, then by objective."""
+    pairs: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
+    for row in correlations:
+        pairs.setdefault((row["stage"], row["next_stage"]), {})[row["objective"]] = row
+    return pairs
+
+
+def seen_of_entered(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """`12 of 24`: genomes ranked in both stages, of those measured in the first."""
+    seen, entered = (max(row[key] for row in rows.values()) for key in ("n", "entered"))
+    return f"{seen:,} of {entered:,}"
+
+
+def doubts(correlations: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A warning for each pair of stages where the ranking is not shown to predict the next one."""
+    found = []
+    for (stage, following), rows in stage_pairs(correlations).items():
+        weak = [row for row in rows.values() if row["predicts"] is False]
+        named = ", ".join(f"{label(row['objective'])} (rho {rho(row['rho'])})" for row in weak)
+        if weak:
+            doubt = f"Ranks in {stage} are not shown to predict ranks in {following} in: {named}."
+            unseen = any(row["n"] < row["entered"] for row in weak)
+            found.append(doubt + f" What {stage} let go may be good in these." * unseen)
+    return found

@@ -1,0 +1,54 @@
+"""Runs from start to end: here, one in which nobody is left."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from coralx.config import load_config
+from coralx.errors import ExtinctError
+from coralx.runs import Watcher, resume_run, start_run
+
+# No stage of one step reaches an AUROC of 1.
+DOOMED = {
+    "vision_tower": None,
+    "data": {"image_column": "none", "max_rows": 64, "max_tokens": 16},
+    "evolution": {"population": 2, "generations": 1},
+    "training": {"device": "cpu", "threads": 1, "attack_rows": 0, "evaluation_batch": 16},
+    "hyperband": {
+        "grow_rank_at": None,
+        "training_stages": [
+            {
+                "name": "only",
+                "epoch_budget": 0.1,
+                "data_percentage": 50,
+                "survival_rate": 1,
+                "min_auroc": 1.0,
+            }
+        ],
+    },
+}
+
+
+class Listener(Watcher):
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
+
+
+def test_a_run_that_dies_out_leaves_a_report_of_what_was_tried(tmp_path: Path) -> None:
+    directory, listener = tmp_path / "run", Listener()
+    with pytest.raises(ExtinctError):
+        start_run(load_config(DOOMED), directory, listener)
+    summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
+    assert summary["front"] == []
+    assert [item["stage"] for item in summary["stopped"]] == ["only", "only"]
+    page = (directory / "report.html").read_text(encoding="utf-8")
+    assert summary["stopped"][0]["reason"].split(" < ")[0] in page
+    assert any(str(directory / "report.html") in line for line in listener.said)
+    with pytest.raises(ExtinctError):  # nothing to go on with, and no other error
+        resume_run(directory, listener)
