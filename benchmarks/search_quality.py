@@ -1,0 +1,351 @@
+"""How good a front each search finds for its cost: CoralX and others on the same recordings.
+
+    python benchmarks/search_quality.py --seeds 20 --processes 2
+
+A replay: nothing is trained. Every search draws its results from one table of recorded LoRA
+curves (scripts/record_curves.py), or from a made-up problem with a fidelity axis, and pays the
+recorded seconds; all have the same budget, in full trainings of an average genome (100 by default,
+the least that Optuna's documentation advises for its samplers). The front is that of the results
+at the last stage, its hypervolume over bounds common to all: the ranges of the last stage's
+recorded results, or those of the problem. Figures are shares of the best that can be reached: the
+hypervolume of everything recorded, or of the true front. Intervals are bootstrap, over seeds.
+
+CoralX is at its defaults but for a population of 32 instead of 8, as a budget of a hundred
+trainings allows, and for what a method's name says; the others are at theirs. What a child
+inherits is not in the recordings: CoralX goes without its warm start here.
+
+Needs the packages of `pip install -e '.[bench]'`. Writes results/search_quality.json, .md and .svg.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from competitors import SEARCHERS, Problem, simulate
+from fidelity_problems import PROBLEMS
+from numpy.typing import NDArray
+from results import FOLDER, describe_machine, write_results
+
+from coralx.config import OBJECTIVES, Config, load_config
+from coralx.errors import ExtinctError
+from coralx.executors.replay import ReplayExecutor
+from coralx.genes import Gene
+from coralx.loop import run
+from coralx.records import Genome, TrainingResult, TrainingStage
+from coralx.replay_table import ReplayTable, read_rows, read_table
+from coralx.search import selection
+from coralx.search.asktell import Search
+from coralx.search.evolution import new_search
+from coralx.search.space import sample_distinct
+from coralx.store import History, MemoryStore
+
+TABLE = Path(__file__).parent.parent / "src" / "coralx" / "assets" / "replay_table.parquet"
+CORALX: dict[str, dict[str, dict[str, Any]]] = {
+    "coralx-halving": {"hyperband": {"promotion": "halving"}},
+    "coralx-halving-hypervolume": {"evolution": {"tie_break": "hypervolume"}},
+    "coralx-asha": {"hyperband": {"promotion": "asha"}},
+}
+METHODS = (*CORALX, *SEARCHERS)
+SLOW = ("syne-tune-moasha",)  # sorts all trials of a rung at every result: minutes a run
+USUAL = [method for method in METHODS if method not in SLOW]
+POINTS = 20  # of a curve, evenly over the budget
+SHOWN = (0.25, 0.5, 1.0)  # shares of the budget in the table
+DRAWN = 400  # genomes that a made-up problem's average cost is taken from
+RESAMPLES = 4000
+Curve = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class TableProblem:
+    """A task of the table as a problem (`competitors.Problem`)."""
+
+    table: ReplayTable
+    objectives: tuple[str, ...]
+    bounds: Mapping[str, tuple[float, float]]
+
+    @property
+    def space(self) -> Mapping[str, Gene]:
+        return self.table.space
+
+    @property
+    def stages(self) -> tuple[TrainingStage, ...]:
+        return self.table.stages
+
+    def look_up(self, genome: Genome, stage: TrainingStage) -> TrainingResult:
+        return self.table.look_up(genome, stage)
+
+    def best_known(self) -> list[TrainingResult]:
+        return finals(self.table)
+
+
+def finals(table: ReplayTable) -> list[TrainingResult]:
+    """The recorded results of the last stage."""
+    last = len(table.stages) - 1
+    return [c[-1] for c in table.curves if c[-1].stage_index == last and c[-1].stopped is None]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--budget", type=float, default=100, help="in full trainings")
+    parser.add_argument("--workers", type=int, default=1, help="virtual, of every search")
+    parser.add_argument("--population", type=int, default=32, help="of CoralX")
+    parser.add_argument("--table", type=Path, default=TABLE)
+    parser.add_argument("--problems", nargs="+", default=None, help="tasks of the table and others")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=USUAL)
+    parser.add_argument("--processes", type=int, default=1)
+    arguments = parser.parse_args()
+    names = arguments.problems or [*tasks_of(arguments.table), *PROBLEMS]
+    search = functools.partial(run_one, arguments)
+    jobs = [(p, m, s) for p in names for m in arguments.methods for s in range(arguments.seeds)]
+    with ProcessPoolExecutor(arguments.processes) as pool:
+        runs = []
+        for row in pool.map(search, jobs):
+            runs.append(row)
+            if len(runs) % arguments.seeds == 0:
+                shares = [r["hypervolume"][-1] for r in runs[-arguments.seeds :]]
+                print(f"replay: {row['problem']}, {row['method']}: {np.mean(shares):.4f}")
+    speed = time_ten_thousand(load_problem(names[0], arguments.table))
+    report(arguments, names, runs, speed)
+
+
+def tasks_of(path: Path) -> list[str]:
+    return sorted({row["task"] for row in read_rows(path)[1]}) if path.exists() else []
+
+
+@functools.cache
+def load_problem(name: str, path: Path) -> Problem:
+    if name in PROBLEMS:
+        return PROBLEMS[name]
+    table = read_table(path, name)
+    last = finals(table)
+    objectives = tuple(n for n in OBJECTIVES if all(n in r.objectives for r in last))
+    bounds = {}
+    for objective in objectives:
+        seen = [result.objectives[objective] for result in last]
+        bounds[objective] = (min(seen), max(seen))
+    return TableProblem(table, objectives, bounds)
+
+
+@functools.cache
+def full_seconds(problem: Problem) -> float:
+    """What training an average genome in full costs: all training, the last evaluation."""
+    rng = np.random.default_rng(0)
+    spent = []
+    for genome in sample_distinct(problem.space, DRAWN, rng):
+        curve = [problem.look_up(genome, stage) for stage in problem.stages]
+        training = sum(result.cost.train_seconds for result in curve)
+        spent.append(training + curve[-1].cost.eval_seconds)
+    return float(np.mean(spent))
+
+
+@functools.cache
+def best_reachable(problem: Problem) -> float:
+    return selection.hypervolume(problem.best_known(), problem.objectives, problem.bounds)
+
+
+def run_one(arguments: argparse.Namespace, job: tuple[str, str, int]) -> dict[str, Any]:
+    """One search with one seed; its hypervolume at `POINTS` shares of the budget."""
+    name, method, seed = job
+    problem = load_problem(name, arguments.table)
+    seconds = arguments.budget * full_seconds(problem) / arguments.workers
+    if method in CORALX:
+        config = coralx_config(problem, seed, arguments.population, CORALX[method])
+        found, steps = run_coralx(problem, config, seconds, arguments.workers)
+    else:
+        searcher = SEARCHERS[method](problem, seed)
+        found, steps = simulate(problem, searcher, seconds, arguments.workers)
+    curve = []
+    for share in np.linspace(1 / POINTS, 1, POINTS):
+        front = [result for now, result in found if now <= share * seconds]
+        volume = selection.hypervolume(front, problem.objectives, problem.bounds)
+        curve.append(volume / best_reachable(problem))
+    return {
+        "problem": name,
+        "method": method,
+        "seed": seed,
+        "hypervolume": curve,
+        "finished": len(found),
+        "steps": steps,
+    }
+
+
+def coralx_config(
+    problem: Problem, seed: int, population: int, settings: Mapping[str, Mapping[str, Any]]
+) -> Config:
+    """CoralX at its defaults but for what is named here; one genome a job, as the others have."""
+    return load_config(
+        {
+            "space": {name: gene.model_dump() for name, gene in problem.space.items()},
+            "objectives": problem.objectives,
+            "evolution": {"population": population, "generations": 100_000, "seed": seed},
+            "training": {"pack_size": 1},
+            "hyperband": {"training_stages": [stage.model_dump() for stage in problem.stages]},
+        },
+        settings,
+    )
+
+
+class BudgetSpent(Exception):
+    """The virtual clock has gone beyond the budget."""
+
+
+def run_coralx(
+    problem: Problem, config: Config, seconds: float, workers: int
+) -> tuple[list[tuple[float, TrainingResult]], int]:
+    """As `competitors.simulate`."""
+    executor = ReplayExecutor(problem, workers)
+    found: list[tuple[float, TrainingResult]] = []
+    told = 0
+
+    def watch(search: Search) -> None:
+        nonlocal told
+        if executor.now > seconds:
+            raise BudgetSpent
+        for result in search.results[told:]:
+            if result.stage_index == len(problem.stages) - 1 and result.stopped is None:
+                found.append((executor.now, result))
+        told = len(search.results)
+
+    search = new_search(config)
+    with contextlib.suppress(BudgetSpent, ExtinctError):
+        run(search, executor, MemoryStore(), History(config, {}), watch)
+    return found, sum(result.cost.steps for result in search.results[:told])
+
+
+def time_ten_thousand(problem: Problem) -> float:
+    """Processor seconds to replay 10,000 genomes on 1,000 virtual workers."""
+    config = coralx_config(problem, 0, 1000, {"evolution": {"generations": 10}})
+    search = new_search(config)
+    began = time.process_time()
+    run(search, ReplayExecutor(problem, 1000), MemoryStore(), History(config, {}))
+    return time.process_time() - began
+
+
+def interval(values: Curve, rng: np.random.Generator) -> tuple[float, float, float]:
+    """Mean over seeds, and its 95 % bootstrap interval."""
+    draws = rng.integers(len(values), size=(RESAMPLES, len(values)))
+    low, high = np.quantile(values[draws].mean(axis=1), [0.025, 0.975])
+    return float(values.mean()), float(low), float(high)
+
+
+def difference(a: Curve, b: Curve, rng: np.random.Generator) -> tuple[float, float, float]:
+    """Mean of a minus mean of b, and its 95 % bootstrap interval; seeds are not paired."""
+    first = a[rng.integers(len(a), size=(RESAMPLES, len(a)))].mean(axis=1)
+    second = b[rng.integers(len(b), size=(RESAMPLES, len(b)))].mean(axis=1)
+    low, high = np.quantile(first - second, [0.025, 0.975])
+    return float(a.mean() - b.mean()), float(low), float(high)
+
+
+def report(
+    arguments: argparse.Namespace,
+    names: Sequence[str],
+    runs: Sequence[Mapping[str, Any]],
+    speed: float,
+) -> None:
+    rng = np.random.default_rng(0)
+    curves = {
+        (p, m): np.array([r["hypervolume"] for r in runs if (r["problem"], r["method"]) == (p, m)])
+        for p in names
+        for m in arguments.methods
+    }
+    places = [round(share * POINTS) - 1 for share in SHOWN]
+    summary: dict[str, Any] = {}
+    lines = [
+        f"Replay: {arguments.seeds} seeds, budget {arguments.budget:g} full trainings, "
+        f"{arguments.workers} virtual worker(s). Share of the reachable hypervolume at "
+        "25, 50 and 100 % of the budget; mean over seeds (95 % interval).",
+        "",
+        "| problem | search | 25 % | 50 % | 100 % | trained in full | steps |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for problem in names:
+        summary[problem] = {}
+        for method in arguments.methods:
+            mine = [r for r in runs if (r["problem"], r["method"]) == (problem, method)]
+            finished = float(np.mean([r["finished"] for r in mine]))
+            steps = float(np.mean([r["steps"] for r in mine]))
+            found = [interval(curves[problem, method][:, place], rng) for place in places]
+            cells = " | ".join(f"{m:.3f} ({low:.3f} to {high:.3f})" for m, low, high in found)
+            lines.append(f"| {problem} | {method} | {cells} | {finished:.0f} | {steps:,.0f} |")
+            summary[problem][method] = {
+                "hypervolume": dict(zip(map(str, SHOWN), found, strict=True)),
+                "finished": finished,
+                "steps": steps,
+            }
+    lines.append("")
+    for problem in names:
+        others = [m for m in arguments.methods if m not in CORALX]
+        ours = [m for m in arguments.methods if m in CORALX]
+        if not others:
+            continue
+        best = max(others, key=lambda m: curves[problem, m][:, -1].mean())
+        for method in ours:
+            gap = difference(curves[problem, method][:, -1], curves[problem, best][:, -1], rng)
+            summary[problem][method]["minus_best_other"] = {"other": best, "difference": gap}
+            lines.append(
+                f"- {problem}: {method} minus the best other ({best}): "
+                f"{gap[0]:+.3f} ({gap[1]:+.3f} to {gap[2]:+.3f})"
+            )
+    lines.append(f"- 10,000 genomes on 1,000 virtual workers: {speed:.1f} s of one core")
+    settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(arguments).items()}
+    settings.pop("table")
+    document = {
+        "settings": settings,
+        "summary": summary,
+        "replay_10000_genomes_seconds": speed,
+        "machine": describe_machine(),
+        "runs": [{**r, "hypervolume": [round(v, 5) for v in r["hypervolume"]]} for r in runs],
+    }
+    write_results("search_quality", document, lines)
+    draw(FOLDER / "search_quality.svg", names, arguments.methods, curves)
+
+
+def draw(
+    path: Path,
+    names: Sequence[str],
+    methods: Sequence[str],
+    curves: Mapping[tuple[str, str], Curve],
+) -> None:
+    """Mean hypervolume against cost, a panel for each problem, with bootstrap bands."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "coralx"  # the same figures give the same bytes
+    from matplotlib import pyplot
+
+    rng = np.random.default_rng(1)
+    columns = min(3, len(names))
+    rows = -(-len(names) // columns)
+    size = (4.2 * columns, 3.2 * rows + 0.6)
+    figure, axes = pyplot.subplots(rows, columns, figsize=size, squeeze=False)
+    shares = np.linspace(1 / POINTS, 1, POINTS) * 100
+    for panel, problem in zip(axes.flat, names, strict=False):
+        for method in methods:
+            found = np.array([interval(column, rng) for column in curves[problem, method].T])
+            style = "-" if method in CORALX else "--"
+            (line,) = panel.plot(shares, found[:, 0], style, label=method, linewidth=1.4)
+            panel.fill_between(shares, found[:, 1], found[:, 2], color=line.get_color(), alpha=0.15)
+        panel.set_title(f"{problem} (replay)", fontsize=10)
+        panel.set_xlabel("budget spent, %", fontsize=8)
+        panel.set_ylabel("share of reachable hypervolume", fontsize=8)
+        panel.tick_params(labelsize=7)
+    for panel in list(axes.flat)[len(names) :]:
+        panel.remove()
+    handles, labels = axes.flat[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncols=4, fontsize=8, frameon=False)
+    figure.tight_layout(rect=(0, 0.5 / size[1], 1, 1))
+    figure.savefig(path, metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    main()

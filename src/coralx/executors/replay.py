@@ -1,0 +1,83 @@
+"""Jobs answered from a table of recorded results, in virtual time: nothing is trained or awaited.
+
+For trying searches and schedules on thousands of workers. A replay says how a search would spend
+its budget on curves like those recorded; it is no evidence of what training would have come to.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from coralx.records import Genome, Job, TrainingResult, TrainingStage
+
+
+class Recordings(Protocol):
+    """Where results come from: `coralx.replay_table.ReplayTable`, or a made-up problem."""
+
+    def look_up(self, genome: Genome, stage: TrainingStage) -> TrainingResult:
+        """A result of the stage for this genome; of it objectives, details, cost and whether
+        training stopped it or it left early are used."""
+
+
+class ReplayExecutor:
+    """An Executor (see loop.py) of `workers` workers on a clock of its own.
+
+    A job takes its genomes' recorded seconds and is done in order of virtual time, jobs of equal
+    end in the order they were submitted. Results say `details["replayed"] = 1`; they leave no
+    checkpoint, so children start fresh: inheritance is not in the recordings. `now` is the
+    clock's time and `busy` the seconds of all workers' work so far, those under way included.
+    """
+
+    def __init__(self, recordings: Recordings, workers: int = 1) -> None:
+        self.slots = workers
+        self.now = 0.0
+        self.busy = 0.0
+        self._recordings = recordings
+        self._free = [0.0] * workers  # heap: when each worker is done with what it has
+        self._ends: list[tuple[float, int, str]] = []  # heap: jobs under way
+        self._results: dict[str, list[TrainingResult]] = {}  # theirs, by id
+        self._submitted = 0
+
+    def submit(self, job: Job) -> bool:
+        if job.id in self._results:
+            return False
+        results = [self._answer(job, place) for place in range(len(job.genomes))]
+        seconds = sum(seconds_of(result) for result in results)
+        end = max(self.now, heapq.heappop(self._free)) + seconds
+        heapq.heappush(self._free, end)
+        heapq.heappush(self._ends, (end, self._submitted, job.id))
+        self._results[job.id] = results
+        self._submitted += 1
+        self.busy += seconds
+        return True
+
+    def completed(self) -> Iterable[Sequence[TrainingResult]]:
+        """The job that is done next: one at a time, so that its worker is given work before the
+        clock goes on."""
+        if self._ends:
+            self.now, _, name = heapq.heappop(self._ends)
+            yield self._results.pop(name)
+
+    def _answer(self, job: Job, place: int) -> TrainingResult:
+        genome, start = job.genomes[place], job.starts[place]
+        known = self._recordings.look_up(genome, job.stage)
+        rank = start.grow_to or genome.lora_cfg.r
+        facts = {
+            "job": job.id,
+            "genome": genome,
+            "generation": job.generation,
+            "stage": job.stage.name,
+            "stage_index": job.stage_index,
+            "lora_cfg": genome.lora_cfg.model_copy(update={"r": rank}),
+            "details": {**known.details, "replayed": 1.0},
+            "start": start,
+            "checkpoint": None,
+        }
+        return known.model_copy(update=facts)
+
+
+def seconds_of(result: TrainingResult) -> float:
+    """Recorded seconds of one genome in one stage."""
+    return result.cost.train_seconds + result.cost.eval_seconds

@@ -1,0 +1,71 @@
+"""scripts/record_curves.py: stops anywhere, goes on, trains nothing twice, mixes nothing up."""
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coralx.config import DEFAULT_STAGES, OBJECTIVES
+from coralx.replay_table import read_rows, read_table
+
+SCRIPT = Path(__file__).parent.parent / "scripts" / "record_curves.py"
+TASK = "harmful_request"
+
+
+@pytest.fixture(scope="module")
+def script() -> Any:
+    spec = importlib.util.spec_from_file_location("record_curves", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def start(script: Any, monkeypatch: pytest.MonkeyPatch, table: Path, *more: str) -> Any:
+    small = ["--tasks", TASK, "--pack-size", "1", "--max-rows", "40", "--table", str(table)]
+    monkeypatch.setattr("sys.argv", ["record_curves.py", *small, *more])
+    return script.main()
+
+
+def test_recording_that_was_stopped_goes_on_where_it_stopped(
+    script: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    table = tmp_path / "table.parquet"
+    trained: list[str] = []
+    real = script.train_curves
+
+    def stop_at_the_second(worker: Any, genomes: Sequence[Any]) -> Any:
+        if trained:
+            raise KeyboardInterrupt
+        return note(worker, genomes)
+
+    def note(worker: Any, genomes: Sequence[Any]) -> Any:
+        trained.extend(genome.id for genome in genomes)
+        return real(worker, genomes)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(script, "train_curves", stop_at_the_second)
+        assert start(script, patch, table, "--genomes", "2") == 130
+    assert len(read_rows(table)[1]) == 4
+    with monkeypatch.context() as patch:
+        patch.setattr(script, "train_curves", note)
+        assert start(script, patch, table, "--genomes", "2") == 0
+    assert len(trained) == len(set(trained)) == 2
+    facts, rows = read_rows(table)
+    assert [row["genome"] for row in rows] == [name for name in trained for _ in range(4)]
+    assert (facts.seed, facts.max_rows, facts.stages) == (0, 40, DEFAULT_STAGES)
+
+    wanted = set(OBJECTIVES) - {"cross_modal_gain"}
+    for curve in read_table(table, TASK).curves:
+        assert [result.stage for result in curve] == [stage.name for stage in DEFAULT_STAGES]
+        for result in curve:
+            assert set(result.objectives) == wanted
+            assert result.cost.steps > 0
+            assert result.cost.train_seconds > 0
+
+    before = table.read_bytes()
+    assert start(script, monkeypatch, table, "--genomes", "2", "--seed", "1") == 2
+    assert table.read_bytes() == before
