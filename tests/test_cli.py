@@ -20,7 +20,17 @@ from coralx.cli import app
 from coralx.starter import write_starter
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ("run", "resume", "plan", "report", "export", "reproduce", "predict", "init")
+COMMANDS = (
+    "run",
+    "resume",
+    "plan",
+    "compare",
+    "init",
+    "report",
+    "export",
+    "reproduce",
+    "predict",
+)
 HEAVY = ("torch", "transformers", "datasets", "pandas", "sklearn", "plotly", "peft", "pymoo")
 LIMIT = 240  # seconds; the machine may be busy
 
@@ -105,6 +115,7 @@ def test_version() -> None:
         "import coralx",
         "from coralx.cli import app; app(['--help'])",
         "from coralx.cli import app; app(['run', '--help'])",
+        "from coralx.cli import app; app(['compare', '--help'])",
         "from coralx.cli import app; app(['plan'])",
         "from coralx.cli import app; app(['plan', 'configs/seed.yaml', '--json'])",
     ],
@@ -263,6 +274,29 @@ def test_predict_scores_rows_with_and_without_pictures(
     assert [path.name for path in tmp_path.iterdir()] == ["scored.jsonl"]
 
 
+def test_compare_prints_one_document_and_tells_the_rest_on_stderr(job: Path) -> None:
+    arguments = ["compare", str(job / "config.yaml"), "--genomes", "2", "--rows", "32", "--json"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert [line["mode"] for line in document["modes"]] == ["simulation", "naive", "hyperband"]
+    assert document["complete"]
+    assert "naive 2/2" in done.stderr
+    assert "simulation: no training, figures invented" in done.stderr
+    assert "Warning" not in done.stderr
+
+
+def test_an_interrupted_comparison_prints_what_was_measured(job: Path) -> None:
+    arguments = ["compare", str(job / "config.yaml"), "--genomes", "2", "--rows", "32"]
+    code, shown, said = _interrupt(arguments, "naive 1/2", signal.SIGINT, stream="stderr")
+    assert code == 130
+    assert "stopped; what was measured so far" in said
+    assert "Traceback" not in said
+    assert "naive 1/2" in shown
+    assert "simulation: no training, figures invented" in shown
+    assert "hyperband against naive" not in shown
+
+
 def test_init_writes_a_job_and_names_the_next_command(tmp_path: Path) -> None:
     shown = _succeed("init", tmp_path / "my job")
     assert f"coralx run '{tmp_path}/my job/config.yaml'" in shown
@@ -272,6 +306,7 @@ def test_init_writes_a_job_and_names_the_next_command(tmp_path: Path) -> None:
 def test_bad_configurations_are_refused_with_every_problem(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text("evolution: {populatoin: 3}\ntraining: {batch_size: 0}\n", encoding="utf-8")
+    assert "did you mean 'population'" in _refuse("compare", path)
     for command in ("run", "plan"):
         said = _refuse(command, path, "--generations", "0")
         assert "did you mean 'population'" in said
@@ -286,6 +321,10 @@ def test_bad_configurations_are_refused_with_every_problem(tmp_path: Path) -> No
         (("plan", "nowhere.yaml"), "no such file"),
         (("plan", "--steps-per-epoch", "0"), "must be above 0"),
         (("plan", "--population", "many"), "--population"),
+        (("compare", "nowhere.yaml"), "no such file"),
+        (("compare", "--genomes", "0"), "--genomes"),
+        (("compare", "--rows", "7"), "--rows"),
+        (("compare", "--seed", "-1", "--json"), "evolution.seed"),
         (("resume", "nowhere"), "not a run directory"),
         (("report", "nowhere"), "not a run directory"),
         (("report", "nowhere", "--json"), "not a run directory"),
@@ -302,7 +341,7 @@ def test_bad_input_is_refused(arguments: tuple[str, ...], message: str) -> None:
 def test_a_model_that_is_not_there_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text("base_model: no-such-model\n", encoding="utf-8")
-    for command in ("plan", "run"):
+    for command in ("plan", "run", "compare"):
         assert "'no-such-model' is no local folder" in _refuse(command, path)
 
 
@@ -331,8 +370,11 @@ def test_bad_rows_are_refused_by_number(
     assert "not an adapter exported by CoralX" in result.stderr
 
 
-def _interrupt(arguments: list[str], awaited: str, kind: signal.Signals) -> tuple[int, str]:
-    """Run until a line of output holds `awaited`, send the signal, give exit code and stderr."""
+def _interrupt(
+    arguments: list[str], awaited: str, kind: signal.Signals, stream: str = "stdout"
+) -> tuple[int, str, str]:
+    """Run until a line of `stream` holds `awaited`, send the signal, give exit code and the rest
+    of stdout and stderr."""
     process = subprocess.Popen(
         [sys.executable, "-m", "coralx", *arguments],
         cwd=ROOT,
@@ -340,13 +382,12 @@ def _interrupt(arguments: list[str], awaited: str, kind: signal.Signals) -> tupl
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert process.stdout is not None
-    for line in process.stdout:
+    for line in getattr(process, stream):
         if awaited in line:
             break
     process.send_signal(kind)
-    _, said = process.communicate(timeout=LIMIT)
-    return process.returncode, said
+    shown, said = process.communicate(timeout=LIMIT)
+    return process.returncode, shown, said
 
 
 def test_an_interrupted_run_says_how_to_go_on_and_does(
@@ -354,7 +395,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(
 ) -> None:
     folder = tmp_path / "run"
     arguments = ["run", str(job / "config.yaml"), "--out", str(folder)]
-    code, said = _interrupt(arguments, "short:", signal.SIGINT)
+    code, _, said = _interrupt(arguments, "short:", signal.SIGINT)
     assert code == 130
     assert f"coralx resume {folder}" in said
     assert "Traceback" not in said
@@ -371,7 +412,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(
 def test_sigterm_before_training_leaves_nothing_behind(job: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     arguments = ["run", str(job / "config.yaml"), "--out", str(folder)]
-    code, said = _interrupt(arguments, "run folder", signal.SIGTERM)
+    code, _, said = _interrupt(arguments, "run folder", signal.SIGTERM)
     assert code == 130
     assert "nothing was written" in said
     assert not folder.exists()

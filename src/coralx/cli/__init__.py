@@ -1,0 +1,77 @@
+"""The `coralx` command. Each subcommand loads what it needs when it runs, so help is instant."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any, Never
+
+import typer
+from typer.core import TyperGroup
+
+from coralx import __version__
+from coralx.cli import prepare, train, use
+from coralx.cli.terminal import BAD_INPUT, INTERRUPTED
+from coralx.errors import CoralXError
+from coralx.interrupts import stoppable
+
+__all__ = ["app", "main"]
+
+PANELS = {
+    "Train": (train.run, train.resume),
+    "Prepare": (prepare.plan, prepare.compare, prepare.init),
+    "Use": (use.report, use.export, use.reproduce, use.predict),
+}
+
+
+class Commands(TyperGroup):
+    """Turns errors that a user can mend into a message on stderr and exit code 2."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            with stoppable():  # SIGTERM, too, lets temporary files be removed
+                return super().invoke(ctx)
+        except BrokenPipeError:  # the reader has gone, as in `coralx report RUN | head`
+            raise
+        except (CoralXError, OSError) as error:
+            typer.echo(f"coralx: {error}", err=True)
+            raise typer.Exit(BAD_INPUT) from None
+        except KeyboardInterrupt:
+            raise typer.Exit(INTERRUPTED) from None
+
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback(invoke_without_command=True)
+def start(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
+    """Evolves LoRA adapters on one frozen base model.
+
+    A population of adapters is trained on real data through stages of growing budget. Weak ones
+    stop early, children inherit their better parent's weights, and what is left is a front of
+    trained adapters in PEFT format.
+
+    Begin with `coralx run` (the built-in job, a few minutes) or `coralx init my-job` (your own).
+    """
+    if version:
+        typer.echo(f"coralx {__version__}")
+        raise typer.Exit
+
+
+for panel, commands in PANELS.items():
+    for command in commands:
+        app.command(rich_help_panel=panel)(command)
+
+
+def main() -> Never:
+    """Entry point of the `coralx` command."""
+    app(prog_name="coralx")
+    sys.exit(0)

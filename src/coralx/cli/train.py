@@ -1,0 +1,103 @@
+"""`coralx run` and `coralx resume`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from coralx.cli.arguments import ConfigFile, Generations, Population, RunFolder, Seed, load
+from coralx.cli.terminal import INTERRUPTED, open_console, print_pairs, quote
+from coralx.errors import StoreError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from coralx.config import Config
+    from coralx.runs import Watcher
+    from coralx.store import History
+
+
+def run(
+    config: ConfigFile = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Run folder to write; by default one in runs/, named by date and time.",
+            show_default=False,
+        ),
+    ] = None,
+    seed: Seed = None,
+    generations: Generations = None,
+    population: Population = None,
+) -> None:
+    """Evolve adapters and write a run folder.
+
+    Trains, selects and breeds to the end, measures the front once on the test rows, and writes
+    the adapters, summary.json and report.html. Ctrl-C stops it; `coralx resume` goes on.
+
+    Examples: `coralx run`, `coralx run configs/quick.yaml --out runs/quick --seed 7`
+    """
+    from coralx.models import resolve_model
+    from coralx.runs import start_run
+
+    settings = load(config, seed=seed, generations=generations, population=population)
+    directory = out or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
+    if directory.exists() and not directory.is_dir():
+        raise StoreError(f"--out: {directory} is a file; name a folder")
+    resolve_model(settings.base_model)  # a wrong name is told before torch is loaded
+    _train(settings, directory, lambda watcher: start_run(settings, directory, watcher))
+
+
+def resume(folder: RunFolder) -> None:
+    """Go on where a stopped run was.
+
+    What the journal holds is not trained again. A finished run only gets its report anew.
+
+    Example: `coralx resume runs/20260101-120000`
+    """
+    from coralx.runs import resume_run
+    from coralx.store import read_history
+
+    settings = read_history(folder).config
+    _train(settings, folder, lambda watcher: resume_run(folder, watcher))
+
+
+def _train(config: Config, directory: Path, work: Callable[[Watcher], History]) -> None:
+    """Train with a live view, then show the outcome."""
+    from coralx.interrupts import stoppable
+    from coralx.progress import follow
+    from coralx.store import has_begun
+    from coralx.summary import summarize
+    from coralx.tables import render
+
+    console = open_console()
+    try:
+        with stoppable(), follow(config, console) as view:
+            view.emit(f"run folder {directory}")
+            history = work(view)
+    except KeyboardInterrupt:
+        if has_begun(directory):
+            typer.echo(f"\nstopped; go on with: coralx resume {quote(directory)}", err=True)
+        else:
+            typer.echo("\nstopped before training began; nothing was written", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    summary = summarize(history)
+    console.out("")
+    render(summary, console)
+    _print_next(console, directory, summary["front"])
+
+
+def _print_next(console: Console, directory: Path, front: list[dict[str, Any]]) -> None:
+    run = quote(directory)
+    pairs = [("Report", str(directory / "report.html"))]
+    if front:
+        best = front[0]["genome"]
+        pairs.append(("Score rows", f"coralx predict {run}/adapters/{best} ROWS.jsonl"))
+        pairs.append(("Export", f"coralx export {run} {best} DIR"))
+    pairs.append(("Show again", f"coralx report {run}"))
+    pairs.append(("If stopped", f"coralx resume {run}"))
+    print_pairs(console, pairs)

@@ -1,0 +1,184 @@
+"""`coralx report`, `coralx export`, `coralx reproduce` and `coralx predict`: after a run."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from coralx.cli.arguments import RunFolder
+from coralx.cli.terminal import notes, open_console, print_pairs, quiet_stdout
+from coralx.errors import DataError, StoreError
+
+if TYPE_CHECKING:
+    from coralx.store import History
+
+
+def report(
+    folder: RunFolder,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the summary and nothing else; write nothing.")
+    ] = False,
+) -> None:
+    """Show a run's outcome and write its report anew.
+
+    Prints the tables and rewrites summary.json and report.html, one file that needs no network.
+    Works on a run that is still going or was stopped.
+
+    Examples: `coralx report runs/mine`, `coralx report runs/mine --json`
+    """
+    from coralx.store import read_history
+    from coralx.summary import summarize, write_summary
+
+    history = read_history(folder)
+    if as_json:
+        summary = summarize(history)
+        typer.echo(json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False))
+        return
+    from coralx.report import write_report
+    from coralx.tables import render
+
+    console = open_console()
+    render(summarize(history), console)
+    write_summary(history, folder / "summary.json")
+    write_report(history, folder / "report.html")
+    print_pairs(console, [("Report", str(folder / "report.html"))])
+
+
+def export(
+    folder: RunFolder,
+    genome: Annotated[
+        str, typer.Argument(metavar="GENOME", help="Id of a trained genome, or how it begins.")
+    ],
+    target: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write; new or empty.")],
+) -> None:
+    """Write a trained genome as an adapter that stock peft loads.
+
+    The run's front is exported already, to RUN/adapters; this is for any other genome.
+
+    Example: `coralx export runs/mine 3f9a adapters/mine`
+    """
+    from coralx.models import resolve_model
+    from coralx.runs import export_genome
+    from coralx.store import read_history
+
+    history = read_history(folder)
+    name = _find_genome(history, folder, genome)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise StoreError(f"{target}: exists and is not an empty folder; choose another DIR")
+    with quiet_stdout():
+        best = export_genome(folder, name, target, notes())
+    base = resolve_model(history.config.base_model)
+    written = ", ".join(sorted(path.name for path in target.iterdir()))
+    typer.echo(f"{target}: genome {name} as trained in {best.stage} ({written})\n")
+    typer.echo(
+        "from peft import PeftModel\n"
+        "from transformers import AutoModelForSequenceClassification\n"
+        f"base = AutoModelForSequenceClassification.from_pretrained({base!r}, num_labels=1)\n"
+        f"model = PeftModel.from_pretrained(base, {str(target)!r})"
+    )
+
+
+def reproduce(
+    folder: RunFolder,
+    genome: Annotated[
+        str, typer.Argument(metavar="GENOME", help="Id of a trained genome, or how it begins.")
+    ],
+) -> None:
+    """Train a genome again from its recorded schedule and compare the weights.
+
+    Starts from fresh weights and repeats every job of the genome's lineage, pack mates included,
+    in a temporary folder; the run is only read. On a CPU with the same versions, instructions and
+    thread count the weights come out the same, bit for bit. Exit code 1 if they do not.
+
+    Example: `coralx reproduce runs/mine 3f9a`
+    """
+    from coralx.reproduce import reproduce as train_again
+    from coralx.store import read_history
+
+    name = _find_genome(read_history(folder), folder, genome)
+    with quiet_stdout():
+        found = train_again(folder, name, notes().say)
+    typer.echo(found.describe())
+    if not found.identical:
+        raise typer.Exit(1)
+
+
+def predict(
+    adapter: Annotated[
+        Path, typer.Argument(metavar="ADAPTER", help="Folder that `coralx export` or a run wrote.")
+    ],
+    rows: Annotated[
+        Path,
+        typer.Argument(
+            metavar="ROWS",
+            help="JSONL, CSV or Parquet file; `-` for JSON lines from standard input.",
+            allow_dash=True,
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="File to write instead of standard output.")
+    ] = None,
+    text_column: Annotated[
+        str | None, typer.Option(help="Column of the text; that of the training rows if left out.")
+    ] = None,
+    image_column: Annotated[
+        str | None,
+        typer.Option(help="Column of the picture (bytes, or a path beside ROWS); the same."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    trust_remote_code: Annotated[
+        bool,
+        typer.Option(
+            "--trust-remote-code", help="Run code in the base model's folder, if it needs any."
+        ),
+    ] = False,
+) -> None:
+    """Score new rows: JSON lines out, in the order they came.
+
+    Each row comes back with `score`, the probability of unsafe, and `unsafe`, whether the score
+    reaches the threshold that caught 90% of the unsafe validation rows.
+
+    Example: `coralx predict runs/mine/adapters/3f9a41c07d12 new_rows.jsonl --out scored.jsonl`
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise typer.BadParameter("must be auto, cpu or cuda", param_hint="--device")
+    standard_input = str(rows) == "-"
+    if not standard_input and not rows.is_file():
+        raise DataError(f"{rows}: no such file; `-` reads JSON lines from standard input")
+    if out is not None and out.is_dir():
+        raise StoreError(f"--out: {out} is a folder; name a file")
+    with quiet_stdout():
+        from coralx.train.predict import Predictor, write_lines
+        from coralx.train.row_file import iterate_rows, parse_lines
+
+        predictor = Predictor(adapter, device, trust_remote_code, notes().say)
+    source, folder = iterate_rows(rows), rows.parent
+    if standard_input:
+        source, folder = parse_lines(sys.stdin.buffer, "standard input"), Path.cwd()
+    scored = predictor.predict(source, folder, text_column, image_column)
+    if out is None:
+        write_lines(scored, sys.stdout)
+        return
+    aside = out.with_name(f".{out.name}.writing")
+    try:
+        with aside.open("w", encoding="utf-8") as file:
+            count = write_lines(scored, file)
+        aside.replace(out)
+    finally:
+        aside.unlink(missing_ok=True)
+    typer.echo(f"{out}: {count} rows scored, unsafe from {predictor.threshold:.4f}", err=True)
+
+
+def _find_genome(history: History, folder: Path, begin: str) -> str:
+    """The id that is `begin` or, alone among those trained, begins so."""
+    trained = dict.fromkeys(r.genome.id for r in history.results if r.checkpoint)
+    matches = [begin] if begin in trained else [name for name in trained if name.startswith(begin)]
+    if len(matches) == 1:
+        return matches[0]
+    found = ", ".join(matches or trained) or "none yet"
+    rule = "more than one genome begins" if matches else "no trained genome begins"
+    raise StoreError(f"{folder}: {rule} with {begin!r}; there are {found}")
