@@ -1,17 +1,24 @@
 """What the search saves: a CoralX run against naive full training of the genomes it met.
 
-    python benchmarks/naive_vs_coralx.py --seeds 0
+    python benchmarks/naive_vs_coralx.py --seeds 0 1 2 3 4
 
-Both sides run on one machine in one process, on the same rows, objectives and genomes. Naive is
+Both sides run on one machine, on the same rows, objectives and genomes. Naive is
 `coralx.train.naive`: one PEFT adapter after another, every one for the full epochs. Loading is
 left out on both sides; CoralX pays for its frozen prefix and for all of its evaluations, naive
 for one evaluation of each adapter. Each side chooses its front on validation rows; figures are of
-test rows. Writes results/naive_vs_coralx.json and .md.
+test rows.
+
+Naive training of 5 x 40 genomes takes hours, so everything measured is kept under --work and a
+second call goes on where the first stopped. `--quality` trains naively without taking the time, so
+that it may run beside other work; `--time N` then trains N genomes of each seed anew, alone, and
+naive's seconds are their mean times the number of genomes. A call without either does both at once.
+Writes results/naive_vs_coralx.json, .md and .svg from what there is.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 import time
 from collections.abc import Sequence
@@ -19,115 +26,127 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from results import describe_machine, spread, write_results
+from ablation import measure_ablation
+from figures import draw_speedup
+from results import FOLDER, describe_machine, spread, write_results
 
+from coralx.compare import run_coralx
 from coralx.config import Config, load_config
-from coralx.executors.local import LocalExecutor
-from coralx.loop import run
-from coralx.records import Genome, TrainingResult
+from coralx.records import Genome, TrainingResult, jsonable
 from coralx.search import selection
-from coralx.search.evolution import Evolution
-from coralx.store import History, Store
-from coralx.train.naive import NaiveResult, NaiveTrainer
+from coralx.train.naive import NaiveRun
+from coralx.train.workbench import Workbench
 from coralx.train.worker import Worker
+
+FIGURES = ("speedup_wall_clock", "speedup_steps", "samples_saved")
+QUALITY = ("hypervolume_ratio", "auroc_difference")
 
 
 def main() -> None:
+    arguments = parse()
+    configs = [with_seed(arguments, seed) for seed in arguments.seeds]
+    for config in configs:
+        measure_seed(config, arguments)
+        summarise(configs, arguments.work)
+    if arguments.ablation:
+        keep(arguments.work / "ablation.json", measure_ablation(configs[0]))
+        summarise(configs, arguments.work)
+
+
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", default=None, help="YAML; the default job without it")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--generations", type=int, default=None)
-    arguments = parser.parse_args()
-    rows = []
-    for seed in arguments.seeds:
-        config = with_seed(load_config(arguments.config), seed, arguments.generations)
-        rows.append(compare(config))
-        report(rows, config)
+    parser.add_argument("--generations", type=int, default=5)
+    parser.add_argument("--population", type=int, default=8)
+    parser.add_argument("--work", type=Path, default=Path("runs/naive_vs_coralx"))
+    parser.add_argument("--again", action="store_true", help="run CoralX anew, and time it")
+    parser.add_argument("--quality", action="store_true", help="no times: the machine is shared")
+    parser.add_argument("--time", type=int, default=None, help="naive genomes timed of each seed")
+    parser.add_argument("--most", type=int, default=None, help="naive genomes trained in this call")
+    parser.add_argument("--ablation", action="store_true", help="the levers one at a time as well")
+    return parser.parse_args()
 
 
-def with_seed(config: Config, seed: int, generations: int | None) -> Config:
-    wanted = {"seed": seed, "generations": generations or config.evolution.generations}
-    evolution = config.evolution.model_copy(update=wanted)
-    return config.model_copy(update={"evolution": evolution})
+def with_seed(arguments: argparse.Namespace, seed: int) -> Config:
+    wanted = {
+        "seed": seed,
+        "generations": arguments.generations,
+        "population": arguments.population,
+    }
+    return load_config(arguments.config, {"evolution": wanted})
 
 
-def compare(config: Config) -> dict[str, Any]:
-    """One seed: CoralX first, then naive on the genomes that CoralX trained."""
-    with tempfile.TemporaryDirectory() as folder:
-        worker = Worker(config, Path(folder) / "checkpoints", print)
-        coralx = run_coralx(config, worker, Path(folder))
-        naive = run_naive(config, worker, coralx["genomes"])
-    bounds = selection.observed_bounds([*coralx["front"], *naive["front"]], config.objectives)
-    row: dict[str, Any] = {"seed": config.evolution.seed, "genomes": len(coralx["genomes"])}
-    for name, side in (("coralx", coralx), ("naive", naive)):
-        row[name] = {
-            "seconds": side["seconds"],
-            "steps": side["steps"],
-            "tokens": side["tokens"],
-            "computed_tokens": side["computed_tokens"],
-            "front": len(side["front"]),
-            "test_hypervolume": selection.hypervolume(side["front"], config.objectives, bounds),
-            "test_auroc_best": side["best"],
-            "test_objectives": [r.objectives for r in side["front"]],
+def measure_seed(config: Config, arguments: argparse.Namespace) -> None:
+    """CoralX unless it is known, then naive training of what is not known of its genomes."""
+    folder = arguments.work / f"seed-{config.evolution.seed}"
+    known = folder / "coralx.json"
+    with tempfile.TemporaryDirectory() as scratch:
+        worker = Worker(config, Path(scratch) / "checkpoints", print)
+        if arguments.again or not known.exists():
+            side = run_coralx(config, worker, Path(scratch))
+            document = {**side, "timed": not arguments.quality}
+            for name, kind in (("genomes", side["genomes"]), ("front", side["front"])):
+                document[name] = [jsonable(record) for record in kind]
+            keep(known, document)
+        genomes = [Genome.model_validate(g) for g in json.loads(known.read_text())["genomes"]]
+        if arguments.time is not None:
+            chance = np.random.default_rng(config.evolution.seed)
+            chosen = [genomes[i] for i in chance.permutation(len(genomes))[: arguments.time]]
+            train_naively(worker.bench, chosen, folder / "timed", timed=True)
+        else:
+            chosen = genomes if arguments.most is None else genomes[: arguments.most]
+            train_naively(worker.bench, chosen, folder / "naive", timed=not arguments.quality)
+            test_front(worker.bench, genomes, folder / "naive")
+
+
+def train_naively(bench: Workbench, genomes: Sequence[Genome], folder: Path, timed: bool) -> None:
+    """One after another, each kept as soon as it is there: its figures and its weights."""
+    bench.validation(100)
+    epochs = bench.config.hyperband.full_epochs
+    for place, genome in enumerate(genomes, start=1):
+        known = folder / f"{genome.id}.json"
+        if known.exists():
+            continue
+        began = time.perf_counter()
+        run = NaiveRun(bench, genome, epochs)
+        run.train_to(epochs)
+        validation = run.measure(bench.validation(100))
+        seconds = time.perf_counter() - began
+        folder.mkdir(parents=True, exist_ok=True)
+        run.save(folder / f"{genome.id}.safetensors")
+        figures = {
+            "seconds": seconds if timed else None,
+            "steps": run.steps,
+            "tokens": run.tokens,
+            "computed_tokens": run.computed_tokens,
+            "validation": validation,
         }
-    row["speedup_wall_clock"] = naive["seconds"] / coralx["seconds"]
-    row["speedup_steps"] = naive["steps"] / coralx["steps"]
-    row["hypervolume_ratio"] = row["coralx"]["test_hypervolume"] / row["naive"]["test_hypervolume"]
-    row["auroc_difference"] = coralx["best"] - naive["best"]
-    return row
+        keep(known, figures)
+        print(f"naive {place}/{len(genomes)}: {seconds:.0f} s, {validation['task_skill']:.3f}")
 
 
-def run_coralx(config: Config, worker: Worker, folder: Path) -> dict[str, Any]:
-    bench = worker.bench
-    evolution = Evolution(config, image_task=bench.has_images, shape=bench.shape)
-    store = Store(folder / "journal")
-    began = time.perf_counter()
-    front = run(evolution, LocalExecutor(worker), store, History(config, {}))
-    seconds = time.perf_counter() - began
-    tests = [worker.test(result) for result in front]
-    final = [
-        result.model_copy(update={"objectives": {n: i.value for n, i in test.objectives.items()}})
-        for result, test in zip(front, tests, strict=True)
+def test_front(bench: Workbench, genomes: Sequence[Genome], folder: Path) -> None:
+    """Final figures of naive's front, once every genome is trained."""
+    found = naive_results(genomes, folder)
+    if len(found) < len(genomes):
+        return
+    for result in selection.front(found, bench.config.objectives):
+        known = folder / f"{result.genome.id}.test.json"
+        if not known.exists():
+            run = NaiveRun(bench, result.genome, bench.config.hyperband.full_epochs)
+            run.restore(folder / f"{result.genome.id}.safetensors")
+            keep(known, run.measure(bench.test()))
+
+
+def naive_results(genomes: Sequence[Genome], folder: Path) -> list[TrainingResult]:
+    """Validation figures of the genomes trained so far."""
+    known = [(genome, folder / f"{genome.id}.json") for genome in genomes]
+    return [
+        as_result(genome, json.loads(path.read_text())["validation"])
+        for genome, path in known
+        if path.exists()
     ]
-    chosen = max(front, key=lambda result: result.objectives["task_skill"]).genome.id
-    best = next(r for r in final if r.genome.id == chosen).objectives["task_skill"]
-    costs = [result.cost for result in evolution.results]
-    print(f"coralx: {seconds:.0f} s, {len(front)} on the front, test AUROC {best:.3f}")
-    return {
-        "seconds": seconds,
-        "steps": sum(cost.steps for cost in costs),
-        "tokens": sum(cost.tokens for cost in costs),
-        "computed_tokens": sum(cost.computed_tokens for cost in costs),
-        "front": final,
-        "best": best,
-        "genomes": list({r.genome.id: r.genome for r in evolution.results}.values()),
-    }
-
-
-def run_naive(config: Config, worker: Worker, genomes: Sequence[Genome]) -> dict[str, Any]:
-    trainer = NaiveTrainer(worker.bench, config.hyperband.full_epochs)
-    worker.bench.validation(100)
-    worker.bench.test()
-    found: list[NaiveResult] = []
-    for genome in genomes:
-        found.append(trainer.train(genome))
-        skill = found[-1].validation["task_skill"]
-        seconds = found[-1].train_seconds
-        print(f"naive {len(found)}/{len(genomes)}: {seconds:.0f} s, validation AUROC {skill:.3f}")
-    by_id = {genome.id: genome for genome in genomes}
-    front = selection.front(
-        [as_result(by_id[r.genome], r.validation) for r in found], config.objectives
-    )
-    tested = {r.genome.id: trainer.test(r.genome) for r in front}
-    best = max(front, key=lambda r: r.objectives["task_skill"])
-    return {
-        "seconds": sum(r.train_seconds + r.eval_seconds for r in found),
-        "steps": sum(r.steps for r in found),
-        "tokens": sum(r.tokens for r in found),
-        "computed_tokens": sum(r.computed_tokens for r in found),
-        "front": [as_result(r.genome, tested[r.genome.id]) for r in front],
-        "best": tested[best.genome.id]["task_skill"],
-    }
 
 
 def as_result(genome: Genome, objectives: dict[str, float]) -> TrainingResult:
@@ -142,41 +161,150 @@ def as_result(genome: Genome, objectives: dict[str, float]) -> TrainingResult:
     )
 
 
-def report(rows: Sequence[dict[str, Any]], config: Config) -> None:
-    figures = ("speedup_wall_clock", "speedup_steps", "hypervolume_ratio", "auroc_difference")
-    summary = {name: spread([row[name] for row in rows]) for name in figures}
-    first = rows[0]
-    tokens_per_step = np.mean([r["naive"]["computed_tokens"] / r["naive"]["steps"] for r in rows])
+def compare(config: Config, work: Path) -> dict[str, Any] | None:
+    """One seed's row from what is kept; None before CoralX has run."""
+    folder = work / f"seed-{config.evolution.seed}"
+    if not (folder / "coralx.json").exists():
+        return None
+    coralx = json.loads((folder / "coralx.json").read_text())
+    genomes = [Genome.model_validate(g) for g in coralx["genomes"]]
+    front = [TrainingResult.model_validate(r) for r in coralx["front"]]
+    trained = [json.loads(path.read_text()) for path in own_files(folder / "naive")]
+    timed = [json.loads(path.read_text()) for path in own_files(folder / "timed")] or trained
+    seconds = [line["seconds"] for line in timed if line["seconds"] is not None]
+    steps = (trained or timed or [{"steps": 0}])[0]["steps"] * len(genomes)
+    row: dict[str, Any] = {
+        "seed": config.evolution.seed,
+        "genomes": len(genomes),
+        "naive_genomes_trained": len(trained),
+        "naive_genomes_timed": len(seconds),
+        "coralx": {
+            "seconds": coralx["seconds"] if coralx["timed"] else None,
+            "steps": coralx["steps"],
+            "tokens": coralx["tokens"],
+            "computed_tokens": coralx["computed_tokens"],
+        },
+        "naive": {
+            "seconds": float(np.mean(seconds)) * len(genomes) if seconds else None,
+            "steps": steps,
+        },
+        "speedup_steps": steps / coralx["steps"] if steps else None,
+        "samples_saved": 1 - coralx["steps"] / steps if steps else None,
+    }
+    row["speedup_wall_clock"] = None
+    if seconds and coralx["timed"]:
+        row["speedup_wall_clock"] = row["naive"]["seconds"] / coralx["seconds"]
+    row.update(compare_quality(config, genomes, front, coralx["best"], folder / "naive"))
+    return row
+
+
+def compare_quality(
+    config: Config,
+    genomes: Sequence[Genome],
+    front: list[TrainingResult],
+    best: float,
+    folder: Path,
+) -> dict[str, Any]:
+    """Test hypervolume and best test AUROC of both sides, where naive's front is known."""
+    found = naive_results(genomes, folder)
+    none = dict.fromkeys(QUALITY)
+    if len(found) < len(genomes):
+        return none
+    chosen = selection.front(found, config.objectives)
+    paths = [folder / f"{r.genome.id}.test.json" for r in chosen]
+    if not all(path.exists() for path in paths):
+        return none
+    tested = [
+        as_result(r.genome, json.loads(p.read_text())) for r, p in zip(chosen, paths, strict=True)
+    ]
+    bounds = selection.observed_bounds([*front, *tested], config.objectives)
+    volumes = [selection.hypervolume(side, config.objectives, bounds) for side in (front, tested)]
+    first = max(chosen, key=lambda r: r.objectives["task_skill"]).genome.id
+    naive_best = next(r for r in tested if r.genome.id == first).objectives["task_skill"]
+    return {
+        "hypervolume_ratio": volumes[0] / volumes[1],
+        "auroc_difference": best - naive_best,
+        "quality": {
+            "coralx": {"front": len(front), "hypervolume": volumes[0], "auroc_best": best},
+            "naive": {"front": len(tested), "hypervolume": volumes[1], "auroc_best": naive_best},
+        },
+    }
+
+
+def summarise(configs: Sequence[Config], work: Path) -> None:
+    """Write the results from what is kept."""
+    rows = [row for row in (compare(config, work) for config in configs) if row is not None]
+    config, summary = configs[0], {}
+    for name in (*FIGURES, *QUALITY):
+        values = [row[name] for row in rows if row[name] is not None]
+        summary[name] = {**spread(values), "seeds": len(values)} if values else None
+    lines = [json.loads(p.read_text()) for c in configs for kind in ("naive", "timed")
+             for p in own_files(work / f"seed-{c.evolution.seed}" / kind)]  # fmt: skip
+    tokens = [line["computed_tokens"] / line["steps"] for line in lines]
+    ablation = work / "ablation.json"
     document = {
         **summary,
         "seeds": [row["seed"] for row in rows],
         "generations": config.evolution.generations,
         "population": config.evolution.population,
         "model": config.base_model,
-        "tokens_per_step_naive": float(tokens_per_step),
+        "tokens_per_step_naive": float(np.mean(tokens)) if tokens else None,
         "machine": describe_machine(),
-        "runs": list(rows),
+        "runs": rows,
+        "ablation": json.loads(ablation.read_text()) if ablation.exists() else None,
     }
+    write_results("naive_vs_coralx", document, describe(document))
+    draw_speedup(document, FOLDER / "naive_vs_coralx.svg")
+
+
+def describe(document: dict[str, Any]) -> list[str]:
+    rows = document["runs"]
+    tokens = document["tokens_per_step_naive"]
     lines = [
-        f"{first['genomes']} genomes a seed, {len(rows)} seed(s), {config.base_model}, "
-        f"{tokens_per_step:.0f} tokens a naive step",
+        f"{document['population']} genomes x {document['generations']} generations, "
+        f"{document['model']}" + (f", {tokens:.0f} tokens a naive step" if tokens else ""),
         "",
-        "| seed | side | seconds | steps | tokens | front | test hypervolume | best test AUROC |",
-        "|---|---|---|---|---|---|---|---|",
+        "| seed | naive s | timed on | CoralX s | faster | steps | fewer | hypervolume | AUROC |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        for side in ("naive", "coralx"):
-            s = row[side]
-            lines.append(
-                f"| {row['seed']} | {side} | {s['seconds']:.0f} | {s['steps']:,} | "
-                f"{s['tokens']:,} | {s['front']} | {s['test_hypervolume']:.4f} | "
-                f"{s['test_auroc_best']:.3f} |"
-            )
+        lines.append(
+            f"| {row['seed']} | {shown(row['naive']['seconds'], '.0f')} | "
+            f"{row['naive_genomes_timed']} of {row['genomes']} | "
+            f"{shown(row['coralx']['seconds'], '.0f')} | "
+            f"{shown(row['speedup_wall_clock'], '.1f')}x | {row['coralx']['steps']:,} | "
+            f"{shown(row['speedup_steps'], '.2f')}x | "
+            f"{shown(row['hypervolume_ratio'], '.3f')} | {shown(row['auroc_difference'], '+.3f')} |"
+        )
     lines.append("")
-    for name in figures:
-        low, high = summary[name]["low"], summary[name]["high"]
-        lines.append(f"- {name}: {summary[name]['median']:.3f} ({low:.3f} to {high:.3f})")
-    write_results("naive_vs_coralx", document, lines)
+    for name in (*FIGURES, *QUALITY):
+        if (found := document[name]) is not None:
+            lines.append(
+                f"- {name}: {found['median']:.3f} ({found['low']:.3f} to {found['high']:.3f}; "
+                f"{found['seeds']} seed(s))"
+            )
+    if document["ablation"]:
+        lines += ["", "One generation of the first seed, a lever more in each line:", ""]
+        lines += ["| lever | seconds | steps | of the line before |", "|---|---|---|---|"]
+        lines += [
+            f"| {line['lever']} | {line['seconds']:.0f} | {line['steps']:,} | {line['share']:.2f} |"
+            for line in document["ablation"]
+        ]
+    return lines
+
+
+def shown(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def own_files(folder: Path) -> list[Path]:
+    """Training figures; those of the test rows are named otherwise."""
+    return sorted(p for p in folder.glob("*.json") if not p.name.endswith(".test.json"))
+
+
+def keep(path: Path, document: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

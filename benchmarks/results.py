@@ -6,7 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +41,35 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     }
 
 
-def write_results(name: str, document: dict[str, Any], lines: Sequence[str]) -> None:
-    """Write results/<name>.json and .md and print the table."""
-    FOLDER.mkdir(exist_ok=True)
-    (FOLDER / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+def slope(sizes: Sequence[float], costs: Sequence[float]) -> float:
+    """b of the least-squares fit cost = a x size^b: 0 for what does not grow, 1 for what grows in
+    proportion."""
+    return float(np.polyfit(np.log(sizes), np.log(costs), 1)[0])
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
+    """Lines of a Markdown table."""
+    lines = [headings, ["---"] * len(headings), *rows]
+    return [f"| {' | '.join(map(str, line))} |" for line in lines]
+
+
+def between(spread: Mapping[str, float], digits: int) -> str:
+    """A median with its lowest and highest: 1.5 (1.2 to 1.9)."""
+    median, low, high = (f"{spread[name]:.{digits}f}" for name in ("median", "low", "high"))
+    return f"{median} ({low} to {high})"
+
+
+def write_results(
+    name: str, document: dict[str, Any], lines: Sequence[str], keep: bool = True
+) -> None:
+    """Print the table and, unless it is of a quick try, write results/<name>.json and .md."""
     machine = document["machine"]
     head = [f"# {name}", "", f"{machine['processor']}, {machine['cores']} cores", ""]
     text = "\n".join([*head, *lines]) + "\n"
-    (FOLDER / f"{name}.md").write_text(text, encoding="utf-8")
     print(text)
+    if not keep:
+        print("a quick try: nothing is written")
+        return
+    FOLDER.mkdir(exist_ok=True)
+    (FOLDER / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    (FOLDER / f"{name}.md").write_text(text, encoding="utf-8")
