@@ -5,7 +5,8 @@ Half of the kills come after a random time; the others inside a write: with part
 written, before or after a sync, a rename or a removal. Every kill is a real SIGKILL of a real
 process. After each one the journal must be readable, and the next sitting must not train a stage
 that the journal says is finished. A run that has come to its end is compared, bit by bit, with
-one that was never killed: journal (but for times), checkpoints, adapters and summary.
+one that was never killed: journal (but for times), checkpoints, adapters and summary. The kills
+are shared out over the ways of searching: halving, asha, and exploit with merged weights.
 
 To make a sitting cost a second rather than ten, the model and rows are loaded once, and each
 sitting is a fork of the process that holds them.
@@ -22,6 +23,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -86,6 +88,14 @@ CONFIG: dict[str, Any] = {
     },
 }
 
+VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
+    "halving": {},
+    "asha": {"hyperband": {"promotion": "asha"}},
+    "exploit and merge": {
+        "evolution": {"exploit_below": 0.5, "crossover_rate": 1.0, "crossover_weights": "ties"}
+    },
+}
+
 
 class Bench:
     """A process with the model and rows in it, from which sittings are forked."""
@@ -97,6 +107,11 @@ class Bench:
             self.worker.bench.validation(stage.data_percentage)
         self.worker.bench.validation(100)
         self.worker.bench.test()
+
+    def use(self, folder: Path, changes: dict[str, dict[str, Any]]) -> None:
+        """Other settings of the search, which the worker knows nothing of, and another folder."""
+        folder.mkdir()
+        self.config, self.folder = load_config(CONFIG, changes), folder
 
     def sit(self, directory: Path, instant: Instant | None, seconds: float | None) -> bool:
         """Start or resume the run in a child; kill it at the instant or after the time. True if
@@ -291,6 +306,20 @@ def kill_until(bench: Bench, wanted: int, seed: int, say: Callable[[str], None])
     return count
 
 
+def kill_variants(
+    bench: Bench, wanted: int, seed: int, say: Callable[[str], None]
+) -> dict[str, int]:
+    """`kill_until` for each variant, `wanted` kills between them."""
+    total: Counter[str] = Counter()
+    folder = bench.folder
+    for number, (name, changes) in enumerate(VARIANTS.items()):
+        say(name)
+        bench.use(folder / name, changes)
+        share = wanted // len(VARIANTS) + (number < wanted % len(VARIANTS))
+        total.update(kill_until(bench, share, seed + number, say))
+    return dict(total)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--kills", type=int, default=200)
@@ -302,7 +331,7 @@ def main() -> int:
         folder.mkdir(parents=True, exist_ok=True)
         bench = Bench(load_config(CONFIG), folder)
         try:
-            count = kill_until(bench, arguments.kills, arguments.seed, print)
+            count = kill_variants(bench, arguments.kills, arguments.seed, print)
         except RuntimeError as error:
             print(error, file=sys.stderr)
             return 1

@@ -78,3 +78,14 @@ def test_other_threads_keep_their_handlers() -> None:
     thread.start()
     thread.join()
     assert seen == [before]
+
+
+def test_any_command_ends_alike_on_sigterm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that what it would remove at its end, such as temporary files, is removed."""
+    from typer.testing import CliRunner
+
+    from coralx import plan
+    from coralx.cli import app
+
+    monkeypatch.setattr(plan, "plan_run", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    assert CliRunner().invoke(app, ["plan"]).exit_code == 130

@@ -92,6 +92,15 @@ def test_a_schedule_holds_every_job_of_the_lineage_with_its_pack(history: Histor
     ]
 
 
+def test_a_merged_child_goes_back_to_both_ancestors(history: History) -> None:
+    start = Start(kind="merge", checkpoint="b/S1", second="c/S0")
+    job, results = trained("j4", 0, {"m": start})
+    history.jobs.append(job)
+    history.results.extend(results)
+    assert [name for name, _ in trace(history, "m/S0", set())] == ["j0", "j1", "j2", "j4"]
+    assert [name for name, _ in trace(history, "m/S0", {"b/S1"})] == ["j1", "j4"]
+
+
 def test_it_begins_at_the_last_good_ancestors(history: History) -> None:
     assert trace(history, "e/S0", {"b/S1", "c/S0"}) == [("j3", ["e", "f"])]
     assert trace(history, "b/S1", {"b/S0"}) == [("j2", ["b"])]

@@ -100,7 +100,7 @@ VALUES: dict[str, tuple[dict[str, Any], str]] = {
     "label missing": ({"label": None}, "label must be 0 or 1, got None"),
     "label in words": ({"label": "unsafe"}, "label must be 0 or 1, got 'unsafe'"),
     "label list": ({"label": [1]}, "label must be 0 or 1, got [1]"),
-    "label huge": ({"label": 10**30}, "label must be 0 or 1, got 1e+30"),
+    "label huge": ({"label": 10**30}, "label must be 0 or 1, got 1000000000"),
     "text empty": ({"text": ""}, "text must be a non-empty string, got ''"),
     "text blank": ({"text": " \n\t"}, "text must be a non-empty string, got ' \\n\\t'"),
     "text missing": ({"text": None}, "text must be a non-empty string, got None"),
@@ -110,6 +110,8 @@ VALUES: dict[str, tuple[dict[str, Any], str]] = {
         {"text": "a " * 500_001},
         "text has 1,000,002 characters; cut it to 1,000,000",
     ),
+    "task half a character": ({"task": "a\ud800"}, "task holds '\\ud800', half of a UTF-16 pair"),
+    "task a whole text": ({"task": "a " * 200}, "task has 400 characters; name it in 200, or"),
     "image missing": ({"image": "none.png"}, "image 'none.png': no such file beside the data"),
     "image folder": ({"image": "."}, "image '.': no such file"),
     "image number": ({"image": 7}, "image"),
@@ -153,8 +155,8 @@ FILES: dict[str, tuple[str, bytes, str]] = {
     "line is null": ("rows.jsonl", b"null\n", "line 1 must be an object such as {"),
     "item is a text": ("rows.json", b'[{"text": "a", "label": 1}, "b"]', "row 2 must be an object"),
     "line is a list": ("rows.jsonl", b"[1]\n[2]\n", "cannot be read as json: the array: Extra"),
-    "key twice": ("rows.jsonl", b'{"text": "a", "text": "b", "label": 1}\n', "cannot be read"),
-    "half a character": ("rows.jsonl", b'{"text": "\\ud800", "label": 1}\n', "surrogate"),
+    "key twice": ("rows.jsonl", b'{"text": "a", "text": "b", "label": 1}\n', "key 'text' is there"),
+    "half a character": ("rows.jsonl", b'{"text": "\\ud800", "label": 1}\n', "half of a UTF"),
     "nested too deep": (
         "rows.jsonl",
         b'{"text": "a", "label": 1, "x": ' + b"[" * 3000 + b"]" * 3000 + b"}\n",
@@ -240,6 +242,12 @@ def test_a_folder_in_place_of_a_file_is_refused(job: Any) -> None:
 def test_a_split_of_one_class_is_refused_by_name(job: Any, split: str) -> None:
     path = job.write_rows(f"{split}.jsonl", [{"text": f"t{i}", "label": 0} for i in range(8)])
     job.refuse(f"{path}: {split} rows: both classes are needed, got 0 unsafe and 8 safe of 8")
+
+
+def test_a_task_column_that_tells_the_classes_apart_is_refused(job: Any) -> None:
+    rows = [{"text": f"t{i}", "label": i % 2, "task": f"id {i}"} for i in range(8)]
+    path = job.write_rows("validation.jsonl", rows)
+    job.refuse(f"{path}: validation rows: P1 is a mean over tasks", "none of the 8 tasks has")
 
 
 def test_too_few_rows_to_set_others_aside_are_refused(job: Any) -> None:
@@ -366,6 +374,7 @@ def test_plan_refuses_files_as_well(job: Any, name: str) -> None:
 def test_texts_to_predict_are_checked_alike(text: str, said: str) -> None:
     from coralx.train.predict import Predictor
 
-    rows = Predictor.predict(None, [{"text": text}], Path(), "text", "image")  # type: ignore[arg-type]
+    predictor = Predictor.__new__(Predictor)  # no model is needed to refuse a text
+    rows = predictor.predict([{"text": text}], Path(), "text", "image")
     with pytest.raises(rows_module.DataError, match=f"row 1: .*{said}"):
         next(rows)
