@@ -47,10 +47,10 @@ def main() -> None:
     configs = [with_seed(arguments, seed) for seed in arguments.seeds]
     for config in configs:
         measure_seed(config, arguments)
-        summarise(configs, arguments.work)
+        summarise(configs, arguments.work, arguments.name)
     if arguments.ablation:
         keep(arguments.work / "ablation.json", measure_ablation(configs[0]))
-        summarise(configs, arguments.work)
+        summarise(configs, arguments.work, arguments.name)
 
 
 def parse() -> argparse.Namespace:
@@ -60,6 +60,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--generations", type=int, default=5)
     parser.add_argument("--population", type=int, default=8)
     parser.add_argument("--work", type=Path, default=Path("runs/naive_vs_coralx"))
+    parser.add_argument("--name", default="naive_vs_coralx", help="of the results' files")
     parser.add_argument("--again", action="store_true", help="run CoralX anew, and time it")
     parser.add_argument("--quality", action="store_true", help="no times: the machine is shared")
     parser.add_argument("--time", type=int, default=None, help="naive genomes timed of each seed")
@@ -231,13 +232,13 @@ def compare_quality(
     }
 
 
-def summarise(configs: Sequence[Config], work: Path) -> None:
+def summarise(configs: Sequence[Config], work: Path, name: str) -> None:
     """Write the results from what is kept."""
     rows = [row for row in (compare(config, work) for config in configs) if row is not None]
     config, summary = configs[0], {}
-    for name in (*FIGURES, *QUALITY):
-        values = [row[name] for row in rows if row[name] is not None]
-        summary[name] = {**spread(values), "seeds": len(values)} if values else None
+    for figure in (*FIGURES, *QUALITY):
+        values = [row[figure] for row in rows if row[figure] is not None]
+        summary[figure] = {**spread(values), "seeds": len(values)} if values else None
     lines = [json.loads(p.read_text()) for c in configs for kind in ("naive", "timed")
              for p in own_files(work / f"seed-{c.evolution.seed}" / kind)]  # fmt: skip
     tokens = [line["computed_tokens"] / line["steps"] for line in lines]
@@ -253,8 +254,8 @@ def summarise(configs: Sequence[Config], work: Path) -> None:
         "runs": rows,
         "ablation": json.loads(ablation.read_text()) if ablation.exists() else None,
     }
-    write_results("naive_vs_coralx", document, describe(document))
-    draw_speedup(document, FOLDER / "naive_vs_coralx.svg")
+    write_results(name, document, describe(document))
+    draw_speedup(document, FOLDER / f"{name}.svg")
 
 
 def describe(document: dict[str, Any]) -> list[str]:

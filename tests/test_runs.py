@@ -9,7 +9,7 @@ import pytest
 
 from coralx.config import load_config
 from coralx.errors import ExtinctError
-from coralx.runs import Watcher, resume_run, start_run
+from coralx.runs import Watcher, export_genome, resume_run, start_run
 
 # No stage of one step reaches an AUROC of 1.
 DOOMED = {
@@ -27,6 +27,17 @@ DOOMED = {
                 "survival_rate": 1,
                 "min_auroc": 1.0,
             }
+        ],
+    },
+}
+
+
+SOUND = {
+    **DOOMED,
+    "hyperband": {
+        "grow_rank_at": None,
+        "training_stages": [
+            {"name": "only", "epoch_budget": 0.1, "data_percentage": 50, "survival_rate": 0.5}
         ],
     },
 }
@@ -52,3 +63,21 @@ def test_a_run_that_dies_out_leaves_a_report_of_what_was_tried(tmp_path: Path) -
     assert any(str(directory / "report.html") in line for line in listener.said)
     with pytest.raises(ExtinctError):  # nothing to go on with, and no other error
         resume_run(directory, listener)
+
+
+def test_exporting_whole_weights_reads_no_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory, listener = tmp_path / "run", Listener()
+    history = start_run(load_config(SOUND), directory, listener)
+    genome = history.results[-1].genome.id
+    with monkeypatch.context() as patch:
+        patch.setattr("coralx.runs._load_worker", None)
+        export_genome(directory, genome, tmp_path / "adapter", listener)
+    weights = tmp_path / "adapter" / "adapter_model.safetensors"
+    kept = next((directory / "checkpoints").rglob(f"*{history.results[-1].checkpoint}*"))
+    kept.write_bytes(b"damaged")
+    export_genome(directory, genome, tmp_path / "again", listener)
+    assert any("training it again" in line for line in listener.said)
+    again = tmp_path / "again" / "adapter_model.safetensors"
+    assert again.read_bytes() == weights.read_bytes()

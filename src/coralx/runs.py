@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from coralx.config import PREFIX_FOLDER, Config
-from coralx.errors import ExtinctError, StoreError
+from coralx.errors import CheckpointError, ExtinctError, StoreError
 from coralx.loop import run
 from coralx.records import Progress, TrainingResult
 from coralx.repair import Mender
@@ -102,11 +102,19 @@ def export_genome(directory: Path, genome: str, target: Path, watcher: Watcher) 
     Raises:
         StoreError: the run has no such genome, or it left no checkpoint.
     """
+    from coralx.train.export import export_result, load_backbone
+
     history = read_history(directory)
     best = find_result(history, directory, genome)
-    worker = _load_worker(history.config, directory, watcher)
-    mender = Mender(directory, worker, say=watcher.say, observe=watcher.observe)
-    mender.heal(lambda: worker.export(best, target))
+    config, images = history.config, bool(history.facts["images"])
+    watcher.say(f"loading base model {config.base_model}")
+    backbone = load_backbone(config)
+    try:
+        export_result(config, backbone, directory / "checkpoints", best, images, target)
+    except CheckpointError:  # rows are needed only to train it again
+        worker = _load_worker(config, directory, watcher)
+        mender = Mender(directory, worker, say=watcher.say, observe=watcher.observe)
+        mender.heal(lambda: worker.export(best, target))
     return best
 
 

@@ -23,9 +23,10 @@ from coralx.records import (
     TrainingStage,
 )
 from coralx.train.adapters import PackedAdapters
-from coralx.train.checkpoint import Checkpoint, export_adapter, load_checkpoint, save_checkpoint
+from coralx.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from coralx.train.data import batches, subset
 from coralx.train.evaluate import EvaluationSet, Measures, apply_objective, load_objective
+from coralx.train.export import export_result
 from coralx.train.hook import apply_hook, load_hook
 from coralx.train.objectives import Floats, interval
 from coralx.train.outcome import (
@@ -141,21 +142,9 @@ class Worker:
 
     def export(self, result: TrainingResult, folder: Path) -> None:
         """Write a trained genome as a PEFT adapter."""
-        if result.checkpoint is None:
-            raise ValueError(f"{result.genome.id} left no checkpoint")
-        known = load_checkpoint(self.bench.checkpoints, result.checkpoint)
-        facts: dict[str, object] = {
-            "base_model": self.config.base_model,
-            "vision_tower": self.config.vision_tower if self.bench.has_images else None,
-            "image_tokens": self.config.image_tokens,
-            "max_tokens": self.config.data.max_tokens,
-            "text_column": self.config.data.text_column,
-            "image_column": self.config.data.image_column if self.bench.has_images else None,
-            "threshold": result.details["threshold"],
-            "stage": result.stage,
-        }
-        export_adapter(
-            folder, self.bench.backbone, result.genome, known.lora_cfg, known.weights, facts
+        bench = self.bench
+        export_result(
+            self.config, bench.backbone, bench.checkpoints, result, bench.has_images, folder
         )
 
     def numerics(self) -> dict[str, str | int]:

@@ -1,0 +1,57 @@
+"""A trained genome as a PEFT adapter, with what `predict` needs to know of its run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from coralx.config import Config
+from coralx.errors import StoreError
+from coralx.records import TrainingResult
+from coralx.train.backbone import Backbone
+from coralx.train.checkpoint import export_adapter, load_checkpoint
+
+
+def export_result(
+    config: Config,
+    backbone: Backbone,
+    checkpoints: Path,
+    result: TrainingResult,
+    images: bool,
+    folder: Path,
+) -> None:
+    """Write the adapter of a result.
+
+    Args:
+        images: whether the run's rows have pictures.
+
+    Raises:
+        CheckpointError: its weights are missing or damaged.
+        StoreError: it has no decision threshold, or the folder cannot be written.
+    """
+    if result.checkpoint is None:
+        raise ValueError(f"{result.genome.id} left no checkpoint")
+    if "threshold" not in result.details:
+        raise StoreError(
+            f"{result.genome.id} went no further than {result.stage}, where no decision threshold "
+            "is measured; export a genome that reached a later stage"
+        )
+    known = load_checkpoint(checkpoints, result.checkpoint)
+    facts: dict[str, object] = {
+        "base_model": config.base_model,
+        "vision_tower": config.vision_tower if images else None,
+        "image_tokens": config.image_tokens,
+        "max_tokens": config.data.max_tokens,
+        "text_column": config.data.text_column,
+        "image_column": config.data.image_column if images else None,
+        "threshold": result.details["threshold"],
+        "stage": result.stage,
+    }
+    export_adapter(folder, backbone, result.genome, known.lora_cfg, known.weights, facts)
+
+
+def load_backbone(config: Config) -> Backbone:
+    """The base model alone, in main memory."""
+    cpu = torch.device("cpu")
+    return Backbone(config.base_model, cpu, torch.float32, config.trust_remote_code)
