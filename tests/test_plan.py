@@ -13,11 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from coralx.config import Config, DataSettings, load_config
+from coralx.config import Config, load_config
 from coralx.errors import ConfigError, DataError
 from coralx.plan import plan_run, whole_steps
 from coralx.plan_table import render_plan
 from coralx.row_count import SAMPLE, count_rows
+from coralx.sections import DataSettings
 
 ROOT = Path(__file__).parents[1]
 TEXTS = ["short", "a longer text\nover two lines", "öäü, with a comma"]

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from coralx.config import DEFAULT_STAGES, OBJECTIVES
+from coralx.config import OBJECTIVES
 from coralx.replay_table import read_rows, read_table
+from coralx.sections import DEFAULT_STAGES
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "record_curves.py"
 TASK = "harmful_request"

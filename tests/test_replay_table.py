@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from coralx.config import DEFAULT_STAGES
 from coralx.errors import ConfigError, DataError
 from coralx.genes import DEFAULT_SPACE, Choice, Float, Gene, Integer
 from coralx.records import Cost, Genome, Stop, TrainingResult
@@ -20,6 +19,7 @@ from coralx.replay_table import (
 )
 from coralx.search import space
 from coralx.search.space import Space
+from coralx.sections import DEFAULT_STAGES
 
 WIDE: dict[str, Gene] = {
     **DEFAULT_SPACE,

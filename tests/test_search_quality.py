@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coralx.config import DEFAULT_STAGES
 from coralx.search.space import build, check, sample_distinct
+from coralx.sections import DEFAULT_STAGES
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 

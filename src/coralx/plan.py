@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from coralx.config import Config, DataSettings
+from coralx.config import Config
 from coralx.errors import DataError
 from coralx.models import ModelShape, read_shape
 from coralx.records import Genome, LoRAConfig, TrainingStage
@@ -15,6 +15,7 @@ from coralx.search import budget
 from coralx.search.breeding import found
 from coralx.search.packing import estimate_bytes, pack, trained_parameters
 from coralx.search.space import diversity
+from coralx.sections import DataSettings
 
 DRAWN = 256  # genomes that FLOPs and memory are estimated from, at most
 CHARACTERS_PER_TOKEN = 4.5  # of English in word pieces

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 
-from coralx.config import DataSettings
 from coralx.errors import DataError
+from coralx.sections import DataSettings
 from coralx.train.row_file import iterate_rows
 
 SET_ASIDE = 20  # per cent of the training rows for a split without a file, as in train.data

@@ -211,7 +211,7 @@ def test_a_bad_row_is_refused_by_number(job: Any, name: str) -> None:
 @pytest.mark.usefixtures("pictures")
 @pytest.mark.parametrize("name", VALUES)
 def test_bad_rows_can_be_skipped(job: Any, name: str) -> None:
-    from coralx.config import DataSettings
+    from coralx.sections import DataSettings
 
     job.spoil_row(**VALUES[name][0])
     settings = DataSettings(on_bad_rows="skip")
@@ -274,7 +274,7 @@ def test_a_row_in_two_splits_is_refused_with_both_numbers(job: Any, split: str, 
 
 
 def test_skipping_keeps_a_row_of_two_splits_where_it_is_measured(job: Any) -> None:
-    from coralx.config import DataSettings
+    from coralx.sections import DataSettings
     from coralx.train.data import load_splits
 
     lines = (job.folder / "test.jsonl").read_text(encoding="utf-8").splitlines()
@@ -286,7 +286,7 @@ def test_skipping_keeps_a_row_of_two_splits_where_it_is_measured(job: Any) -> No
 
 @pytest.mark.parametrize("seed", range(5))
 def test_copies_of_a_row_are_set_aside_together(job: Any, seed: int) -> None:
-    from coralx.config import DataSettings
+    from coralx.sections import DataSettings
     from coralx.train.data import load_splits
 
     rows = [{"text": f"t{i % 30}", "label": i % 30 % 2} for i in range(90)]
@@ -301,7 +301,7 @@ def test_copies_of_a_row_are_set_aside_together(job: Any, seed: int) -> None:
 def test_outside_pictures_can_be_allowed(
     job: Any, pictures: None, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    from coralx.config import DataSettings
+    from coralx.sections import DataSettings
 
     elsewhere = tmp_path_factory.mktemp("away") / "a.png"
     elsewhere.write_bytes(_png())
@@ -331,7 +331,7 @@ def test_columns_that_are_not_read_are_not_decoded(job: Any) -> None:
     metadata = {"huggingface": json.dumps({"info": {"features": features}})}
     path = job.folder / "rows.parquet"
     path.write_bytes(_parquet(columns, metadata))
-    from coralx.config import DataSettings
+    from coralx.sections import DataSettings
 
     assert len(rows_module.read_rows(path, DataSettings())) == 2
     with pytest.raises(rows_module.DataError, match="more than 40,000,000 pixels"):

@@ -6,8 +6,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coralx.config import DEFAULT_SPACE, Choice, EvolutionSettings
+from coralx.config import DEFAULT_SPACE, Choice
 from coralx.search import breeding, space
+from coralx.sections import EvolutionSettings
 
 SEEDS = st.integers(0, 2**63 - 1)
 

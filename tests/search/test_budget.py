@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coralx.config import DEFAULT_STAGES, load_config
+from coralx.config import load_config
 from coralx.errors import ConfigError
 from coralx.records import Cost, Stop
 from coralx.search import budget
+from coralx.sections import DEFAULT_STAGES
 
 
 def test_the_plan_of_the_specification() -> None:

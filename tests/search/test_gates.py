@@ -6,9 +6,9 @@ import math
 
 import pytest
 
-from coralx.config import DEFAULT_STAGES
 from coralx.records import CurvePoint, Stop
 from coralx.search import gates
+from coralx.sections import DEFAULT_STAGES
 
 SANITY, SHAKEOUT, _, FINISHER = DEFAULT_STAGES
 

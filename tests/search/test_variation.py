@@ -6,8 +6,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coralx.config import DEFAULT_SPACE, Choice, EvolutionSettings, Float, Integer
+from coralx.config import DEFAULT_SPACE, Choice, Float, Integer
 from coralx.search import space, variation
+from coralx.sections import EvolutionSettings
 
 SEEDS = st.integers(0, 2**32)
 

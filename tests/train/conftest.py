@@ -20,8 +20,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from coralx.config import DataSettings
 from coralx.records import Genome, LoRAConfig
+from coralx.sections import DataSettings
 from coralx.train.adapters import PackedAdapters, Weights, new_weights
 from coralx.train.backbone import Backbone
 from coralx.train.data import Splits, load_splits

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coralx.config import DEFAULT_STAGES, DataSettings
 from coralx.errors import DataError
+from coralx.sections import DEFAULT_STAGES, DataSettings
 from coralx.train.data import (
     Splits,
     batches,

@@ -26,6 +26,6 @@ def test_a_genome_without_a_threshold_is_refused_by_name(
         lora_cfg=LoRAConfig(),
         checkpoint="any",
     )
-    with pytest.raises(StoreError, match="no further than S0_sanity.*a later stage"):
+    with pytest.raises(StoreError, match=r"no further than S0_sanity.*a later stage"):
         export_result(Config(), tiny_model("bert"), tmp_path, result, False, tmp_path / "adapter")
     assert not (tmp_path / "adapter").exists()

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from coralx.config import DataSettings
 from coralx.errors import DataError
+from coralx.sections import DataSettings
 from coralx.train.rows import Rows, builtin_file, join, read_rows
 
 PLAIN = [{"text": "bake bread", "label": 0}, {"text": "break in", "label": 1}]

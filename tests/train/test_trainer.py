@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from coralx.config import TrainingSettings
 from coralx.records import Genome
+from coralx.sections import TrainingSettings
 from coralx.train.adapters import PackedAdapters, Weights
 from coralx.train.backbone import Backbone
 from coralx.train.prefix import EncodedRows

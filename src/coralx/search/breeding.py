@@ -8,12 +8,12 @@ from enum import IntEnum
 import numpy as np
 from numpy.random import Generator
 
-from coralx.config import EvolutionSettings
 from coralx.records import Genome
 from coralx.search import variation
 from coralx.search.budget import share_of
 from coralx.search.selection import tournament
 from coralx.search.space import Key, Space, build, key, sample, sample_distinct
+from coralx.sections import EvolutionSettings
 
 # How often a child that repeats known genes is mutated again before its place stays empty, which
 # happens only where the space around its parents is all but used up.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import bisect
 from typing import TYPE_CHECKING
 
-from coralx.config import EvolutionSettings
 from coralx.genes import Choice, Float, Gene, Integer
 from coralx.records import GeneValue, Genome
 from coralx.search.space import (
@@ -21,6 +20,7 @@ from coralx.search.space import (
     settle,
     values,
 )
+from coralx.sections import EvolutionSettings
 
 if TYPE_CHECKING:
     from numpy.random import Generator

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from coralx.config import DataSettings
 from coralx.errors import DataError
 from coralx.records import TrainingStage
+from coralx.sections import DataSettings
 from coralx.train.rows import Key, Rows, builtin_file, join, list_some, read_rows
 
 Indices = NDArray[np.int64]

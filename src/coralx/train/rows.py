@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from coralx.config import DataSettings
 from coralx.errors import DataError
+from coralx.sections import DataSettings
 from coralx.train.row_file import check_file, iterate_json
 from coralx.train.vision import decode_image
 

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from coralx.config import TrainingSettings
 from coralx.records import CurvePoint, Genome, LoRAConfig, Stop
+from coralx.sections import TrainingSettings
 from coralx.train.adapters import PackedAdapters, Weights, hash_name
 from coralx.train.backbone import Backbone
 from coralx.train.network import score
