@@ -30,7 +30,7 @@ from ablation import measure_ablation
 from figures import draw_speedup
 from results import FOLDER, describe_machine, spread, write_results
 
-from coralx.compare import run_coralx
+from coralx.compare import naive_as_result, run_coralx
 from coralx.config import Config, load_config
 from coralx.records import Genome, TrainingResult, jsonable
 from coralx.search import selection
@@ -144,22 +144,10 @@ def naive_results(genomes: Sequence[Genome], folder: Path) -> list[TrainingResul
     """Validation figures of the genomes trained so far."""
     known = [(genome, folder / f"{genome.id}.json") for genome in genomes]
     return [
-        as_result(genome, json.loads(path.read_text())["validation"])
+        naive_as_result(genome, json.loads(path.read_text())["validation"])
         for genome, path in known
         if path.exists()
     ]
-
-
-def as_result(genome: Genome, objectives: dict[str, float]) -> TrainingResult:
-    return TrainingResult(
-        job="naive",
-        genome=genome,
-        generation=genome.generation,
-        stage="naive",
-        stage_index=0,
-        lora_cfg=genome.lora_cfg,
-        objectives=objectives,
-    )
 
 
 def compare(config: Config, work: Path) -> dict[str, Any] | None:
@@ -216,7 +204,8 @@ def compare_quality(
     if not all(path.exists() for path in paths):
         return none
     tested = [
-        as_result(r.genome, json.loads(p.read_text())) for r, p in zip(chosen, paths, strict=True)
+        naive_as_result(r.genome, json.loads(p.read_text()))
+        for r, p in zip(chosen, paths, strict=True)
     ]
     bounds = selection.observed_bounds([*front, *tested], config.objectives)
     volumes = [selection.hypervolume(side, config.objectives, bounds) for side in (front, tested)]

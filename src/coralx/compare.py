@@ -137,11 +137,11 @@ def run_naive(
         skill, seconds = results[-1].validation["task_skill"], results[-1].train_seconds
         watcher.say(f"{head}: {duration(seconds)}, validation AUROC {skill:.3f}")
     pairs = zip(genomes, results, strict=True)
-    judged = [_as_result(genome, result.validation) for genome, result in pairs]
+    judged = [naive_as_result(genome, result.validation) for genome, result in pairs]
     front = selection.front(judged, config.objectives)
     tested = {r.genome.id: trainer.test(r.genome) for r in front}
     side = naive_side(genomes, results)
-    side["front"] = [_as_result(r.genome, tested[r.genome.id]) for r in front]
+    side["front"] = [naive_as_result(r.genome, tested[r.genome.id]) for r in front]
     side["best"] = tested[_most_skilled(front)]["task_skill"]
     return side
 
@@ -343,7 +343,8 @@ def _most_skilled(results: Sequence[TrainingResult]) -> str:
     return max(results, key=skill).genome.id
 
 
-def _as_result(genome: Genome, objectives: Mapping[str, float]) -> TrainingResult:
+def naive_as_result(genome: Genome, objectives: Mapping[str, float]) -> TrainingResult:
+    """Objectives of a naively trained genome as selection takes them."""
     return TrainingResult(
         job="naive",
         genome=genome,

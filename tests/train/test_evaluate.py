@@ -18,8 +18,9 @@ from coralx.records import Genome
 from coralx.train.adapters import Weights
 from coralx.train.attacks import IMAGE_ATTACKS, SPELLING_ATTACKS, WRAPPING_ATTACKS
 from coralx.train.backbone import Backbone
-from coralx.train.evaluate import EvaluationSet, Scored, load_objective
+from coralx.train.evaluate import EvaluationSet, Scored
 from coralx.train.network import score
+from coralx.train.own_function import load_function
 from coralx.train.rows import Rows
 from coralx.train.vision import VisionTower
 
@@ -256,7 +257,7 @@ def test_a_users_objective_is_found_by_module_and_name(
 ) -> None:
     (tmp_path / "own_goals.py").write_text("def mean(scored):\n    return scored.scores.mean()\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    found = load_objective("own_goals:mean")
+    found = load_function("objectives", "own_goals:mean")
     sys.modules.pop("own_goals")
     none = np.zeros(0)
     two = Scored(np.array([0.2, 0.4]), none.astype(np.int8), none.astype(str), none.astype(bool))
@@ -269,4 +270,4 @@ def test_a_users_objective_is_found_by_module_and_name(
 )
 def test_an_objective_that_cannot_be_had_is_refused_by_name(name: str) -> None:
     with pytest.raises(ConfigError, match=f"'{name}'"):
-        load_objective(name)
+        load_function("objectives", name)

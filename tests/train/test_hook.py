@@ -9,7 +9,8 @@ import pytest
 from coralx.config import load_config
 from coralx.errors import ConfigError, CoralXError
 from coralx.records import Genome, LoRAConfig
-from coralx.train.hook import Turn, apply_hook, load_hook
+from coralx.train.hook import Turn, apply_hook
+from coralx.train.own_function import load_function
 
 GENOME = Genome(lora_cfg=LoRAConfig(dropout=0.1), learning_rate=1e-3, extra={"mine": 3})
 
@@ -51,9 +52,9 @@ def test_its_own_failure_is_named() -> None:
 
 
 def test_it_is_found_by_name() -> None:
-    assert load_hook("math:sqrt")(9) == 3  # type: ignore[arg-type]
+    assert load_function("training.hook", "math:sqrt")(9) == 3  # type: ignore[arg-type]
     for name, message in (("math:pi", "must be a function"), ("math:sqr", "cannot be imported")):
         with pytest.raises(ConfigError, match=message):
-            load_hook(name)
+            load_function("training.hook", name)
     with pytest.raises(ConfigError, match=r"training\.hook: must be named 'module:function'"):
         load_config({"training": {"hook": "mine"}})

@@ -6,7 +6,6 @@ Letters: K genomes, N rows, W weightings (1, or 1 + bootstrap draws).
 from __future__ import annotations
 
 import copy
-import importlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from coralx.errors import ConfigError, ObjectiveError
+from coralx.errors import ObjectiveError
 from coralx.train.adapters import PackedAdapters
 from coralx.train.attacks import attack_rows
 from coralx.train.backbone import Backbone
@@ -212,22 +211,6 @@ def _some_of_each(labels: NDArray[np.int8], count: int) -> NDArray[np.int64]:
     classes = [np.flatnonzero(labels == label) for label in (0, 1)]
     spaced = [np.arange(min(count, len(own))) * len(own) // max(count, 1) for own in classes]
     return np.sort(np.concatenate([own[p] for own, p in zip(classes, spaced, strict=True)]))
-
-
-def load_objective(name: str) -> Callable[[Scored], float]:
-    """A user's own objective, named `module:function`; larger is better.
-
-    Raises:
-        ConfigError: there is no such module or function.
-    """
-    module, _, function = name.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), function)
-    except (Exception, SystemExit) as error:  # whatever the module does when it is imported
-        raise ConfigError("objectives", [f"{name!r} cannot be imported: {error}"]) from None
-    if not callable(found):
-        raise ConfigError("objectives", [f"{name!r} must be a function, got {found!r:.40}"])
-    return found  # type: ignore[no-any-return]
 
 
 def apply_objective(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from coralx.errors import ConfigError, CoralXError
+from coralx.errors import CoralXError
 from coralx.records import Genome
 
 
@@ -28,22 +27,6 @@ Hook = Callable[[Turn], Mapping[str, float] | None]
 OVERRIDES = ("learning_rate", "weight_decay", "warmup", "dropout")
 
 
-def load_hook(name: str) -> Hook:
-    """The function named `module:function`.
-
-    Raises:
-        ConfigError: there is no such module or function.
-    """
-    module, _, function = name.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), function)
-    except (Exception, SystemExit) as error:  # whatever the module does when it is imported
-        raise ConfigError("training.hook", [f"{name!r} cannot be imported: {error}"]) from None
-    if not callable(found):
-        raise ConfigError("training.hook", [f"{name!r} must be a function, got {found!r:.40}"])
-    return found  # type: ignore[no-any-return]
-
-
 def apply_hook(hook: Hook, genome: Genome, stage: str) -> Genome:
     """The genome as it shall train the stage: its id stays, what the hook overrides does not.
 
@@ -60,7 +43,7 @@ def apply_hook(hook: Hook, genome: Genome, stage: str) -> Genome:
     except ValidationError as error:
         first = error.errors()[0]
         cause = f"{first['loc'][-1]}: {first['msg']}, got {first['input']!r}"
-    except Exception as error:  # whatever the function does
+    except (Exception, SystemExit) as error:  # whatever the function does
         cause = f"{error or type(error).__name__}"
     raise CoralXError(
         f"training.hook failed for genome {genome.id} before {stage}: {cause}; mend the function, "

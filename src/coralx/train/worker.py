@@ -25,9 +25,9 @@ from coralx.records import (
 from coralx.train.adapters import PackedAdapters
 from coralx.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from coralx.train.data import batches, subset
-from coralx.train.evaluate import EvaluationSet, Measures, apply_objective, load_objective
+from coralx.train.evaluate import EvaluationSet, Measures, apply_objective
 from coralx.train.export import export_result
-from coralx.train.hook import apply_hook, load_hook
+from coralx.train.hook import apply_hook
 from coralx.train.objectives import Floats, interval
 from coralx.train.outcome import (
     Clock,
@@ -36,6 +36,7 @@ from coralx.train.outcome import (
     describe_training,
     stop_if_not_finite,
 )
+from coralx.train.own_function import load_function
 from coralx.train.parting import BrokenDown, train_parted
 from coralx.train.trainer import Member, StagePlan, StageTrainer, examination_points
 from coralx.train.workbench import Workbench
@@ -55,8 +56,13 @@ class Worker:
     ) -> None:
         # Gradients are views of one matrix by design; torch warns that they are not compact.
         warnings.filterwarnings("ignore", message="grad and param do not obey")
-        self._custom = {n: load_objective(n) for n in config.objectives if n not in OBJECTIVES}
-        self._hook = load_hook(config.training.hook) if config.training.hook else None
+        self._custom = {
+            name: load_function("objectives", name)
+            for name in config.objectives
+            if name not in OBJECTIVES
+        }
+        hook = config.training.hook
+        self._hook = load_function("training.hook", hook) if hook else None
         self.bench = Workbench(config, checkpoints, say)
         self.config = config
         self._parents: dict[str, float] = {}  # P1 of checkpoints that children were merged of
