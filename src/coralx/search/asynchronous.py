@@ -191,36 +191,56 @@ class AsynchronousEvolution(Search):
             genomes = genomes[:-1]
 
     def _look_through(self, rung: Rung, count: int, least: int = 0) -> None:
-        """Note who goes on from a rung by the first `count` results told there: those in the top
-        share, `least` at least, while together with those that went before they are no more."""
+        """Note who goes on from a rung by the first `count` results told there."""
+        self._ranked[rung] = count
+        self._due.pop(rung, None)
+        if due := self._find_due(rung, count, least):
+            self._due[rung] = due
+
+    def _find_due(self, rung: Rung, count: int, least: int = 0) -> list[Genome]:
+        """Those in the top share of the first `count` told at a rung, `least` at least, while
+        together with those that went before they are no more."""
         if rung.stage + 1 == len(self._stages):
-            return
-        told, self._ranked[rung] = self._told[rung][:count], count
+            return []
+        told = self._told[rung][:count]
         places = budget.share_of(len(told), self._stages[rung.stage].survival_rate)
         places = max(places, least)
         beyond = self._entered[Rung(rung.stage + 1, rung.generation)]
-        self._due.pop(rung, None)
         if len(beyond) >= places:
-            return
+            return []
         best = (result.genome for result in self._promote(told, places))
         due = [genome for genome in best if genome.id not in beyond]
-        if due:
-            self._due[rung] = due[: places - len(beyond)]
+        return due[: places - len(beyond)]
 
     def _call_last(self, size: int) -> bool:
         """Whether somebody goes on in generations that are whole (`size` genomes or more have
         begun) and at rest: by a rank among all told, and from its highest rung at least one."""
         for generation in sorted(self._running):
-            if len(self._entered[Rung(0, generation)]) < size or self._under_way[generation]:
+            if not self._is_quiet(generation, size):
                 continue
-            rungs = [Rung(stage, generation) for stage in reversed(range(len(self._stages)))]
-            told = [rung for rung in rungs if self._told[rung]]
-            for rung in told:
-                self._look_through(rung, len(self._told[rung]), least=int(rung == told[0]))
+            for rung, count, least in self._last_looks(generation):
+                self._look_through(rung, count, least)
                 if rung in self._due:
                     return True
             self._running.discard(generation)
         return False
+
+    def _is_quiet(self, generation: int, size: int) -> bool:
+        begun = len(self._entered[Rung(0, generation)])
+        return begun >= size and not self._under_way[generation]
+
+    def _last_looks(self, generation: int) -> list[tuple[Rung, int, int]]:
+        """Rungs, how many are told there and how many go on at least; the highest first."""
+        rungs = [Rung(stage, generation) for stage in reversed(range(len(self._stages)))]
+        told = [rung for rung in rungs if self._told[rung]]
+        return [(rung, len(self._told[rung]), int(rung == told[0])) for rung in told]
+
+    def _is_over(self, generation: int) -> bool:
+        """Whether nobody goes on from a generation any more. It changes nothing, so that what is
+        needed follows from what was told and not from when somebody looked."""
+        return self._is_quiet(generation, self._size) and not any(
+            self._find_due(*look) for look in self._last_looks(generation)
+        )
 
     def _candidates(self) -> list[TrainingResult]:
         return [*self._parents, *self._last_of(self._recent)]
@@ -247,7 +267,8 @@ class AsynchronousEvolution(Search):
 
     def _needed(self) -> Iterable[TrainingResult]:
         """Once a generation is at rest nobody goes on from it, so that only survivors stay."""
-        members = (self._entered[Rung(0, generation)] for generation in self._running)
+        running = [generation for generation in self._running if not self._is_over(generation)]
+        members = (self._entered[Rung(0, generation)] for generation in running)
         going = (result for names in members for result in self._last_of(names))
         return [*going, *self._candidates()]
 
