@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from coralx.records import Genome, LoRAConfig, Start
-from coralx.search.jobs import plan_jobs
+from coralx.search.jobs import measured_in_full, plan_jobs
 from coralx.search.packing import ModelShape
 
 
@@ -107,3 +107,16 @@ def test_a_copy_starts_from_its_models_stage_before_with_the_rank_of_its_own_gen
     (job,) = plan_jobs(settings(), 0, stage_index, [copy], past)
     source = f"m{stage_index - 1}"
     assert job.starts == (Start(kind="inherit", checkpoint=source, grow_to=grown),)
+
+
+def test_stages_on_all_rows_and_without_a_proxy_are_measured_in_full(settings) -> None:
+    assert measured_in_full(settings(), True) == measured_in_full(settings(), False) == 2
+    stages = [
+        {"name": name, "epoch_budget": 1, "data_percentage": 100, "survival_rate": 0.5}
+        for name in "abc"
+    ]
+    config = settings(hyperband={"training_stages": stages})
+    assert measured_in_full(config, image_task=False) == 0
+    assert measured_in_full(config, image_task=True) == 2
+    config = settings(hyperband={"training_stages": stages, "cross_modal_proxy": False})
+    assert measured_in_full(config, image_task=True) == 0

@@ -170,6 +170,21 @@ def test_front_is_of_the_highest_stage_passed(scored) -> None:
     assert selection.front(results[-1:], NAMES) == []
 
 
+def test_stages_measured_alike_share_a_front(scored) -> None:
+    results = [
+        scored("a", 1.0, 0.0, 0),
+        scored("b", 0.95, 0.3, 1),
+        scored("c", 0.8, 0.1, 1),
+        scored("c", 0.7, 0.4, 2),
+        scored("d", 0.9, 0.1, 1),
+        scored("d", 0.9, 0.2, 2),
+        scored("e", 0.99, 0.0, 1),
+        scored("e", 0.99, 0.0, 2, stopped=STOP),
+    ]
+    assert ids(selection.front(results, NAMES, full_from=1)) == "db"
+    assert ids(selection.front(results[:1], NAMES, full_from=1)) == "a"
+
+
 def test_front_keeps_equal_points(scored) -> None:
     assert ids(selection.front([scored("b", 0.9, 0.1), scored("a", 0.9, 0.1)], NAMES)) == "ab"
 

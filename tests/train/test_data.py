@@ -152,7 +152,7 @@ def test_length_buckets_pad_far_less_than_chance() -> None:
     bucketed = _padding(batches(chosen, LENGTHS, 8, 125, [0]))
     order = np.random.default_rng(0).permutation(chosen)
     random = _padding([order[i : i + 8] for i in range(0, 1000, 8)])
-    assert bucketed < 0.15
+    assert bucketed < 0.25
     assert random > 0.4
 
 

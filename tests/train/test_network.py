@@ -140,6 +140,23 @@ def test_pack_size_and_depth_of_the_others_change_no_genome(
         assert moved.abs().max() > 5e-3
 
 
+@pytest.mark.parametrize("index", [0, 1, 5])
+def test_an_encoder_norms_what_joins_it_as_its_own_tokens_are(
+    backbone: Backbone, encoded_text: EncodedRows, index: int
+) -> None:
+    tokens = torch.randn(3, 1, backbone.hidden, generator=torch.Generator().manual_seed(0))
+    small, large = (backbone.norm_input(size * tokens, index) for size in (1, 100))
+    assert (small - large).abs().max() < 1e-3
+    own = encoded_text.batch(np.arange(3)).at(index)
+    assert 0.5 < small.norm(dim=-1).mean() / own.norm(dim=-1).mean() < 2
+
+
+def test_a_decoder_is_left_to_norm_its_input(tiny_model: Callable[[str], Backbone]) -> None:
+    model = tiny_model("qwen3")
+    tokens = torch.ones(2, 1, model.hidden)
+    assert model.norm_input(tokens, 1) is tokens
+
+
 @pytest.fixture(scope="module")
 def pictured(
     backbone: Backbone,

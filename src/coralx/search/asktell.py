@@ -11,7 +11,9 @@ from coralx.config import Config
 from coralx.errors import CoralXError
 from coralx.records import Generation, Genome, Job, TrainingResult, TrainingStage
 from coralx.search import breeding, gates, selection, space
+from coralx.search.jobs import measured_in_full
 from coralx.search.packing import ModelShape
+from coralx.search.running_front import RunningFront
 
 
 class Search(ABC):
@@ -50,8 +52,7 @@ class Search(ABC):
         self._parents: list[TrainingResult] = []  # best results of those who survived, best first
         self._closed: list[Generation] = []
         self._bounds: selection.Bounds = {}
-        self._front: list[TrainingResult] = []
-        self._fresh: list[TrainingResult] = []  # told since the front was taken
+        self._front = RunningFront(config.objectives, measured_in_full(config, image_task))
         founders = _check_given(config, population) if population is not None else None
         self._founders = founders or breeding.found(config.space, config.evolution)
         self._size = len(self._founders)
@@ -120,12 +121,10 @@ class Search(ABC):
         return Counter([*names, *(r.checkpoint for r in kept if r.checkpoint)])
 
     def front(self) -> list[TrainingResult]:
-        """The results that nothing dominates, at the highest stage any genome passed; best
+        """The results that nothing dominates among those measured in full, each genome with its
+        highest stage; until there are any, at the highest stage that a genome passed. Best
         first."""
-        if self._fresh:  # what is dominated stays so
-            known = [*self._front, *self._fresh]
-            self._front, self._fresh = selection.front(known, self._config.objectives), []
-        return list(self._front)
+        return self._front.members()
 
     def funnel(self) -> list[dict[str, int]]:
         """For each generation, how many genomes trained in each stage."""
@@ -156,7 +155,7 @@ class Search(ABC):
         name = result.genome.id
         self._past[name].append(result)
         self.results.append(result)
-        self._fresh.append(result)
+        self._front.add(result)
         job = self._open.get(self._awaited.pop((name, result.stage_index), ""))
         if job and not any((g.id, job.stage_index) in self._awaited for g in job.genomes):
             del self._open[job.id]

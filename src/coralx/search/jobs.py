@@ -41,7 +41,6 @@ def plan_jobs(
         config.training.memory_budget_gb * 1e9,
         {genome.id: _adapter(genome, starts[genome.id], past) for genome in genomes},
     )
-    proxy = config.hyperband.cross_modal_proxy and image_task and len(stages) > PROXY_STAGES
     return tuple(
         Job(
             id=f"g{generation}-{stage.name}-{index}",
@@ -50,10 +49,27 @@ def plan_jobs(
             stage_index=stage_index,
             genomes=members,
             starts=tuple(starts[genome.id] for genome in members),
-            text_only=proxy and stage_index < PROXY_STAGES,
+            text_only=_is_proxy(config, stage_index, image_task),
         )
         for index, members in enumerate(packs)
     )
+
+
+def measured_in_full(config: Config, image_task: bool) -> int:
+    """The stage from which on all are measured alike: on the rows of the last, and no proxy."""
+    stages = config.hyperband.stages
+    full = len(stages) - 1
+    while full and (
+        stages[full - 1].data_percentage == stages[-1].data_percentage
+        and not _is_proxy(config, full - 1, image_task)
+    ):
+        full -= 1
+    return full
+
+
+def _is_proxy(config: Config, stage_index: int, image_task: bool) -> bool:
+    proxies = PROXY_STAGES if len(config.hyperband.stages) > PROXY_STAGES else 0
+    return config.hyperband.cross_modal_proxy and image_task and stage_index < proxies
 
 
 def _start(config: Config, stage_index: int, genome: Genome, past: Past) -> Start:

@@ -61,12 +61,23 @@ def ranks(matrix: Matrix) -> NDArray[np.int64]:
 
     if not len(matrix):
         return np.zeros(0, dtype=np.int64)
-    # Dominance depends on order alone, and moocore ranks rows with infinities wrongly (0.3.2),
-    # so each column is replaced by the places of its values.
-    places = [np.unique(column, return_inverse=True)[1] for column in matrix.T]
-    sorting = NonDominatedSorting()
-    found = sorting.do(np.column_stack(places), return_rank=True)[1]
+    found = NonDominatedSorting().do(_places(matrix), return_rank=True)[1]
     return np.asarray(found, dtype=np.int64)
+
+
+def undominated(matrix: Matrix) -> NDArray[np.bool_]:
+    """(N,) whether no row of (N, M) dominates the row; equal rows do not dominate each other."""
+    from moocore import is_nondominated
+
+    if not len(matrix):
+        return np.zeros(0, dtype=np.bool_)
+    return np.asarray(is_nondominated(_places(matrix), keep_weakly=True), dtype=np.bool_)
+
+
+def _places(matrix: Matrix) -> NDArray[np.int64]:
+    """Each value's place in its column: dominance depends on order alone, and moocore (0.3.2)
+    compares infinities wrongly."""
+    return np.column_stack([np.unique(column, return_inverse=True)[1] for column in matrix.T])
 
 
 def order(
@@ -139,12 +150,20 @@ def tournament(rng: Generator, candidates: Sequence[T], size: int) -> T:
     return candidates[int(rng.integers(len(candidates), size=size).min())]
 
 
-def front(results: Iterable[TrainingResult], names: Sequence[str]) -> list[TrainingResult]:
-    """The results that nothing dominates, at the highest stage that any genome passed."""
-    passed = [result for result in results if result.stopped is None]
+def front(
+    results: Iterable[TrainingResult], names: Sequence[str], full_from: int | None = None
+) -> list[TrainingResult]:
+    """What nothing dominates, each genome with its highest stage; best first.
+
+    Results of stages from `full_from` on are measured alike, on all validation rows, so that they
+    compare whatever training they had: all count. Of stages below, and by default, those of the
+    highest alone that any genome passed.
+    """
+    passed = [result for result in best_results(results) if result.stopped is None]
     highest = max((result.stage_index for result in passed), default=0)
-    finalists = sorted((r for r in passed if r.stage_index == highest), key=_standing)
-    first = ranks(objective_matrix(finalists, names)) == 0
+    least = highest if full_from is None else min(full_from, highest)
+    finalists = [result for result in passed if result.stage_index >= least]
+    first = undominated(objective_matrix(finalists, names))
     return order((finalists[place] for place in np.flatnonzero(first)), names)
 
 

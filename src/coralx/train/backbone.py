@@ -127,6 +127,18 @@ class Backbone:
             return self.base.embed_tokens(tokens.ids)  # type: ignore[no-any-return]
         return self.base.embeddings(input_ids=tokens.ids)  # type: ignore[no-any-return]
 
+    def norm_input(self, tokens: Tensor, index: int) -> Tensor:
+        """Tokens that did not come through the blocks below, scaled as block `index` expects them.
+
+        An encoder norms what leaves each block; a decoder what enters it, which is done there.
+        Tokens of any size beside normed ones learn worse: of eight genomes trained for two epochs
+        at a constant rate, seven had a higher AUROC with it, by a median of 0.05.
+        """
+        if self.causal:
+            return tokens
+        before: Any = self.blocks[index - 1].output if index else self.base.embeddings
+        return before.LayerNorm(tokens.to(self.dtype))  # type: ignore[no-any-return]
+
     def run(
         self,
         hidden: Tensor,

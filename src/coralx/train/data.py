@@ -18,7 +18,9 @@ from coralx.train.rows import Key, Rows, builtin_file, join, list_some, read_row
 
 Indices = NDArray[np.int64]
 SET_ASIDE = 20.0  # per cent of the training rows for a split that has no file
-BUCKET = 32  # batches whose rows are sorted by length together
+# Batches whose rows are sorted by length together. More would save padding (96 % useful tokens at
+# 32, 91 % at 8), but rows of one length are of one kind, and batches of one kind train worse.
+BUCKET = 8
 
 
 @dataclass(frozen=True)

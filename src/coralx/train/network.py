@@ -4,8 +4,8 @@ Each genome joins the pack's tall matrix at the block where its adapters begin, 
 prefix kept for that depth, so no block is computed for a genome that would find nothing new there.
 
 Images join there too, as extra tokens made by each genome's own linear projector (LLaVA, Liu et
-al. 2023, arXiv:2304.08485). Below, among the frozen blocks, they would undo the shared prefix;
-with `layers: all` the place is LLaVA's own.
+al. 2023, arXiv:2304.08485), normed as the block expects its input. Below, among the frozen blocks,
+they would undo the shared prefix; with `layers: all` the place is LLaVA's own.
 
 Letters: K genomes, B rows, T tokens, D features, S image tokens, V vision features.
 """
@@ -39,7 +39,8 @@ def score(backbone: Backbone, pack: PackedAdapters, entries: Sequence[int], batc
     for index in range(min(entries), backbone.depth):
         entering = [k for k in order if entries[k] == index]
         if entering:
-            fresh = _enter(batch.at(index), images, entering)
+            own = None if images is None else backbone.norm_input(images[entering], index)
+            fresh = _enter(batch.at(index), own, len(entering))
             hidden = torch.cat([hidden, fresh]) if present else fresh
             present += entering
             seen = mask.repeat(len(present), 1)
@@ -62,14 +63,13 @@ def _project(pack: PackedAdapters, batch: Batch) -> Tensor | None:
     return (flat + bias[:, None]).view(pack.size, rows, slots, -1)
 
 
-def _enter(prefix: Tensor, images: Tensor | None, entering: Sequence[int]) -> Tensor:
-    """What joins the tall matrix: the prefix (B, T, D) behind each one's image tokens."""
-    fresh = prefix.repeat(len(entering), 1, 1)
+def _enter(prefix: Tensor, images: Tensor | None, count: int) -> Tensor:
+    """What joins the tall matrix for `count` genomes: the prefix (B, T, D) behind each one's image
+    tokens (count, B, S, D)."""
+    fresh = prefix.repeat(count, 1, 1)
     if images is None:
         return fresh
-    own = images if len(entering) == len(images) else images[list(entering)]
-    tokens = own.reshape(-1, *own.shape[2:]).to(prefix.dtype)
-    return torch.cat([tokens, fresh], dim=1)
+    return torch.cat([images.flatten(0, 1).to(prefix.dtype), fresh], dim=1)
 
 
 def _classify(pack: PackedAdapters, pooled: Tensor) -> Tensor:
