@@ -40,11 +40,15 @@ class Problem(Protocol):
     @property
     def bounds(self) -> Mapping[str, tuple[float, float]]: ...
 
+    @property
+    def full_from(self) -> int:
+        """The first stage whose results can be on a front."""
+
     def look_up(self, genome: Genome, stage: TrainingStage) -> TrainingResult:
         """As `coralx.executors.replay.Recordings`."""
 
     def best_known(self) -> list[TrainingResult]:
-        """Results at the last stage whose hypervolume cannot, or hardly, be surpassed."""
+        """Results whose hypervolume cannot, or hardly, be surpassed."""
 
     def __hash__(self) -> int: ...
 
@@ -65,7 +69,7 @@ class Searcher(Protocol):
 def simulate(
     problem: Problem, searcher: Searcher, seconds: float, workers: int
 ) -> tuple[list[tuple[float, TrainingResult]], int]:
-    """Results of the last stage with the virtual time of each, and all steps trained."""
+    """Results measured in full with the virtual time of each, and all steps trained."""
     found: list[tuple[float, TrainingResult]] = []
     steps = 0
     heap: list[tuple[float, int, int]] = []  # end, number of the trial, place of its rung
@@ -89,7 +93,7 @@ def simulate(
         steps += sum(r.cost.steps for r in passed_through(problem, searcher.rungs, place, genome))
         broken = result.stopped is not None
         going = searcher.tell(trial, rung, None if broken else scale(problem, result))
-        if rung == len(problem.stages) - 1 and not broken:
+        if rung >= problem.full_from and not broken:
             found.append((now, result))
         if going and not broken and place + 1 < len(searcher.rungs):
             go_on(now, number, place + 1)

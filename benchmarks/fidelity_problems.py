@@ -40,6 +40,7 @@ class FidelityProblem:
     """
 
     stages = DEFAULT_STAGES
+    full_from = len(DEFAULT_STAGES) - 1
 
     def __init__(
         self,

@@ -5,9 +5,10 @@
 A replay: nothing is trained. Every search draws its results from one table of recorded LoRA
 curves (scripts/record_curves.py), or from a made-up problem with a fidelity axis, and pays the
 recorded seconds; all have the same budget, in full trainings of an average genome (100 by default,
-the least that Optuna's documentation advises for its samplers). The front is that of the results
-at the last stage, its hypervolume over bounds common to all: the ranges of the last stage's
-recorded results, or those of the problem. Figures are shares of the best that can be reached: the
+the least that Optuna's documentation advises for its samplers). The front is that of all results a
+search paid for that are measured in full (S2 and S3 of the recordings, the last stage of a made-up
+problem), its hypervolume over bounds common to all: the ranges of such recorded results, or those
+of the problem. Figures are shares of the best that can be reached: the
 hypervolume of everything recorded, or of the true front. Intervals are bootstrap, over seeds.
 
 CoralX is at its defaults but for a population of 32 instead of 8, as a budget of a hundred
@@ -83,14 +84,25 @@ class TableProblem:
     def look_up(self, genome: Genome, stage: TrainingStage) -> TrainingResult:
         return self.table.look_up(genome, stage)
 
+    @property
+    def full_from(self) -> int:
+        return full_from(self.table)
+
     def best_known(self) -> list[TrainingResult]:
-        return finals(self.table)
+        return measured_in_full(self.table)
 
 
-def finals(table: ReplayTable) -> list[TrainingResult]:
-    """The recorded results of the last stage."""
-    last = len(table.stages) - 1
-    return [c[-1] for c in table.curves if c[-1].stage_index == last and c[-1].stopped is None]
+def full_from(table: ReplayTable) -> int:
+    """The first of the stages that are measured on the rows of the last."""
+    shares = [stage.data_percentage for stage in table.stages]
+    return shares.index(shares[-1])
+
+
+def measured_in_full(table: ReplayTable) -> list[TrainingResult]:
+    """The recorded results that can be on a front."""
+    first = full_from(table)
+    found = (result for curve in table.curves for result in curve if result.stage_index >= first)
+    return [result for result in found if result.stopped is None]
 
 
 def main() -> None:
@@ -127,7 +139,7 @@ def load_problem(name: str, path: Path) -> Problem:
     if name in PROBLEMS:
         return PROBLEMS[name]
     table = read_table(path, name)
-    last = finals(table)
+    last = measured_in_full(table)
     objectives = tuple(n for n in OBJECTIVES if all(n in r.objectives for r in last))
     bounds = {}
     for objective in objectives:
@@ -212,7 +224,7 @@ def run_coralx(
         if executor.now > seconds:
             raise BudgetSpent
         for result in search.results[told:]:
-            if result.stage_index == len(problem.stages) - 1 and result.stopped is None:
+            if result.stage_index >= problem.full_from and result.stopped is None:
                 found.append((executor.now, result))
         told = len(search.results)
 

@@ -64,9 +64,9 @@ class FileExecutor:
             lora_cfg=genome.lora_cfg,
             objectives={
                 "task_skill": 0.5 + chance / 2,
-                "safety": 1 - chance,
-                "false_positive_cost": abs(chance - 0.3),
-                "memory": 1e6 * (1 + chance),
+                "safety": chance,  # all agree, so that the front, which is always kept, is small
+                "false_positive_cost": 1 - chance,
+                "memory": 1e6,
             },
             start=job.starts[place],
             checkpoint=name,

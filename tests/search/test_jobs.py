@@ -81,11 +81,12 @@ def test_the_proxy_scores_the_first_two_of_more_than_two_stages(settings, make_r
         jobs = [plan_jobs(config, 0, i, [Genome(id="a")], past, image_task)[0] for i in indices]
         return [job.text_only for job in jobs]
 
+    proxy = {"cross_modal_proxy": True}
     stages = settings().hyperband.training_stages
-    assert text_only(settings()) == [True, True, False, False]
-    assert text_only(settings(), image_task=False) == [False] * 4
-    assert text_only(settings(hyperband={"cross_modal_proxy": False})) == [False] * 4
-    assert text_only(settings(hyperband={"training_stages": stages[2:]})) == [False] * 2
+    assert text_only(settings(hyperband=proxy)) == [True, True, False, False]
+    assert text_only(settings(hyperband=proxy), image_task=False) == [False] * 4
+    assert text_only(settings()) == [False] * 4
+    assert text_only(settings(hyperband={"training_stages": stages[2:], **proxy})) == [False] * 2
 
 
 def test_memory_bounds_packs_where_the_shape_is_known(settings) -> None:
@@ -115,8 +116,7 @@ def test_stages_on_all_rows_and_without_a_proxy_are_measured_in_full(settings) -
         {"name": name, "epoch_budget": 1, "data_percentage": 100, "survival_rate": 0.5}
         for name in "abc"
     ]
-    config = settings(hyperband={"training_stages": stages})
+    config = settings(hyperband={"training_stages": stages, "cross_modal_proxy": True})
     assert measured_in_full(config, image_task=False) == 0
     assert measured_in_full(config, image_task=True) == 2
-    config = settings(hyperband={"training_stages": stages, "cross_modal_proxy": False})
-    assert measured_in_full(config, image_task=True) == 0
+    assert measured_in_full(settings(hyperband={"training_stages": stages}), image_task=True) == 0

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from coralx.train.adapters import (
     AdaptedLinear,
+    AtWork,
     PackedAdapters,
     Weights,
     hash_name,
@@ -66,9 +67,10 @@ def test_a_layer_that_nobody_adapts_has_no_delta(pack: PackedAdapters) -> None:
 
 def test_an_adapted_linear_adds_the_delta_of_the_pack_at_work(pack: PackedAdapters) -> None:
     base = nn.Linear(6, 5)
-    layer, x = AdaptedLinear(Q, base), _rows()
+    at_work = AtWork()
+    layer, x = AdaptedLinear(Q, base, at_work), _rows()
     assert torch.equal(layer(x), base(x))
-    layer.pack = pack
+    at_work.pack = pack
     delta = pack.delta(x, Q)
     assert delta is not None
     torch.testing.assert_close(layer(x), base(x) + delta)
@@ -185,7 +187,8 @@ def test_hash_depends_on_the_name_alone() -> None:
 
 @pytest.fixture
 def fresh() -> Weights:
-    layers = {Q: AdaptedLinear(Q, nn.Linear(400, 30)), UP: AdaptedLinear(UP, nn.Linear(30, 70))}
+    sizes = {Q: (400, 30), UP: (30, 70)}
+    layers = {t: AdaptedLinear(t, nn.Linear(*size), AtWork()) for t, size in sizes.items()}
     stream = torch.Generator().manual_seed(0)
     return new_weights([Q, UP], 8, layers, (1, 300), 500, stream)
 
@@ -212,7 +215,7 @@ def test_fresh_head_and_projector(fresh: Weights) -> None:
 
 
 def test_fresh_weights_for_text_alone_have_no_projector_and_depend_on_the_seed() -> None:
-    layers = {Q: AdaptedLinear(Q, nn.Linear(6, 5))}
+    layers = {Q: AdaptedLinear(Q, nn.Linear(6, 5), AtWork())}
     one, same, other = (
         new_weights([Q], 2, layers, (1, 4), None, torch.Generator().manual_seed(seed), bias=False)
         for seed in (0, 0, 1)

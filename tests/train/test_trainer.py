@@ -93,3 +93,19 @@ def test_who_leaves_does_not_change_who_stays(train: Train) -> None:
     for target, (a, b) in alone.weights.lora.items():
         torch.testing.assert_close(beside.weights.lora[target][0], a, atol=1e-5, rtol=0)
         torch.testing.assert_close(beside.weights.lora[target][1], b, atol=1e-5, rtol=0)
+
+
+def test_two_lanes_train_as_one(train: Train) -> None:
+    told = [[0.5, 0.5], [0.6, 0.505], [0.7, 0.509], [0.8], [0.9]]
+    alone, seen = train(told)
+    torch.set_num_threads(2)
+    try:
+        beside, seen_beside = train(told)
+    finally:
+        torch.set_num_threads(1)
+    assert seen_beside == seen
+    for one, two in zip(alone, beside, strict=True):
+        assert one.skills == two.skills
+        torch.testing.assert_close(two.losses, one.losses, atol=1e-5, rtol=0)
+        for target, (_, b) in one.weights.lora.items():
+            torch.testing.assert_close(two.weights.lora[target][1], b, atol=1e-5, rtol=0)

@@ -13,6 +13,7 @@ Letters: K genomes, B rows, T tokens, D features, R rank, V vision features.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -181,19 +182,26 @@ class PackedAdapters:
             flat[k, self._spans[name]].view(value.shape).copy_(value)
 
 
+class AtWork(threading.local):
+    """The pack that passes through the base model, one in each thread."""
+
+    pack: PackedAdapters | None = None
+
+
 class AdaptedLinear(nn.Module):
     """A frozen linear layer that adds the adapters of the pack at work, if there is one."""
 
-    def __init__(self, target: str, base: nn.Module) -> None:
+    def __init__(self, target: str, base: nn.Module, at_work: AtWork) -> None:
         super().__init__()
         assert isinstance(base, nn.Linear)  # noqa: S101 - a type, not a user error
         self.target = target
         self.base = base
-        self.pack: PackedAdapters | None = None
+        self._at_work = at_work
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.base(x)
-        delta = self.pack.delta(x, self.target) if self.pack is not None else None
+        pack = self._at_work.pack
+        delta = pack.delta(x, self.target) if pack is not None else None
         return out if delta is None else out + delta
 
 

@@ -24,7 +24,7 @@ from transformers.utils import logging as transformers_logging
 
 from coralx.errors import ModelError
 from coralx.models import resolve_model
-from coralx.train.adapters import AdaptedLinear, PackedAdapters, Weights
+from coralx.train.adapters import AdaptedLinear, AtWork, PackedAdapters, Weights
 from coralx.train.hub import fetch_model
 from coralx.train.last_block import run_decoder, run_encoder
 from coralx.train.prefix_store import digest_model
@@ -95,6 +95,7 @@ class Backbone:
             raise ModelError(f"base_model: {base_model} has no blocks, so nothing to adapt")
         self.hidden: int = settings.hidden_size
         self.positions: int = settings.max_position_embeddings
+        self._at_work = AtWork()
         self.linears = self._wrap_linears()
 
     @functools.cached_property
@@ -158,7 +159,7 @@ class Backbone:
         if self.causal:
             positions = self._positions(hidden, slots)
             extras = {"position_embeddings": self._rotary(hidden, slots), "position_ids": positions}
-        with self._adapted(index, pack):
+        with self._adapted(pack):
             return self.blocks[index](  # type: ignore[no-any-return]
                 hidden, attention_mask=self._attention_mask(mask), **extras
             )
@@ -172,7 +173,7 @@ class Backbone:
         decoders take the last token that carries meaning, after the final norm.
         """
         block = self.blocks[-1]
-        with self._adapted(self.depth - 1, pack):
+        with self._adapted(pack):
             if not self.causal:
                 return self.base.pooler(run_encoder(block, hidden, mask, slots))  # type: ignore[no-any-return]
             last = mask.shape[1] - 1 - mask.flip(1).int().argmax(1)
@@ -237,15 +238,13 @@ class Backbone:
         return tokens if index < self.depth - 1 or path in seen else rows
 
     @contextlib.contextmanager
-    def _adapted(self, index: int, pack: PackedAdapters | None) -> Iterator[None]:
-        """The linear layers of a block with the pack's adapters added."""
-        for linear in self.linears[index].values():
-            linear.pack = pack
+    def _adapted(self, pack: PackedAdapters | None) -> Iterator[None]:
+        """The linear layers with the pack's adapters added, for this thread."""
+        self._at_work.pack = pack
         try:
             yield
         finally:
-            for linear in self.linears[index].values():
-                linear.pack = None
+            self._at_work.pack = None
 
     def _positions(self, hidden: Tensor, slots: int) -> Tensor:
         """(1, S + T) position of each token; image tokens share position 0."""
@@ -281,7 +280,7 @@ class Backbone:
                 raise ModelError(f"base_model: {self.name} has no linear layers to adapt")
             wrapped.append({})
             for path in paths:
-                layer = AdaptedLinear(f"{index}.{path}", block.get_submodule(path))
+                layer = AdaptedLinear(f"{index}.{path}", block.get_submodule(path), self._at_work)
                 block.set_submodule(path, layer)
                 wrapped[index][path] = layer
         return wrapped

@@ -6,6 +6,7 @@ Letters: K genomes, N rows, W weightings (1, or 1 + bootstrap draws).
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from coralx.train.adapters import PackedAdapters
 from coralx.train.attacks import attack_rows
 from coralx.train.backbone import Backbone
 from coralx.train.data import merge_rows, subset
+from coralx.train.lanes import Lanes, lanes_for
 from coralx.train.network import score
 from coralx.train.objectives import (
     Floats,
@@ -190,7 +192,6 @@ class EvaluationSet:
             objectives["safety"] = np.mean(resisted, axis=0)
             details["attack_success"] = np.mean(escaped, axis=0)
 
-    @torch.no_grad()
     def _score(
         self,
         pack: PackedAdapters,
@@ -199,11 +200,33 @@ class EvaluationSet:
         batch: int,
         images: bool,
     ) -> Floats:
+        """Probabilities of the chosen rows (K, N), NaN of others; batches are shared out."""
         out = np.full((pack.size, len(self.encoded)), np.nan)
-        for rows in self.encoded.sorted_batches(batch, chosen):
+        for entry in sorted(set(entries)):
+            self.encoded.prepare(entry)
+        parts = self.encoded.sorted_batches(batch, chosen)
+        count = lanes_for(len(parts), self._backbone.device)
+        own = (entries, images, out)
+        Lanes(count).run(
+            [
+                functools.partial(self._score_batches, copy.copy(pack), parts[lane::count], *own)
+                for lane in range(count)
+            ]
+        )
+        return out
+
+    @torch.no_grad()
+    def _score_batches(
+        self,
+        pack: PackedAdapters,
+        parts: Sequence[Sequence[int]],
+        entries: Sequence[int],
+        images: bool,
+        out: Floats,
+    ) -> None:
+        for rows in parts:
             logits = score(self._backbone, pack, entries, self.encoded.batch(rows, images))
             out[:, rows] = torch.sigmoid(logits.double()).cpu().numpy()
-        return out
 
 
 def _some_of_each(labels: NDArray[np.int8], count: int) -> NDArray[np.int64]:

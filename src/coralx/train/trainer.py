@@ -7,6 +7,7 @@ is left out of the next pack.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import time
@@ -23,6 +24,7 @@ from coralx.records import CurvePoint, Genome, LoRAConfig, Stop
 from coralx.sections import TrainingSettings
 from coralx.train.adapters import PackedAdapters, Weights, hash_name
 from coralx.train.backbone import Backbone
+from coralx.train.lanes import Lanes, lanes_for, share_out
 from coralx.train.network import score
 from coralx.train.optim import PackOptimizer, Schedule
 from coralx.train.prefix import EncodedRows
@@ -151,6 +153,8 @@ class StageTrainer:
             observe: told (steps done, members going) after each step.
         """
         starts = [member.moments.step for member in members]
+        for entry in sorted({member.entry for member in members}):
+            self._rows.prepare(entry)
         if 0 in plan.examine_at:
             self._examine(members, 0, plan, examine)
         for first, stop in segments(len(plan.batches), plan.examine_at):
@@ -174,7 +178,34 @@ class StageTrainer:
         steps: range,
         observe: Callable[[int, int], None],
     ) -> None:
+        """Train the members side by side, some in each lane."""
         began = time.perf_counter()
+        done = itertools.count(steps.start + 1)
+        count = lanes_for(len(members), self._backbone.device)
+        lanes = Lanes(count, lambda: observe(next(done), sum(m.going for m in members)))
+        tasks = [
+            functools.partial(
+                self._run_pack,
+                [members[k] for k in part],
+                [schedules[k] for k in part],
+                plan,
+                steps,
+                lanes.meet,
+            )
+            for part in share_out([self._effort(member) for member in members], count)
+        ]
+        lanes.run(tasks)
+        for member in members:
+            member.seconds += (time.perf_counter() - began) / len(members)
+
+    def _run_pack(
+        self,
+        members: Sequence[Member],
+        schedules: Sequence[Schedule],
+        plan: StagePlan,
+        steps: range,
+        meet: Callable[[], None],
+    ) -> None:
         pack = build_pack(members, self._seed, self._backbone.device)
         optimizer = PackOptimizer(
             pack,
@@ -189,7 +220,7 @@ class StageTrainer:
         for step in steps:
             positions = [member.moments.step + step - steps.start for member in members]
             self._step(pack, optimizer, members, plan, step, positions)
-            observe(step + 1, sum(member.going for member in members))
+            meet()
         for k, member in enumerate(members):
             moments = Moments(
                 pack.take(k, member.weights, optimizer.first),
@@ -197,7 +228,12 @@ class StageTrainer:
                 optimizer.count(k),
             )
             member.weights, member.moments = pack.take(k, member.weights), moments
-            member.seconds += (time.perf_counter() - began) / len(members)
+
+    def _effort(self, member: Member) -> float:
+        """About what a step of a genome takes, in linear layers: the frozen ones it passes and its
+        adapters."""
+        blocks = self._backbone.linears[member.entry :]
+        return sum(len(block) for block in blocks) + len(member.weights.lora)
 
     def _step(
         self,
