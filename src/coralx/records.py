@@ -234,13 +234,15 @@ class TrainingResult(Record):
 class Generation(Record):
     """A closed generation: who survived, the front so far and how diverse the population is.
 
-    `hypervolume` is over validation objectives of the front, `diversity` the mean pairwise gene
+    `front_stages` are the stages that left the front's members, in the same order, `hypervolume` is
+    over their validation objectives, `diversity` the mean pairwise gene
     distance (0..1), `first_front_share` the share of candidates that nothing dominated.
     """
 
     index: int
     population: tuple[str, ...]
     front: tuple[str, ...]
+    front_stages: tuple[str, ...] = ()
     hypervolume: float
     diversity: float
     first_front_share: float

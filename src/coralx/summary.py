@@ -115,9 +115,12 @@ def plain(value: Any) -> Any:
 def _front(history: History) -> list[dict[str, Any]]:
     if not history.generations:
         return []
-    highest = highest_results(history.results)
+    last = history.generations[-1]
+    stages = dict(zip(last.front, last.front_stages, strict=False))
+    told = (r for r in history.results if stages.get(r.genome.id, r.stage) == r.stage)
+    found = highest_results(told)
     tests = {test.genome: test for test in history.tests}
-    members = [highest[name] for name in history.generations[-1].front if name in highest]
+    members = [found[name] for name in last.front if name in found]
     first = history.config.objectives[0]
     sign = 1 if directions([first])[first] == "min" else -1
 

@@ -116,14 +116,13 @@ class Search(ABC):
         last; it is on the front, which is measured and exported at the end.
         """
         starts = (start for job in self._open.values() for start in job.starts)
-        kept = [r for r in (*self._needed(), *self.front()) if r.stopped is None]
+        kept = [r for r in (*self._needed(), *self._front.points()) if r.stopped is None]
         names = [name for start in starts for name in start.sources]
         return Counter([*names, *(r.checkpoint for r in kept if r.checkpoint)])
 
     def front(self) -> list[TrainingResult]:
-        """The results that nothing dominates among those measured in full, each genome with its
-        highest stage; until there are any, at the highest stage that a genome passed. Best
-        first."""
+        """The results that nothing dominates among those measured in full; until there are any, at
+        the highest stage that a genome passed. Best first."""
         return self._front.members()
 
     def funnel(self) -> list[dict[str, int]]:
@@ -190,6 +189,7 @@ class Search(ABC):
             index=index,
             population=tuple(genome.id for genome in genomes),
             front=tuple(result.genome.id for result in front),
+            front_stages=tuple(result.stage for result in front),
             hypervolume=selection.hypervolume(front, names, self._bounds),
             diversity=space.diversity(self._config.space, genomes),
             first_front_share=len(selection.front(passed, names)) / max(1, len(passed)),

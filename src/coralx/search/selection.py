@@ -121,8 +121,8 @@ def promote(
     return ordered[:count]
 
 
-def best_results(results: Iterable[TrainingResult]) -> list[TrainingResult]:
-    """For each genome its result at the highest stage it reached, in order of genome id."""
+def latest(results: Iterable[TrainingResult]) -> list[TrainingResult]:
+    """For each genome its result at the highest stage, in order of genome id."""
     best: dict[str, TrainingResult] = {}
     for result in results:
         rival = best.get(result.genome.id)
@@ -141,7 +141,7 @@ def survive(
 
     A genome that a gate stopped does not survive.
     """
-    passed = (result for result in best_results(results) if result.stopped is None)
+    passed = (result for result in latest(results) if result.stopped is None)
     return order(passed, names, tie_break, count)[:count]
 
 
@@ -153,18 +153,26 @@ def tournament(rng: Generator, candidates: Sequence[T], size: int) -> T:
 def front(
     results: Iterable[TrainingResult], names: Sequence[str], full_from: int | None = None
 ) -> list[TrainingResult]:
-    """What nothing dominates, each genome with its highest stage; best first.
+    """What nothing dominates, best first; of several results of one genome the last stage's.
 
     Results of stages from `full_from` on are measured alike, on all validation rows, so that they
     compare whatever training they had: all count. Of stages below, and by default, those of the
     highest alone that any genome passed.
     """
-    passed = [result for result in best_results(results) if result.stopped is None]
+    return order(latest(points(results, names, full_from)), names)
+
+
+def points(
+    results: Iterable[TrainingResult], names: Sequence[str], full_from: int | None = None
+) -> list[TrainingResult]:
+    """As `front`, but every result that nothing dominates, in no order: more results never bring
+    back one that is not among them."""
+    passed = [result for result in results if result.stopped is None]
     highest = max((result.stage_index for result in passed), default=0)
     least = highest if full_from is None else min(full_from, highest)
     finalists = [result for result in passed if result.stage_index >= least]
     first = undominated(objective_matrix(finalists, names))
-    return order((finalists[place] for place in np.flatnonzero(first)), names)
+    return [finalists[place] for place in np.flatnonzero(first)]
 
 
 def observed_bounds(
