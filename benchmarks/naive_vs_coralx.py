@@ -30,10 +30,10 @@ from ablation import measure_ablation
 from figures import draw_speedup
 from results import FOLDER, describe_machine, spread, write_results
 
-from coralx.compare import naive_as_result, run_coralx
 from coralx.config import Config, load_config
 from coralx.records import Genome, TrainingResult, jsonable
 from coralx.search import selection
+from coralx.sides import naive_as_result, run_coralx
 from coralx.train.naive import NaiveRun
 from coralx.train.workbench import Workbench
 from coralx.train.worker import Worker

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from coralx.compare import MODES, Comparison, naive_side, run_simulation, small_version
+from coralx.compare import MODES, Comparison, small_version
 from coralx.compare_table import render_comparison
 from coralx.config import Config, load_config
 from coralx.errors import ConfigError
 from coralx.runs import Watcher
 from coralx.search.breeding import found
+from coralx.sides import naive_side, run_simulation
 from coralx.simulation import NOTE
 from coralx.train.naive import NaiveResult
 
