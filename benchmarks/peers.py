@@ -181,6 +181,7 @@ def run_coralx(config: Config, worker: Worker, folder: Path) -> Run:
         "peer": CORALX,
         "seconds": fronts[-1]["seconds"],
         "trials": len({r.genome.id for r in evolution.results}),
+        "full": sum(r.stage_index + 1 == len(config.hyperband.stages) for r in evolution.results),
         "names": names,
         "fronts": fronts,
     }
@@ -271,7 +272,7 @@ def judge(runs: Sequence[Run], seed: int, cap: float) -> list[dict[str, Any]]:
 def count_trials(found: Run) -> dict[str, int]:
     """Adapters begun, and how many of them were trained in full."""
     if "fronts" in found:
-        return {"trials": found["trials"], "full": len(found["fronts"][-1]["front"])}
+        return {"trials": found["trials"], "full": found["full"]}
     from peer_tools.trial import FULL
 
     points = found["points"]

@@ -132,6 +132,7 @@ def test_time_to_quality_is_the_first_time_the_peer_has_what_coralx_ends_with(lo
             "trials": 3,
             "names": ["task_skill", "false_positive_cost"],
             # A front that is given up again for one of a later stage is not the goal.
+            "full": 1,
             "fronts": [
                 {"seconds": 4.0, "front": [point(0, 0.9)["objectives"]]},
                 {"seconds": 10.0, "front": front},

@@ -14,11 +14,21 @@ import pytest
 
 from coralx.config import Config, load_config
 from coralx.errors import StoreError
-from coralx.records import Genome, Job, LoRAConfig, Start, TrainingResult, TrainingStage
+from coralx.records import (
+    Generation,
+    Genome,
+    Job,
+    LoRAConfig,
+    Start,
+    TrainingResult,
+    TrainingStage,
+)
+from coralx.report.lives import read_lives
 from coralx.reproduce import Reproduction, find_result, reproduce
 from coralx.runs import Watcher, start_run
 from coralx.schedule import Schedule
 from coralx.store import JOURNAL, History, Store, read_history
+from coralx.summary import front_results
 
 ROOT = Path(__file__).parents[1]
 STAGES = [
@@ -118,6 +128,24 @@ def test_what_no_record_explains_is_refused(history: History) -> None:
     del history.jobs[0]
     with pytest.raises(StoreError, match="b/S0"):
         trace(history, "e/S0", set())
+
+
+def test_a_member_of_the_front_is_the_result_that_is_on_it(history: History) -> None:
+    closed = Generation(
+        index=0,
+        population=("b",),
+        front=("b",),
+        front_stages=("S0",),
+        hypervolume=0.1,
+        diversity=0.1,
+        first_front_share=1.0,
+    )
+    assert find_result(history, Path("run"), "b").stage == "S1"
+    history.generations.append(closed)
+    assert find_result(history, Path("run"), "b").stage == "S0"
+    assert [result.stage for result in front_results(history, closed)] == ["S0"]
+    (life,) = (life for life in read_lives(history) if life.genome.id == "b")
+    assert (life.shown.stage, life.last.stage) == ("S0", "S1")
 
 
 def test_an_unknown_genome_is_refused_with_those_there_are(history: History) -> None:

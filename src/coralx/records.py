@@ -128,6 +128,12 @@ class TrainingStage(Record):
     max_grad_norm: Number | None = Field(default=None, gt=0)
     stop_if_loss_rises: bool = False
 
+    @property
+    def selects(self) -> bool:
+        """Whether what it measures can leave anybody behind. If not, P1 alone is measured, unless
+        it is the last."""
+        return self.survival_rate < 1 or self.min_auroc is not None
+
 
 class Start(Record):
     """Where a genome's weights come from when a job begins.

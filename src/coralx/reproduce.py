@@ -12,6 +12,7 @@ from coralx.records import Progress, TrainingResult
 from coralx.repair import train_again
 from coralx.schedule import Schedule
 from coralx.store import History, read_history
+from coralx.summary import front_results
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def reproduce(
 
 
 def find_result(history: History, directory: Path, genome: str) -> TrainingResult:
-    """The genome's result of the highest stage that left weights.
+    """The genome's result that is on the front, else that of the highest stage that left weights.
 
     Raises:
         StoreError: the run has no such genome, or it left none.
@@ -106,7 +107,9 @@ def find_result(history: History, directory: Path, genome: str) -> TrainingResul
         raise StoreError(
             f"{directory}: no trained genome {genome!r}; there are {known or 'none yet'}"
         )
-    return max(found, key=lambda result: result.stage_index)
+    front = front_results(history, history.generations[-1]) if history.generations else []
+    stages = [result.stage for result in front if result.genome.id == genome]
+    return max(found, key=lambda result: (result.stage in stages, result.stage_index))
 
 
 def _compare(folder: Path, name: str, other_folder: Path, other: str) -> float | None:

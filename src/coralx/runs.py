@@ -162,9 +162,9 @@ def _measure_front(
 ) -> None:
     """Final figures on the test rows, once for each member, and its adapter."""
     watcher.say(f"measuring the front of {len(front)} on the test rows")
-    known = {test.genome for test in history.tests}
+    known = {(test.genome, test.stage) for test in history.tests}
     for result in front:
-        if result.genome.id not in known:
+        if (result.genome.id, result.stage) not in known:
             store.append("test", mender.heal(lambda member=result: worker.test(member)))  # type: ignore[misc]
         folder = directory / "adapters" / result.genome.id
         mender.heal(lambda member=result, to=folder: worker.export(member, to))  # type: ignore[misc]

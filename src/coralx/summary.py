@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from coralx.config import OBJECTIVES
-from coralx.records import Interval, TestResult, TrainingResult, jsonable
+from coralx.records import Generation, Interval, TestResult, TrainingResult, jsonable
 from coralx.search.budget import efficiency
 from coralx.search.correlation import stage_correlations
 from coralx.search.selection import front
@@ -25,9 +25,9 @@ Summary = dict[str, Any]
 def summarize(history: History) -> Summary:
     """What a run found and what it cost, as values that JSON can hold (NaN and infinity: None).
 
-    The front is that of the last closed generation, each genome with its result of the highest
-    stage and, where it was measured, its test figures; best validation value of the first
-    objective first. `funnel` has one mapping of stage name to genomes trained per generation.
+    The front is that of the last closed generation, each genome with the result that is on it
+    and, where it was measured, its test figures; best validation value of the first objective
+    first. `funnel` has one mapping of stage name to genomes trained per generation.
     """
     facts = history.facts
     last = history.generations[-1] if history.generations else None
@@ -90,6 +90,18 @@ def highest_results(results: Iterable[TrainingResult]) -> dict[str, TrainingResu
     return highest
 
 
+def front_results(history: History, generation: Generation) -> list[TrainingResult]:
+    """The results on a generation's front; not always those of their genomes' highest stages."""
+    members = set(generation.front)
+    stages = dict(zip(generation.front, generation.front_stages, strict=False))
+    found = highest_results(
+        result
+        for result in history.results
+        if (name := result.genome.id) in members and stages.get(name, result.stage) == result.stage
+    )
+    return [found[name] for name in generation.front if name in found]
+
+
 def count_merged(results: Iterable[TrainingResult]) -> dict[str, int]:
     """Children of merged weights, and how many had a higher P1 before their first step than
     either parent, on the same rows."""
@@ -115,12 +127,8 @@ def plain(value: Any) -> Any:
 def _front(history: History) -> list[dict[str, Any]]:
     if not history.generations:
         return []
-    last = history.generations[-1]
-    stages = dict(zip(last.front, last.front_stages, strict=False))
-    told = (r for r in history.results if stages.get(r.genome.id, r.stage) == r.stage)
-    found = highest_results(told)
-    tests = {test.genome: test for test in history.tests}
-    members = [found[name] for name in last.front if name in found]
+    members = front_results(history, history.generations[-1])
+    tests = {(test.genome, test.stage): test for test in history.tests}
     first = history.config.objectives[0]
     sign = 1 if directions([first])[first] == "min" else -1
 
@@ -128,7 +136,10 @@ def _front(history: History) -> list[dict[str, Any]]:
         value = result.objectives.get(first, math.nan)
         return math.inf if math.isnan(value) else sign * value
 
-    return [_member(result, tests.get(result.genome.id)) for result in sorted(members, key=place)]
+    return [
+        _member(result, tests.get((result.genome.id, result.stage)))
+        for result in sorted(members, key=place)
+    ]
 
 
 def _member(result: TrainingResult, test: TestResult | None) -> dict[str, Any]:

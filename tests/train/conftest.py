@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,22 @@ WORDS = [
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     """Threads that wait for each other on a busy machine cost far more than they save here."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def two_lanes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Packs are shared out between two lanes; the names of the threads that were started."""
+    names: list[str] = []
+    start = threading.Thread.start
+
+    def note(thread: threading.Thread) -> None:
+        names.append(thread.name)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", note)
+    torch.set_num_threads(2)
+    yield names
     torch.set_num_threads(1)
 
 

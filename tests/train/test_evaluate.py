@@ -213,6 +213,15 @@ def test_the_batch_size_changes_no_score(pictured: EvaluationSet, pack: Any) -> 
     assert np.abs(one - many).max() < 1e-5
 
 
+def test_lanes_change_no_score(pictured: EvaluationSet, pack: Any, two_lanes: list[str]) -> None:
+    shared, shared_text = pictured.score_all(pack, ENTRIES, 8, True)
+    assert "lane-1" in two_lanes
+    torch.set_num_threads(1)
+    scores, text = pictured.score_all(pack, ENTRIES, 8, True)
+    np.testing.assert_allclose(shared, scores, atol=1e-6)
+    np.testing.assert_allclose(shared_text, text, atol=1e-6)
+
+
 def test_skill_is_task_skill_of_the_rows_alone(pictured: EvaluationSet, pack: Any) -> None:
     scores, _ = pictured.score_all(pack, ENTRIES, batch=8, images=True)
     skills = pictured.skill(pack, ENTRIES, batch=8, share=100, images=True)

@@ -84,17 +84,35 @@ def test_ctrl_c_comes_before_other_errors() -> None:
     failed = threading.Event()
 
     def fail() -> None:
-        try:
-            raise MemoryError
-        finally:
-            failed.set()
+        failed.set()
+        raise MemoryError
 
     def stop() -> None:
         failed.wait()
-        raise KeyboardInterrupt
+        while True:  # until the other's error is known
+            try:
+                lanes.check()
+            except threading.BrokenBarrierError:
+                raise KeyboardInterrupt from None
 
     with pytest.raises(KeyboardInterrupt):
         lanes.run([stop, fail])
+
+
+def test_tasks_that_do_not_meet_stop_all_the_same() -> None:
+    lanes = Lanes(2)
+    rounds: list[int] = []
+
+    def fail() -> None:
+        raise MemoryError
+
+    def work() -> None:
+        while True:
+            lanes.check()
+            rounds.append(1)
+
+    with pytest.raises(MemoryError):
+        lanes.run([work, fail])
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=9), st.integers(1, 4))

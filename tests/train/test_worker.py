@@ -108,6 +108,17 @@ def test_one_that_breaks_down_leaves_no_trace_in_the_others(worker: Worker, plac
     assert broken.cost.steps >= 4, "what the others trained in vain is on its account"
 
 
+def test_in_lanes_too(worker: Worker, two_lanes: list[str]) -> None:
+    """The same of packs that are shared out, in which the others have lanes of their own."""
+    without = worker.train(make_job(worker, HEALTHY))
+    again = worker.train(make_job(worker, HEALTHY))
+    assert timeless(again) == timeless(without)
+    *results, broken = worker.train(make_job(worker, [*HEALTHY, DOOMED]))
+    assert timeless(results) == timeless(without)
+    assert broken.stopped is not None
+    assert "lane-1" in two_lanes
+
+
 def test_nan_in_weights_after_the_last_step_is_found(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -57,7 +57,8 @@ def export(
 ) -> None:
     """Write a trained genome as an adapter that stock peft loads.
 
-    The run's front is exported already, to RUN/adapters; this is for any other genome.
+    The run's front is exported already, to RUN/adapters; this is for any genome: its result on the
+    front, else its last.
 
     Example: `coralx export runs/mine 3f9a adapters/mine`
     """

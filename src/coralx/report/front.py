@@ -33,14 +33,14 @@ BREAKDOWN = {
 def explorer_section(summary: Summary, lives: Sequence[Life]) -> Markup:
     """The scatter over two objectives of the reader's choice."""
     caption = (
-        "Each point is a genome with the objectives of its highest stage, measured on validation "
-        "data, the data that selection sees. Nothing of its stage beats a member of the front "
-        "(coral) without being worse in some objective. Lower stages cost less and do not compare: "
-        "they are grey, and a click in the legend shows the lowest. Point at a genome to read its "
-        "genes."
+        "Each point is a genome with the objectives of its highest stage, or of the one that is on "
+        "the front (coral), measured on validation data, the data that selection sees. Nothing "
+        "that was measured on all of it beats a member of the front without being worse in some "
+        "objective. Lower stages are grey, and a click in the legend shows the lowest. Point at a "
+        "genome to read its genes."
     )
     directions: Mapping[str, str] = summary["objectives"]
-    names = [name for name in directions if any(name in life.last.objectives for life in lives)]
+    names = [name for name in directions if any(name in life.shown.objectives for life in lives)]
     if not names:
         nothing = empty("No genome has been measured yet.")
         return section("front", "The trade-offs", "", nothing)
@@ -102,10 +102,10 @@ def _axis(name: str, directions: Mapping[str, str]) -> str:
 
 def _points(names: Sequence[str], lives: Sequence[Life], x: int) -> list[Trace]:
     """One trace per stage that is some genome's highest, and the front on top of them."""
-    stages = sorted({(life.last.stage_index, life.last.stage) for life in lives})
+    stages = sorted({(life.shown.stage_index, life.shown.stage) for life in lives})
     traces = []
     for index, stage in stages:
-        group = [life for life in lives if life.last.stage_index == index and life.fate != "front"]
+        group = [life for life in lives if life.shown.stage_index == index and life.fate != "front"]
         if not group:
             continue
         below = stages[-1][0] - index
@@ -143,7 +143,7 @@ def _trace(
 
 
 def _shown(objective: str, life: Life) -> float | None:
-    value = life.last.objectives.get(objective)
+    value = life.shown.objectives.get(objective)
     return value / 1e6 if objective == "memory" and value is not None else value
 
 

@@ -12,7 +12,7 @@ from coralx.report.markup import Markup, element, empty, hover, plot_text, secti
 from coralx.report.plots import CORAL, SEA, STONE, Trace, card, key, plot
 from coralx.report.wording import better, figure, label, share
 from coralx.store import History
-from coralx.summary import Summary, highest_results
+from coralx.summary import Summary, front_results
 
 Values = dict[int, float]  # by generation
 Shares = dict[int, float | None]
@@ -80,7 +80,7 @@ def read_progress(history: History, name: str, direction: str, stage: str) -> Pr
     for generation in history.generations:
         here = [r for r in history.results if r.generation == generation.index]
         values = _measured((r for r in here if r.stage == stage), name)
-        front = _measured(_front(history, generation), name)
+        front = _measured(front_results(history, generation), name)
         if front:
             progress.front[generation.index] = best(front)
         if values:
@@ -92,11 +92,6 @@ def read_progress(history: History, name: str, direction: str, stage: str) -> Pr
 def _measured(results: Iterable[TrainingResult], name: str) -> list[float]:
     values = (result.objectives.get(name, math.nan) for result in results)
     return [value for value in values if math.isfinite(value)]
-
-
-def _front(history: History, generation: Generation) -> list[TrainingResult]:
-    members = set(generation.front)
-    return list(highest_results(r for r in history.results if r.genome.id in members).values())
 
 
 def _table(

@@ -11,6 +11,7 @@ from coralx.records import CurvePoint, Genome, TrainingResult
 from coralx.report.markup import Markup, element, hover, join
 from coralx.report.wording import figure, genes_line, label
 from coralx.store import History
+from coralx.summary import front_results
 
 Fate = Literal["front", "finished", "outranked", "stopped", "open"]
 
@@ -33,10 +34,16 @@ class Life:
     results: tuple[TrainingResult, ...]
     fate: Fate
     space: Collection[str]
+    front_stage: str | None = None  # that left what is on the front, where the run says so
 
     @property
     def last(self) -> TrainingResult:
         return self.results[-1]
+
+    @property
+    def shown(self) -> TrainingResult:
+        """The result that stands for the genome: the front's, if it is there, else the last."""
+        return next((r for r in self.results if r.stage == self.front_stage), self.last)
 
     @property
     def inherited_from(self) -> tuple[str, ...]:
@@ -50,13 +57,13 @@ class Life:
         return [point for result in self.results for point in result.curve]
 
     def tooltip(self, *more: tuple[str, str]) -> str:
-        """Hover text: id, fate, genes, objectives of the highest stage."""
-        result = self.last
+        """Hover text: id, fate, genes, objectives of the result that stands for it."""
+        result = self.shown
         lines: list[tuple[str, str] | str] = [
             self.genome.id,
             ("fate", FATES[self.fate][0]),
             ("genes", genes_line(self.genome.genes(), result.lora_cfg.r, self.space)),
-            ("highest stage", result.stage),
+            ("stage", result.stage),
         ]
         lines += [(label(name), figure(name, value)) for name, value in result.objectives.items()]
         if result.stopped:
@@ -69,14 +76,16 @@ def read_lives(history: History) -> list[Life]:
     results: dict[str, dict[int, TrainingResult]] = {}
     for result in history.results:
         results.setdefault(result.genome.id, {})[result.stage_index] = result
-    front = set(history.generations[-1].front) if history.generations else set()
+    last = history.generations[-1] if history.generations else None
+    front = {r.genome.id: r.stage for r in front_results(history, last)} if last else {}
     closed = {generation.index for generation in history.generations}
     final = len(history.config.hyperband.stages) - 1
     lives = []
     for name, by_stage in results.items():
         ordered = tuple(by_stage[index] for index in sorted(by_stage))
         fate = _fate(ordered[-1], name in front, ordered[-1].generation in closed, final)
-        lives.append(Life(ordered[-1].genome, ordered, fate, history.config.space))
+        genome, space = ordered[-1].genome, history.config.space
+        lives.append(Life(genome, ordered, fate, space, front.get(name)))
     return lives
 
 
@@ -86,9 +95,9 @@ def by_interest(lives: Iterable[Life], objective: str, direction: str) -> list[L
     order = list(FATES)
 
     def place(life: Life) -> tuple[float, float, float]:
-        value = life.last.objectives.get(objective, math.nan)
+        value = life.shown.objectives.get(objective, math.nan)
         worth = math.inf if math.isnan(value) else sign * value
-        return order.index(life.fate), -life.last.stage_index, worth
+        return order.index(life.fate), -life.shown.stage_index, worth
 
     return sorted(lives, key=place)
 

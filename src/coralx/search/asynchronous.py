@@ -236,8 +236,8 @@ class AsynchronousEvolution(Search):
         return [(rung, len(self._told[rung]), int(rung == told[0])) for rung in told]
 
     def _is_over(self, generation: int) -> bool:
-        """Whether nobody goes on from a generation any more. It changes nothing, so that what is
-        needed follows from what was told and not from when somebody looked."""
+        """Whether nobody goes on from a whole generation any more. It changes nothing, so that what
+        is needed follows from what was told and not from when somebody looked."""
         return self._is_quiet(generation, self._size) and not any(
             self._find_due(*look) for look in self._last_looks(generation)
         )

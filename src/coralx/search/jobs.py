@@ -56,11 +56,13 @@ def plan_jobs(
 
 
 def measured_in_full(config: Config, image_task: bool) -> int:
-    """The stage from which on all are measured alike: on the rows of the last, and no proxy."""
+    """The stage from which on all are measured alike: as a whole, on the rows of the last, and
+    by no proxy."""
     stages = config.hyperband.stages
     full = len(stages) - 1
     while full and (
-        stages[full - 1].data_percentage == stages[-1].data_percentage
+        stages[full - 1].selects
+        and stages[full - 1].data_percentage == stages[-1].data_percentage
         and not _is_proxy(config, full - 1, image_task)
     ):
         full -= 1

@@ -1,7 +1,8 @@
 """Who is better: NSGA-II order, promotion, survival, parents, the front and its hypervolume.
 
 NSGA-II: Deb et al., IEEE Trans. Evol. Comput. 6(2), 2002. Results are compared only at the same
-stage: a later stage comes first, whatever the scores. Letters: N results, M objectives.
+stage, but for the front: a later stage comes first, whatever the scores. Letters: N results,
+M objectives.
 """
 
 from __future__ import annotations

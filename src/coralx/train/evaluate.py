@@ -204,10 +204,12 @@ class EvaluationSet:
         out = np.full((pack.size, len(self.encoded)), np.nan)
         for entry in sorted(set(entries)):
             self.encoded.prepare(entry)
-        parts = self.encoded.sorted_batches(batch, chosen)
-        count = lanes_for(len(parts), self._backbone.device)
-        own = (entries, images, out)
-        Lanes(count).run(
+        count = lanes_for(math.ceil(len(chosen) / batch), self._backbone.device)
+        # No more rows at once than without lanes, as they take memory.
+        parts = self.encoded.sorted_batches(max(1, batch // count), chosen)
+        lanes = Lanes(count)
+        own = (entries, images, out, lanes.check)
+        lanes.run(
             [
                 functools.partial(self._score_batches, copy.copy(pack), parts[lane::count], *own)
                 for lane in range(count)
@@ -223,8 +225,10 @@ class EvaluationSet:
         entries: Sequence[int],
         images: bool,
         out: Floats,
+        check: Callable[[], None],
     ) -> None:
         for rows in parts:
+            check()
             logits = score(self._backbone, pack, entries, self.encoded.batch(rows, images))
             out[:, rows] = torch.sigmoid(logits.double()).cpu().numpy()
 

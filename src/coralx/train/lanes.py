@@ -14,10 +14,10 @@ import torch
 
 
 class Lanes:
-    """Tasks in threads of their own, the first in the caller's, that take every step together.
+    """Tasks in threads of their own, the first in the caller's, that may take steps together.
 
     Args:
-        count: of tasks; the cores are shared out evenly among them.
+        count: of tasks; the cores are shared out among them.
         after: called once all have taken a step and before any begins the next. What it raises
             ends them all.
     """
@@ -35,6 +35,15 @@ class Lanes:
         """
         self._meeting.wait()
 
+    def check(self) -> None:
+        """For tasks that need not wait for each other: whether to go on.
+
+        Raises:
+            threading.BrokenBarrierError: one of them has failed or was interrupted.
+        """
+        if self._meeting.broken:
+            raise threading.BrokenBarrierError
+
     def run(self, tasks: Sequence[Callable[[], None]]) -> None:
         """Run them to their ends.
 
@@ -46,15 +55,21 @@ class Lanes:
             tasks[0]()
             return
         cores = torch.get_num_threads()
-        own = max(1, cores // self._count)
+        own, more = divmod(max(cores, self._count), self._count)
+        # Daemons: should a second signal end the wait for them, they must not hold up the exit.
         threads = [
-            threading.Thread(target=self._guard, args=(task, own), name=f"lane-{place}")
+            threading.Thread(
+                target=self._guard,
+                args=(task, own + (place < more)),
+                name=f"lane-{place}",
+                daemon=True,
+            )
             for place, task in enumerate(tasks[1:], start=1)
         ]
         try:
             for thread in threads:
                 thread.start()
-            self._guard(tasks[0], own)
+            self._guard(tasks[0], own + (more > 0))
         except BaseException as error:  # a signal between two lines
             self._fail(error)
         finally:
@@ -78,12 +93,14 @@ class Lanes:
         self._meeting.abort()
 
     def _join(self, threads: Sequence[threading.Thread]) -> None:
-        for thread in threads:
-            while thread.is_alive():
-                try:
-                    thread.join()
-                except KeyboardInterrupt as error:
-                    self._fail(error)
+        while True:
+            try:
+                for thread in threads:
+                    if thread.ident is not None:  # it was started
+                        thread.join()
+                return
+            except KeyboardInterrupt as error:
+                self._fail(error)
 
 
 def share_out(costs: Sequence[float], count: int) -> list[list[int]]:

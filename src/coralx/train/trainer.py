@@ -1,8 +1,8 @@
 """Train a pack for one stage: the inner loop, and what a stage leaves behind.
 
-A stage is cut into segments between evaluation points. A pack is built of the members that are
-still in, trained for a segment, taken apart again; whoever has broken down or stopped improving
-is left out of the next pack.
+A stage is cut into segments between evaluation points. Packs, one for each lane, are built of the
+members that are still in, trained for a segment, taken apart again; whoever has broken down or
+stopped improving is left out of the next ones.
 """
 
 from __future__ import annotations

@@ -20,7 +20,6 @@ from coralx.records import (
     Start,
     TestResult,
     TrainingResult,
-    TrainingStage,
 )
 from coralx.train.adapters import PackedAdapters
 from coralx.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -318,7 +317,5 @@ def _examinations(job: Job, steps: int, config: Config) -> list[int]:
 
 
 def _selects(job: Job, config: Config) -> bool:
-    """Whether anybody can be left behind by what the stage measures."""
-    stage: TrainingStage = job.stage
-    last = job.stage_index == len(config.hyperband.stages) - 1
-    return last or stage.survival_rate < 1 or stage.min_auroc is not None
+    """Whether the stage is measured as a whole."""
+    return job.stage.selects or job.stage_index == len(config.hyperband.stages) - 1
