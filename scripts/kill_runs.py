@@ -102,6 +102,7 @@ class Bench:
 
     def __init__(self, config: Config, folder: Path) -> None:
         self.config, self.folder = config, folder
+        self._base = config.model_dump(mode="json")
         self.worker = Worker(config, folder)
         for stage in config.hyperband.stages:
             self.worker.bench.validation(stage.data_percentage)
@@ -111,7 +112,7 @@ class Bench:
     def use(self, folder: Path, changes: dict[str, dict[str, Any]]) -> None:
         """Other settings of the search, which the worker knows nothing of, and another folder."""
         folder.mkdir()
-        self.config, self.folder = load_config(CONFIG, changes), folder
+        self.config, self.folder = load_config(self._base, changes), folder
 
     def sit(self, directory: Path, instant: Instant | None, seconds: float | None) -> bool:
         """Start or resume the run in a child; kill it at the instant or after the time. True if
@@ -324,12 +325,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1, help="more than one: packs in lanes")
     parser.add_argument("--keep", type=Path, help="an empty folder to leave the runs in")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="coralx-kills-") as temporary:
         folder = arguments.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        bench = Bench(load_config(CONFIG), folder)
+        wanted = {"training": {"threads": arguments.threads}}
+        bench = Bench(load_config(CONFIG, wanted), folder)
         try:
             count = kill_variants(bench, arguments.kills, arguments.seed, print)
         except RuntimeError as error:
