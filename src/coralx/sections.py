@@ -160,7 +160,7 @@ class HyperbandSettings(Settings):
     training_stages: tuple[TrainingStage, ...] = Field(default=DEFAULT_STAGES, min_length=1)
     grow_rank_at: str | None = "S2_serious"
     grow_below_rank: Whole = Field(default=16, ge=1, le=1024)
-    # Off: with picture features kept it saves next to nothing, and text alone selects worse.
+    # Off: picture features are kept, so it saves little and hides what a genome makes of them.
     cross_modal_proxy: bool = False
     # Whether a stage's best go on once all are told, or as soon as somebody is free for them.
     promotion: Literal["halving", "asha"] = "halving"

@@ -42,5 +42,5 @@ class RunningFront:
             return
         known = [*self._points, *self._fresh]  # what is dominated stays so
         self._points = selection.points(known, self._names, self._full_from)
-        self._front = selection.front(self._points, self._names, self._full_from)
+        self._front = selection.order(selection.latest(self._points), self._names)
         self._fresh = []

@@ -1,8 +1,7 @@
 """Work shared out among the cores: lanes that run side by side, with cores of their own.
 
-A pack's matrix products are too small to share well, and what is not a matrix product is not shared
-at all. A step of four genomes of the default space took 31.8 ms a genome on one core, 20.5 on two
-and 18.3 in two lanes (best of interleaved runs; MiniLM, batch 8).
+A pack's matrix products are too small for cores to share well, and much of what is no matrix
+product is not shared at all.
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ class Lanes:
             return
         cores = torch.get_num_threads()
         own, more = divmod(max(cores, self._count), self._count)
-        # Daemons: should a second signal end the wait for them, they must not hold up the exit.
+        # Daemons: a signal at an unlucky moment must not leave threads that hold up the exit.
         threads = [
             threading.Thread(
                 target=self._guard,

@@ -195,7 +195,7 @@ class Worker:
             return {}
         began = time.perf_counter()
         found = {}
-        if not _selects(job, self.config):
+        if not _measures_all(job, self.config):
             for k, member in going.items():
                 skill = member.skills[max(member.skills)]
                 found[k] = ({"task_skill": skill}, {"auroc": skill})
@@ -308,7 +308,7 @@ class Worker:
 def _examinations(job: Job, steps: int, config: Config) -> list[int]:
     """When P1 is looked at. A short stage is measured at its end alone: as a whole where it
     selects, else by P1."""
-    if not _selects(job, config):
+    if not _measures_all(job, config):
         return [steps]
     if steps < LEAST_EXAMINED:
         return []
@@ -316,6 +316,6 @@ def _examinations(job: Job, steps: int, config: Config) -> list[int]:
     return points if job.stage_index == 0 else [0, *points]
 
 
-def _selects(job: Job, config: Config) -> bool:
-    """Whether the stage is measured as a whole."""
+def _measures_all(job: Job, config: Config) -> bool:
+    """Whether all objectives are measured after the stage, or P1 alone."""
     return job.stage.selects or job.stage_index == len(config.hyperband.stages) - 1
