@@ -19,13 +19,19 @@ LEVERS: tuple[tuple[str, Overrides], ...] = (
         "last block for the pooled token alone, buckets, one genome at a time",
         {
             "hyperband": {"enable_hyperband": False},
-            "training": {"pack_size": 1, "prefix_cache": False, "patience": None},
+            "training": {
+                "pack_size": 1,
+                "prefix_cache": False,
+                "patience": None,
+                "frozen_products": "float32",
+            },
         },
     ),
     ("packs of 8", {"training": {"pack_size": 8}}),
     ("frozen prefix", {"training": {"prefix_cache": True}}),
     ("stages", {"hyperband": {"enable_hyperband": True}}),
     ("leaving early", {"training": {"patience": 2}}),
+    ("frozen products in bfloat16, if native", {"training": {"frozen_products": "auto"}}),
 )
 
 

@@ -3,8 +3,9 @@
     python benchmarks/packed_step.py            # about five minutes on 2 idle cores
     python benchmarks/packed_step.py --quick    # under a minute; printed, not recorded
 
-Against pack size and batch size, mixes of ranks, and adapted depth; on the CPU always, on CUDA in
-float32 and bfloat16 where there is one. Steps are those of `coralx.train.trainer`, optimiser and
+Against pack size and batch size, mixes of ranks, and adapted depth; on the CPU always, on CUDA where
+there is one. `mixed` is float32 with the frozen layers' products in bfloat16
+(`training.frozen_products`); its peak is that of bfloat16. Steps are those of `coralx.train.trainer`, optimiser and
 dropout included, on rows of the built-in data with their prefix cached; FLOPs are the trainer's
 own count. The peak is measured beside every repeat. "x sequential" is the time of the pack's
 genomes one after another, each alone with the same trainer on the same batches (each kind of
@@ -39,6 +40,13 @@ from coralx.train.workbench import Workbench
 ROWS_IN_A_SEGMENT = 128  # rows x genomes that a timing covers at least
 LEAST_STEPS, MOST_STEPS = 3, 24  # timed, after a first one that pays for laying out the pack
 DROPOUT = 0.05  # as most genomes of the default job have
+
+# Of the frozen base, and of its products.
+KINDS = {
+    "float32": ("float32", "float32"),
+    "mixed": ("float32", "bfloat16"),
+    "bfloat16": ("bfloat16", "bfloat16"),
+}
 
 PACKS = (1, 2, 4, 8, 16, 32)
 SIZES = (1, 2, 4, 8, 16)
@@ -95,8 +103,8 @@ def main() -> None:
     cells, repeats = (quick_cells(), 2) if arguments.quick else (all_cells(), 3)
     lines = [
         line
-        for device, dtype in kinds(arguments.device)
-        for line in measure(device, dtype, cells, arguments.repeats or repeats)
+        for device, kind in kinds(arguments.device)
+        for line in measure(device, kind, cells, arguments.repeats or repeats)
     ]
     write(lines, keep=not arguments.quick)
 
@@ -118,37 +126,38 @@ def quick_cells() -> list[Cell]:
 
 
 def kinds(wanted: str) -> list[tuple[str, str]]:
-    """Devices and types to measure on."""
-    found = [("cpu", "float32")] if wanted != "cuda" else []
+    """Devices and number formats to measure."""
+    found = [("cpu", "float32"), ("cpu", "mixed")] if wanted != "cuda" else []
     if wanted != "cpu" and torch.cuda.is_available():
-        found += [("cuda", "float32"), ("cuda", "bfloat16")]
+        found += [("cuda", kind) for kind in KINDS]
     if not found:
         raise SystemExit("--device cuda: torch sees no CUDA device; use cpu or all")
     return found
 
 
-def measure(device: str, dtype: str, cells: Sequence[Cell], repeats: int) -> list[dict[str, Any]]:
+def measure(device: str, kind: str, cells: Sequence[Cell], repeats: int) -> list[dict[str, Any]]:
     """A line for each cell. Repeats run through all cells in turn, so that a busy moment of the
     machine does not fall on one cell alone."""
     with tempfile.TemporaryDirectory() as folder:
-        bench = load_bench(device, dtype, Path(folder))
+        bench = load_bench(device, kind, Path(folder))
         peaks: list[float] = []
         found: dict[Cell, list[tuple[Timing, float]]] = {cell: [] for cell in cells}
         for repeat in range(repeats):
-            peaks.append(measure_matrix_peak(bench.device, bench.backbone.dtype))
+            peaks.append(measure_matrix_peak(bench.device, bench.backbone.products.dtype))
             for cell in cells:
                 found[cell].append(measure_cell(bench, cell))
-            print(f"{device} {dtype}: repeat {repeat + 1}/{repeats} done", flush=True)
-    return [describe(cell, device, dtype, found[cell], peaks) for cell in cells]
+            print(f"{device} {kind}: repeat {repeat + 1}/{repeats} done", flush=True)
+    return [describe(cell, device, kind, found[cell], peaks) for cell in cells]
 
 
-def load_bench(device: str, dtype: str, folder: Path) -> Workbench:
+def load_bench(device: str, kind: str, folder: Path) -> Workbench:
     """The default base model and 512 built-in rows as text, with prefixes for every depth."""
+    dtype, products = KINDS[kind]
     settings = {
         "vision_tower": None,
         "data": {"image_column": "none", "max_rows": 512},
         "space": {"layers": {"kind": "choice", "values": list(DEPTHS)}},
-        "training": {"device": device, "dtype": dtype},
+        "training": {"device": device, "dtype": dtype, "frozen_products": products},
     }
     return Workbench(load_config(settings), folder / "checkpoints", print)
 
@@ -217,7 +226,7 @@ def time_steps(
 def describe(
     cell: Cell,
     device: str,
-    dtype: str,
+    kind: str,
     found: Sequence[tuple[Timing, float]],
     peaks: Sequence[float],
 ) -> dict[str, Any]:
@@ -225,7 +234,7 @@ def describe(
     packs = [pack for pack, _ in found]
     return {
         "device": device,
-        "dtype": dtype,
+        "kind": kind,
         "sweep": cell.sweep,
         "pack": cell.genomes,
         "batch": cell.rows,
@@ -247,10 +256,10 @@ def describe(
 
 def write(lines: Sequence[dict[str, Any]], keep: bool) -> None:
     text = ["Medians of repeats (lowest to highest); `tokens` are those of a genome's step."]
-    for device, dtype in dict.fromkeys((line["device"], line["dtype"]) for line in lines):
-        own = [line for line in lines if (line["device"], line["dtype"]) == (device, dtype)]
+    for device, kind in dict.fromkeys((line["device"], line["kind"]) for line in lines):
+        own = [line for line in lines if (line["device"], line["kind"]) == (device, kind)]
         peak = own[0]["peak_gflops"]
-        text += ["", f"## {device}, {dtype}: matrix peak {between(peak, 0)} GFLOP/s"]
+        text += ["", f"## {device}, {kind}: matrix peak {between(peak, 0)} GFLOP/s"]
         for sweep in dict.fromkeys(line["sweep"] for line in own):
             rows = [row_of(line) for line in own if line["sweep"] == sweep]
             text += ["", f"### {sweep}", "", *table(HEADINGS, rows)]

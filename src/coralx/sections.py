@@ -120,6 +120,8 @@ class TrainingSettings(Settings):
     memory_budget_gb: Number = Field(default=4.0, gt=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["float32", "bfloat16"] = "float32"
+    # Of the frozen layers' matrix products; all else is in `dtype`: see train/frozen.py.
+    frozen_products: Literal["auto", "float32", "bfloat16"] = "auto"
     threads: Whole | None = Field(default=None, ge=1, le=1024)
     prefix_cache: bool = True
     # Beyond it frozen outputs are kept in mapped files inside the run's folder.

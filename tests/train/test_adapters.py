@@ -14,8 +14,10 @@ from coralx.train.adapters import (
     hash_name,
     new_weights,
 )
+from coralx.train.frozen import FrozenProducts
 
 CPU = torch.device("cpu")
+EXACT = FrozenProducts(torch.float32)
 pytestmark = pytest.mark.filterwarnings("ignore:grad and param do not obey")
 Q, UP = "0.attn.q", "11.mlp.up"
 
@@ -68,7 +70,7 @@ def test_a_layer_that_nobody_adapts_has_no_delta(pack: PackedAdapters) -> None:
 def test_an_adapted_linear_adds_the_delta_of_the_pack_at_work(pack: PackedAdapters) -> None:
     base = nn.Linear(6, 5)
     at_work = AtWork()
-    layer, x = AdaptedLinear(Q, base, at_work), _rows()
+    layer, x = AdaptedLinear(Q, base, EXACT, at_work), _rows()
     assert torch.equal(layer(x), base(x))
     at_work.pack = pack
     delta = pack.delta(x, Q)
@@ -188,7 +190,7 @@ def test_hash_depends_on_the_name_alone() -> None:
 @pytest.fixture
 def fresh() -> Weights:
     sizes = {Q: (400, 30), UP: (30, 70)}
-    layers = {t: AdaptedLinear(t, nn.Linear(*size), AtWork()) for t, size in sizes.items()}
+    layers = {t: AdaptedLinear(t, nn.Linear(*size), EXACT, AtWork()) for t, size in sizes.items()}
     stream = torch.Generator().manual_seed(0)
     return new_weights([Q, UP], 8, layers, (1, 300), 500, stream)
 
@@ -215,7 +217,7 @@ def test_fresh_head_and_projector(fresh: Weights) -> None:
 
 
 def test_fresh_weights_for_text_alone_have_no_projector_and_depend_on_the_seed() -> None:
-    layers = {Q: AdaptedLinear(Q, nn.Linear(6, 5), AtWork())}
+    layers = {Q: AdaptedLinear(Q, nn.Linear(6, 5), EXACT, AtWork())}
     one, same, other = (
         new_weights([Q], 2, layers, (1, 4), None, torch.Generator().manual_seed(seed), bias=False)
         for seed in (0, 0, 1)

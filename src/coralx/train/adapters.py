@@ -21,6 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from coralx.train.frozen import FrozenProducts
+
 
 @dataclass(frozen=True)
 class Weights:
@@ -191,15 +193,18 @@ class AtWork(threading.local):
 class AdaptedLinear(nn.Module):
     """A frozen linear layer that adds the adapters of the pack at work, if there is one."""
 
-    def __init__(self, target: str, base: nn.Module, at_work: AtWork) -> None:
+    def __init__(
+        self, target: str, base: nn.Module, products: FrozenProducts, at_work: AtWork
+    ) -> None:
         super().__init__()
         assert isinstance(base, nn.Linear)  # noqa: S101 - a type, not a user error
         self.target = target
         self.base = base
+        self._products = products
         self._at_work = at_work
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.base(x)
+        out = self._products.apply(self.base, x)
         pack = self._at_work.pack
         delta = pack.delta(x, self.target) if pack is not None else None
         return out if delta is None else out + delta

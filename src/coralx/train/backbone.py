@@ -25,6 +25,7 @@ from transformers.utils import logging as transformers_logging
 from coralx.errors import ModelError
 from coralx.models import resolve_model
 from coralx.train.adapters import AdaptedLinear, AtWork, PackedAdapters, Weights
+from coralx.train.frozen import FrozenProducts
 from coralx.train.hub import fetch_model
 from coralx.train.last_block import run_decoder, run_encoder
 from coralx.train.prefix_store import digest_model
@@ -66,6 +67,7 @@ class Backbone:
 
     Args:
         trust_remote_code: run code that lies in the model's folder, should it need any.
+        products: the format of the frozen matrix products.
 
     Raises:
         ModelError: the model cannot be loaded or is of an unsupported type.
@@ -77,6 +79,7 @@ class Backbone:
         device: torch.device,
         dtype: torch.dtype,
         trust_remote_code: bool = False,
+        products: torch.dtype = torch.float32,
     ) -> None:
         self.name = base_model
         self.path = fetch_model(resolve_model(base_model), trust_remote_code)
@@ -95,6 +98,7 @@ class Backbone:
             raise ModelError(f"base_model: {base_model} has no blocks, so nothing to adapt")
         self.hidden: int = settings.hidden_size
         self.positions: int = settings.max_position_embeddings
+        self.products = FrozenProducts(products)
         self._at_work = AtWork()
         self.linears = self._wrap_linears()
 
@@ -279,7 +283,8 @@ class Backbone:
                 raise ModelError(f"base_model: {self.name} has no linear layers to adapt")
             wrapped.append({})
             for path in paths:
-                layer = AdaptedLinear(f"{index}.{path}", block.get_submodule(path), self._at_work)
+                target, linear = f"{index}.{path}", block.get_submodule(path)
+                layer = AdaptedLinear(target, linear, self.products, self._at_work)
                 block.set_submodule(path, layer)
                 wrapped[index][path] = layer
         return wrapped

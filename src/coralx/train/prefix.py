@@ -184,7 +184,8 @@ class EncodedRows:
             return str(depth)
         tokens = self._ids.cpu().numpy().tobytes()
         lengths = np.array(self.lengths, dtype=np.int64).tobytes()
-        facts = (self._backbone.digest, str(self._backbone.dtype), torch.__version__, str(depth))
+        formats = str(self._backbone.dtype), str(self._backbone.products.dtype)
+        facts = (self._backbone.digest, *formats, torch.__version__, str(depth))
         return digest([*facts, tokens, lengths])
 
 

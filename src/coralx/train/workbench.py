@@ -23,6 +23,7 @@ from coralx.train.backbone import Backbone
 from coralx.train.checkpoint import load_checkpoint
 from coralx.train.data import Splits, count_batches, load_splits
 from coralx.train.evaluate import EvaluationSet
+from coralx.train.frozen import choose_products
 from coralx.train.memory import measure_peak
 from coralx.train.merge import SHARES, Parent, merge
 from coralx.train.network import score
@@ -61,7 +62,8 @@ class Workbench:
         self.splits: Splits = load_splits(config.data, self.seed)
         say(f"loading base model {config.base_model}")
         trusted = config.trust_remote_code
-        self.backbone = Backbone(config.base_model, self.device, dtype, trusted)
+        products = choose_products(config.training.frozen_products, dtype, self.device)
+        self.backbone = Backbone(config.base_model, self.device, dtype, trusted, products)
         self._check_targets()
         self.tower = self._load_tower(say)
         budget = config.training.prefix_memory_gb * 1e9
@@ -160,8 +162,9 @@ class Workbench:
         rows = self._longest_rows()
         ready = rows.batch(range(len(rows)))
         ready.at(member.entry)  # known before, as it is not part of what is measured
-        above = measure_peak(lambda: score(self.backbone, pack, [member.entry], ready))
-        below = max(self._prefix_peak(member.entry, ready.mask), self._tower_peak())
+        with self.backbone.products.exact():
+            above = measure_peak(lambda: score(self.backbone, pack, [member.entry], ready))
+            below = max(self._prefix_peak(member.entry, ready.mask), self._tower_peak())
         weights = sum(a.numel() + b.numel() for a, b in member.weights.lora.values())
         weights += sum(value.numel() for value in member.weights.extra.values())
         frozen = self.backbone.weight_bytes() + (self.tower.weight_bytes() if self.tower else 0)

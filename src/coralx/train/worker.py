@@ -125,7 +125,12 @@ class Worker:
         return results
 
     def test(self, result: TrainingResult) -> TestResult:
-        """Final figures of a trained genome: the test split, with bootstrap intervals."""
+        """Final figures of a trained genome: the test split, with bootstrap intervals, computed
+        as an exported adapter is served."""
+        with self.bench.backbone.products.exact():
+            return self._test(result)
+
+    def _test(self, result: TrainingResult) -> TestResult:
         rows = self.bench.test()
         assert result.checkpoint is not None  # noqa: S101 - front members were trained
         member = self._restore(result.genome, result.checkpoint)
@@ -156,6 +161,7 @@ class Worker:
         """What the last bits of results depend on, beside the versions of packages."""
         return {
             "device": self.bench.device.type,
+            "products": str(self.bench.backbone.products.dtype).removeprefix("torch."),
             "threads": torch.get_num_threads(),
             "instructions": torch.backends.cpu.get_cpu_capability(),
         }
