@@ -34,7 +34,8 @@ from results import between, describe_machine, spread, table, write_results
 from coralx.config import load_config
 from coralx.records import Genome, LoRAConfig, Start
 from coralx.train.data import batches
-from coralx.train.trainer import Member, StagePlan, StageTrainer
+from coralx.train.member import Member, StagePlan
+from coralx.train.trainer import StageTrainer
 from coralx.train.workbench import Workbench
 
 ROWS_IN_A_SEGMENT = 128  # rows x genomes that a timing covers at least

@@ -33,7 +33,8 @@ from coralx.search.evolution import new_search
 from coralx.train.adapters import PackedAdapters
 from coralx.train.checkpoint import load_checkpoint
 from coralx.train.data import batches, subset
-from coralx.train.trainer import Member, StagePlan, StageTrainer
+from coralx.train.member import Member, StagePlan
+from coralx.train.trainer import StageTrainer
 from coralx.train.worker import Worker
 
 TOLERANCE = 0.005  # AUROC; well under its standard error on some hundred rows, about 0.02

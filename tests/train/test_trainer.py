@@ -12,15 +12,9 @@ from coralx.records import Genome
 from coralx.sections import TrainingSettings
 from coralx.train.adapters import PackedAdapters, Weights
 from coralx.train.backbone import Backbone
+from coralx.train.member import Member, StagePlan, empty_moments
 from coralx.train.prefix import EncodedRows
-from coralx.train.trainer import (
-    Member,
-    StagePlan,
-    StageTrainer,
-    empty_moments,
-    examination_points,
-    segments,
-)
+from coralx.train.trainer import StageTrainer, examination_points, segments
 
 STEPS = 12
 Train = Callable[..., tuple[list[Member], list[tuple[int, int]]]]

@@ -17,8 +17,8 @@ import torch
 from coralx.config import load_config
 from coralx.records import Genome, Job, LoRAConfig, Start, TrainingResult
 from coralx.train.adapters import Weights
+from coralx.train.member import Member
 from coralx.train.parting import is_shortage, train_parted
-from coralx.train.trainer import Member
 from coralx.train.worker import Worker
 
 ROOT = Path(__file__).parents[2]

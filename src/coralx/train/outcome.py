@@ -12,7 +12,7 @@ import torch
 
 from coralx.records import Cost, Stop
 from coralx.train.checkpoint import all_finite
-from coralx.train.trainer import Member
+from coralx.train.member import Member
 
 LEAST_STEPS = 8  # below, a loss slope says nothing and a stage is examined at its end alone
 # The median norm of one or two batches says more of the batches than of the genome: children of

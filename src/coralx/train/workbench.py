@@ -24,6 +24,7 @@ from coralx.train.checkpoint import load_checkpoint
 from coralx.train.data import Splits, count_batches, load_splits
 from coralx.train.evaluate import EvaluationSet
 from coralx.train.frozen import choose_products
+from coralx.train.member import Member, build_pack, empty_moments
 from coralx.train.memory import measure_peak
 from coralx.train.merge import SHARES, Parent, merge
 from coralx.train.network import score
@@ -31,7 +32,6 @@ from coralx.train.prefix import EncodedRows
 from coralx.train.prefix_store import PrefixStore
 from coralx.train.resize import grow, grow_moments, transplant
 from coralx.train.rows import Rows
-from coralx.train.trainer import Member, build_pack, empty_moments
 from coralx.train.vision import VisionTower
 
 LEAST_SHARE = 25.0  # per cent of the validation rows that early stages are measured on

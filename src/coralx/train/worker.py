@@ -27,6 +27,7 @@ from coralx.train.data import batches, subset
 from coralx.train.evaluate import EvaluationSet, Measures, apply_objective
 from coralx.train.export import export_result
 from coralx.train.hook import apply_hook
+from coralx.train.member import Member, StagePlan
 from coralx.train.objectives import Floats, interval
 from coralx.train.outcome import (
     Clock,
@@ -37,7 +38,7 @@ from coralx.train.outcome import (
 )
 from coralx.train.own_function import load_function
 from coralx.train.parting import BrokenDown, train_parted
-from coralx.train.trainer import Member, StagePlan, StageTrainer, examination_points
+from coralx.train.trainer import StageTrainer, examination_points
 from coralx.train.workbench import Workbench
 
 PROXY_FACTOR = 0.9  # of P1 when multi-modal genomes are scored on text alone
@@ -89,9 +90,11 @@ class Worker:
         before = [member.moments.step for member in members]
         plan, planned = self._plan(job)
         images = self.bench.has_images and not job.text_only
-        rows = self.bench.validation(job.stage.data_percentage)
         batch = self.config.training.evaluation_batch
         clock = Clock()
+        rows = self.bench.validation(job.stage.data_percentage)
+        for member in members:  # rows are encoded once; the first to need them pays for it
+            member.eval_seconds += clock.seconds() / len(members)
         best: list[float] = []
 
         def examine(pack: PackedAdapters, entries: Sequence[int]) -> Sequence[float]:
