@@ -11,7 +11,9 @@ test rows.
 Naive training of 5 x 40 genomes takes hours, so everything measured is kept under --work and a
 second call goes on where the first stopped. `--quality` trains naively without taking the time, so
 that it may run beside other work; `--time N` then trains N genomes of each seed anew, alone, and
-naive's seconds are their mean times the number of genomes. A call without either does both at once.
+naive's seconds are their mean times the number of genomes; where CoralX multiplies frozen weights
+in bfloat16, they are timed under `torch.autocast` in bfloat16 as well, a second baseline beside
+PEFT's default float32. A call without either does both at once.
 Writes results/naive_vs_coralx.json, .md and .svg from what there is.
 """
 
@@ -26,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from ablation import measure_ablation
 from figures import draw_speedup
 from results import FOLDER, describe_machine, spread, write_results
@@ -38,7 +41,7 @@ from coralx.train.naive import NaiveRun
 from coralx.train.workbench import Workbench
 from coralx.train.worker import Worker
 
-FIGURES = ("speedup_wall_clock", "speedup_steps", "samples_saved")
+FIGURES = ("speedup_wall_clock", "speedup_over_mixed_naive", "speedup_steps", "samples_saved")
 QUALITY = ("hypervolume_ratio", "auroc_difference")
 
 
@@ -95,13 +98,17 @@ def measure_seed(config: Config, arguments: argparse.Namespace) -> None:
             chance = np.random.default_rng(config.evolution.seed)
             chosen = [genomes[i] for i in chance.permutation(len(genomes))[: arguments.time]]
             train_naively(worker.bench, chosen, folder / "timed", timed=True)
+            if worker.bench.backbone.products.dtype == torch.bfloat16:
+                train_naively(worker.bench, chosen, folder / "timed_mixed", True, mixed=True)
         else:
             chosen = genomes if arguments.most is None else genomes[: arguments.most]
             train_naively(worker.bench, chosen, folder / "naive", timed=not arguments.quality)
             test_front(worker.bench, genomes, folder / "naive")
 
 
-def train_naively(bench: Workbench, genomes: Sequence[Genome], folder: Path, timed: bool) -> None:
+def train_naively(
+    bench: Workbench, genomes: Sequence[Genome], folder: Path, timed: bool, mixed: bool = False
+) -> None:
     """One after another, each kept as soon as it is there: its figures and its weights."""
     bench.validation(100)
     epochs = bench.config.hyperband.full_epochs
@@ -110,7 +117,7 @@ def train_naively(bench: Workbench, genomes: Sequence[Genome], folder: Path, tim
         if known.exists():
             continue
         began = time.perf_counter()
-        run = NaiveRun(bench, genome, epochs)
+        run = NaiveRun(bench, genome, epochs, mixed)
         run.train_to(epochs)
         validation = run.measure(bench.validation(100))
         seconds = time.perf_counter() - began
@@ -124,7 +131,8 @@ def train_naively(bench: Workbench, genomes: Sequence[Genome], folder: Path, tim
             "validation": validation,
         }
         keep(known, figures)
-        print(f"naive {place}/{len(genomes)}: {seconds:.0f} s, {validation['task_skill']:.3f}")
+        kind = "mixed naive" if mixed else "naive"
+        print(f"{kind} {place}/{len(genomes)}: {seconds:.0f} s, {validation['task_skill']:.3f}")
 
 
 def test_front(bench: Workbench, genomes: Sequence[Genome], folder: Path) -> None:
@@ -161,6 +169,7 @@ def compare(config: Config, work: Path) -> dict[str, Any] | None:
     trained = [json.loads(path.read_text()) for path in own_files(folder / "naive")]
     timed = [json.loads(path.read_text()) for path in own_files(folder / "timed")] or trained
     seconds = [line["seconds"] for line in timed if line["seconds"] is not None]
+    mixed = [json.loads(p.read_text())["seconds"] for p in own_files(folder / "timed_mixed")]
     steps = (trained or timed or [{"steps": 0}])[0]["steps"] * len(genomes)
     row: dict[str, Any] = {
         "seed": config.evolution.seed,
@@ -175,14 +184,18 @@ def compare(config: Config, work: Path) -> dict[str, Any] | None:
         },
         "naive": {
             "seconds": float(np.mean(seconds)) * len(genomes) if seconds else None,
+            "mixed_seconds": float(np.mean(mixed)) * len(genomes) if mixed else None,
             "steps": steps,
         },
         "speedup_steps": steps / coralx["steps"] if steps else None,
         "samples_saved": 1 - coralx["steps"] / steps if steps else None,
     }
-    row["speedup_wall_clock"] = None
-    if seconds and coralx["timed"]:
-        row["speedup_wall_clock"] = row["naive"]["seconds"] / coralx["seconds"]
+    for name, side in (
+        ("speedup_wall_clock", "seconds"),
+        ("speedup_over_mixed_naive", "mixed_seconds"),
+    ):
+        known = row["naive"][side] is not None and coralx["timed"]
+        row[name] = row["naive"][side] / coralx["seconds"] if known else None
     row.update(compare_quality(config, genomes, front, coralx["best"], folder / "naive"))
     return row
 
@@ -254,15 +267,18 @@ def describe(document: dict[str, Any]) -> list[str]:
         f"{document['population']} genomes x {document['generations']} generations, "
         f"{document['model']}" + (f", {tokens:.0f} tokens a naive step" if tokens else ""),
         "",
-        "| seed | naive s | timed on | CoralX s | faster | steps | fewer | hypervolume | AUROC |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| seed | naive s | mixed naive s | timed on | CoralX s | faster | than mixed | steps "
+        "| fewer | hypervolume | AUROC |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         lines.append(
             f"| {row['seed']} | {shown(row['naive']['seconds'], '.0f')} | "
+            f"{shown(row['naive']['mixed_seconds'], '.0f')} | "
             f"{row['naive_genomes_timed']} of {row['genomes']} | "
             f"{shown(row['coralx']['seconds'], '.0f')} | "
-            f"{shown(row['speedup_wall_clock'], '.1f')}x | {row['coralx']['steps']:,} | "
+            f"{shown(row['speedup_wall_clock'], '.1f')}x | "
+            f"{shown(row['speedup_over_mixed_naive'], '.1f')}x | {row['coralx']['steps']:,} | "
             f"{shown(row['speedup_steps'], '.2f')}x | "
             f"{shown(row['hypervolume_ratio'], '.3f')} | {shown(row['auroc_difference'], '+.3f')} |"
         )

@@ -32,3 +32,16 @@ def test_training_in_parts_is_training_in_one_go(
     assert (run.steps, run.tokens) == (whole.steps, whole.tokens) == (8, whole.tokens)
     assert skills[-1] == pytest.approx(whole.validation["task_skill"], abs=1e-3)
     assert len(set(skills)) > 1
+
+
+def test_mixed_precision_trains_alike_but_for_rounding(
+    bench: Workbench, genome: Callable[..., Genome]
+) -> None:
+    rows = bench.validation(100)
+    skills = []
+    for mixed in (False, True):
+        run = NaiveRun(bench, genome(1e-3, r=2, layers=1), 1.0, mixed)
+        run.train_to(1.0)
+        skills.append(run.measure(rows)["task_skill"])
+    assert skills[0] != skills[1]
+    assert skills[1] == pytest.approx(skills[0], abs=0.05)

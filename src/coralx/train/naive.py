@@ -85,12 +85,17 @@ class NaiveRun:
 
     The schedule is laid out for `epochs` whatever the stops on the way, and measuring draws no
     random numbers, so training in parts gives what training in one go gives.
+
+    Args:
+        mixed: under `torch.autocast` in bfloat16, instead of PEFT's default float32.
     """
 
-    def __init__(self, bench: Workbench, genome: Genome, epochs: float) -> None:
+    def __init__(
+        self, bench: Workbench, genome: Genome, epochs: float, mixed: bool = False
+    ) -> None:
         torch.manual_seed((bench.seed + hash_name(genome.id)) % 2**31)
         self.steps = self.tokens = self.computed_tokens = 0
-        self._bench, self._genome = bench, genome
+        self._bench, self._genome, self._mixed = bench, genome, mixed
         self._model = NaiveModel(bench, genome).to(bench.device)
         self._trainable = [p for p in self._model.parameters() if p.requires_grad]
         self._optimizer = torch.optim.AdamW(
@@ -156,7 +161,9 @@ class NaiveRun:
     def _step(self, chosen: NDArray[np.int64]) -> None:
         batch = gather(self._bench.rows, chosen.tolist())
         truth = self._bench.labels[chosen]
-        loss = functional.binary_cross_entropy_with_logits(self._model(*batch), truth)
+        with self._precision():
+            logits = self._model(*batch)
+        loss = functional.binary_cross_entropy_with_logits(logits.float(), truth)
         self._optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self._trainable, 1.0)
@@ -165,6 +172,9 @@ class NaiveRun:
         self.steps += 1
         self.tokens += int(batch[1].sum())
         self.computed_tokens += batch[1].numel()
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self._bench.device.type, torch.bfloat16, enabled=self._mixed)
 
     def _served_bytes(self) -> float:
         """P4, measured as for a genome of the search: weights' values do not change it."""
@@ -177,7 +187,8 @@ class NaiveRun:
         out = np.zeros(len(rows))
         for chosen in rows.sorted_batches(self._bench.config.training.evaluation_batch, wanted):
             ids, mask, features, shown = gather(rows, chosen)
-            logits = self._model(ids, mask, features if images else None, shown)
+            with self._precision():
+                logits = self._model(ids, mask, features if images else None, shown)
             out[chosen] = torch.sigmoid(logits.double()).cpu().numpy()
         return out
 
