@@ -93,7 +93,7 @@ class EvolutionSettings(Settings):
     tournament_size: Whole = Field(default=2, ge=1)
     promote_by: str = "rank"
     # Who goes first where neither of two dominates: see search/tiebreak.py.
-    tie_break: Literal["crowding", "niching", "hypervolume", "epsilon"] = "crowding"
+    tie_break: Literal["crowding", "niching", "hypervolume", "epsilon"] = "hypervolume"
     warm_start: bool = True
     # PBT: the lowest share of those that leave a stage are replaced by mutated copies of the best.
     exploit_below: Number = Field(default=0.0, ge=0, le=0.5)

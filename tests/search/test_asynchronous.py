@@ -89,7 +89,8 @@ def test_each_genome_that_goes_on_is_of_the_best_share_told_by_then(
                 rung = [r for r in told if (r.generation, r.stage_index) == here]
                 share = config.hyperband.stages[here[1]].survival_rate
                 places = budget.survivors(len(rung), share)
-                best = selection.promote(rung, places, config.objectives)
+                tie_break = config.evolution.tie_break
+                best = selection.promote(rung, places, config.objectives, "rank", tie_break)
                 assert {g.id for g in job.genomes} <= {r.genome.id for r in best}
     trained = [(result.genome.id, result.stage) for result in search.results]
     assert len(set(trained)) == len(trained)
