@@ -13,9 +13,10 @@ hypervolume of everything recorded, or of the true front. Beside it stands the b
 the first objective (of the recordings: skill), 0 to 1 within the same bounds. Intervals are
 bootstrap, over seeds.
 
-CoralX is at its defaults but for a population of 32 instead of 8, as a budget of a hundred
-trainings allows, and for what a method's name says; the others are at theirs. What a child
-inherits is not in the recordings: CoralX goes without its warm start here.
+CoralX is at its defaults but for --population (32 instead of 8, as a budget of a hundred trainings
+allows) and for what a method's name says; the others are at theirs. What a child inherits is not
+in the recordings: CoralX goes without its warm start here. It pays for all of S0's evaluation, as
+recorded, where a run measures skill alone.
 
 Needs the packages of `pip install -e '.[bench]'`. Writes results/search_quality.json, .md and .svg.
 """
@@ -54,7 +55,7 @@ from coralx.store import History, MemoryStore
 TABLE = Path(__file__).parent.parent / "src" / "coralx" / "assets" / "replay_table.parquet"
 CORALX: dict[str, dict[str, dict[str, Any]]] = {
     "coralx-halving": {"hyperband": {"promotion": "halving"}},
-    "coralx-halving-hypervolume": {"evolution": {"tie_break": "hypervolume"}},
+    "coralx-halving-crowding": {"evolution": {"tie_break": "crowding"}},
     "coralx-asha": {"hyperband": {"promotion": "asha"}},
 }
 METHODS = (*CORALX, *SEARCHERS)
