@@ -212,6 +212,9 @@ def test_other_errors_are_not_taken_for_a_shortage(worker: Worker) -> None:
     with pytest.raises(RuntimeError, match="shapes"):
         train_parted(make_job(worker, HEALTHY), fail)
     assert not is_shortage(ValueError("out of memory"))
+    assert is_shortage(RuntimeError("could not create a primitive"))  # of oneDNN: all it says
+    unsupported = "could not create a primitive descriptor for a matmul primitive"
+    assert not is_shortage(RuntimeError(unsupported))
 
 
 LIMITED = """

@@ -23,6 +23,8 @@ _SHORTAGE = (
     "cannot allocate memory",
     "alloc_failed",
 )
+# All that oneDNN says where it finds no memory; what it cannot compute has a longer message.
+_ONEDNN_SHORTAGE = ("could not create a primitive", "could not execute a primitive")
 
 
 class BrokenDown(Exception):
@@ -63,7 +65,8 @@ def is_shortage(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(words in text for words in _SHORTAGE)
+    says_so = any(words in text for words in _SHORTAGE) or text.strip() in _ONEDNN_SHORTAGE
+    return isinstance(error, RuntimeError) and says_so
 
 
 def _try(part: Job, attempt: Attempt) -> tuple[str, Sequence[TrainingResult]]:
