@@ -238,9 +238,9 @@ print(json.dumps([[r.genome.id, r.pack, r.stopped and r.stopped.gate] for r in r
 
 
 def test_a_pack_that_really_runs_out_of_memory_is_parted(tmp_path: Path) -> None:
-    """The system refuses to give more than 700 MiB beyond what one genome needed."""
+    """The system refuses to give more than 400 MiB beyond what one genome needed."""
     done = subprocess.run(
-        [sys.executable, "-c", LIMITED, str(Path(__file__).parent), str(tmp_path), "700"],
+        [sys.executable, "-c", LIMITED, str(Path(__file__).parent), str(tmp_path), "400"],
         capture_output=True,
         text=True,
         timeout=240,
