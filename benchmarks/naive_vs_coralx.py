@@ -10,7 +10,10 @@ test rows.
 
 Naive training of 5 x 40 genomes takes hours, so everything measured is kept under --work and a
 second call goes on where the first stopped. `--quality` trains naively without taking the time, so
-that it may run beside other work; `--time N` then trains N genomes of each seed anew, alone, and
+that it may run beside other work. `--packed` trains the genomes in full as packs instead: each from
+fresh weights for the full epochs, by CoralX's trainer without stages, inheritance or leaving early.
+That takes minutes, and stands in for the quality of naive training where the latter is not known.
+`--time N` trains N genomes of each seed naively anew, alone, and
 naive's seconds are their mean times the number of genomes; where CoralX multiplies frozen weights
 in bfloat16, they are timed under `torch.autocast` in bfloat16 as well, a second baseline beside
 PEFT's default float32. A call without either does both at once.
@@ -23,7 +26,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +39,7 @@ from results import FOLDER, describe_machine, spread, write_results
 from coralx.config import Config, load_config
 from coralx.records import Genome, TrainingResult, jsonable
 from coralx.search import selection
-from coralx.sides import naive_as_result, run_coralx
+from coralx.sides import Side, naive_as_result, run_coralx
 from coralx.train.naive import NaiveRun
 from coralx.train.workbench import Workbench
 from coralx.train.worker import Worker
@@ -66,6 +69,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--name", default="naive_vs_coralx", help="of the results' files")
     parser.add_argument("--again", action="store_true", help="run CoralX anew, and time it")
     parser.add_argument("--quality", action="store_true", help="no times: the machine is shared")
+    parser.add_argument("--packed", action="store_true", help="naive's quality, by packs in full")
     parser.add_argument("--time", type=int, default=None, help="naive genomes timed of each seed")
     parser.add_argument("--most", type=int, default=None, help="naive genomes trained in this call")
     parser.add_argument("--ablation", action="store_true", help="the levers one at a time as well")
@@ -89,12 +93,11 @@ def measure_seed(config: Config, arguments: argparse.Namespace) -> None:
         worker = Worker(config, Path(scratch) / "checkpoints", print)
         if arguments.again or not known.exists():
             side = run_coralx(config, worker, Path(scratch))
-            document = {**side, "timed": not arguments.quality}
-            for name, kind in (("genomes", side["genomes"]), ("front", side["front"])):
-                document[name] = [jsonable(record) for record in kind]
-            keep(known, document)
+            keep_side(known, side, timed=not arguments.quality)
         genomes = [Genome.model_validate(g) for g in json.loads(known.read_text())["genomes"]]
-        if arguments.time is not None:
+        if arguments.packed:
+            train_packed(config, genomes, folder / "packed.json")
+        elif arguments.time is not None:
             chance = np.random.default_rng(config.evolution.seed)
             chosen = [genomes[i] for i in chance.permutation(len(genomes))[: arguments.time]]
             train_naively(worker.bench, chosen, folder / "timed", timed=True)
@@ -104,6 +107,35 @@ def measure_seed(config: Config, arguments: argparse.Namespace) -> None:
             chosen = genomes if arguments.most is None else genomes[: arguments.most]
             train_naively(worker.bench, chosen, folder / "naive", timed=not arguments.quality)
             test_front(worker.bench, genomes, folder / "naive")
+
+
+def keep_side(path: Path, side: Side, timed: bool) -> None:
+    records = {
+        name: [jsonable(record) for record in kind]
+        for name, kind in (("genomes", side["genomes"]), ("front", side["front"]))
+    }
+    keep(path, {**side, **records, "timed": timed})
+
+
+def train_packed(config: Config, genomes: Sequence[Genome], path: Path) -> None:
+    """All genomes from fresh weights through one stage of the full epochs, patience off."""
+    if path.exists():
+        return
+    full = config.hyperband.training_stages[-1].model_dump()
+    full |= {"epoch_budget": config.hyperband.full_epochs, "data_percentage": 100.0}
+    alone = load_config(
+        config.model_dump(mode="json"),
+        {
+            "evolution": {"generations": 1, "population": len(genomes), "warm_start": False},
+            "hyperband": {"training_stages": [full], "promotion": "halving"},
+            "training": {"patience": None},
+        },
+    )
+    founders = [genome.model_copy(update={"generation": 0}) for genome in genomes]
+    with tempfile.TemporaryDirectory() as scratch:
+        worker = Worker(alone, Path(scratch) / "checkpoints", print)
+        side = run_coralx(alone, worker, Path(scratch), genomes=founders)
+    keep_side(path, side, timed=False)
 
 
 def train_naively(
@@ -165,12 +197,14 @@ def compare(config: Config, work: Path) -> dict[str, Any] | None:
         return None
     coralx = json.loads((folder / "coralx.json").read_text())
     genomes = [Genome.model_validate(g) for g in coralx["genomes"]]
-    front = [TrainingResult.model_validate(r) for r in coralx["front"]]
     trained = [json.loads(path.read_text()) for path in own_files(folder / "naive")]
     timed = [json.loads(path.read_text()) for path in own_files(folder / "timed")] or trained
     seconds = [line["seconds"] for line in timed if line["seconds"] is not None]
     mixed = [json.loads(p.read_text())["seconds"] for p in own_files(folder / "timed_mixed")]
+    packed = folder / "packed.json"
     steps = (trained or timed or [{"steps": 0}])[0]["steps"] * len(genomes)
+    if not steps and packed.exists():
+        steps = json.loads(packed.read_text())["steps"]
     row: dict[str, Any] = {
         "seed": config.evolution.seed,
         "genomes": len(genomes),
@@ -196,42 +230,49 @@ def compare(config: Config, work: Path) -> dict[str, Any] | None:
     ):
         known = row["naive"][side] is not None and coralx["timed"]
         row[name] = row["naive"][side] / coralx["seconds"] if known else None
-    row.update(compare_quality(config, genomes, front, coralx["best"], folder / "naive"))
+    row.update(compare_quality(config, genomes, coralx, folder))
     return row
 
 
 def compare_quality(
-    config: Config,
-    genomes: Sequence[Genome],
-    front: list[TrainingResult],
-    best: float,
-    folder: Path,
+    config: Config, genomes: Sequence[Genome], coralx: Mapping[str, Any], folder: Path
 ) -> dict[str, Any]:
-    """Test hypervolume and best test AUROC of both sides, where naive's front is known."""
-    found = naive_results(genomes, folder)
-    none = dict.fromkeys(QUALITY)
-    if len(found) < len(genomes):
-        return none
-    chosen = selection.front(found, config.objectives)
-    paths = [folder / f"{r.genome.id}.test.json" for r in chosen]
-    if not all(path.exists() for path in paths):
-        return none
-    tested = [
-        naive_as_result(r.genome, json.loads(p.read_text()))
-        for r, p in zip(chosen, paths, strict=True)
+    """Test hypervolume and best test AUROC of both sides, where those of full training are known:
+    naive's own, or else of packs."""
+    full, by = naive_quality(config, genomes, folder / "naive"), "naive"
+    if full is None and (folder / "packed.json").exists():
+        full, by = json.loads((folder / "packed.json").read_text()), "packed"
+    if full is None:
+        return dict.fromkeys(QUALITY)
+    fronts = [[TrainingResult.model_validate(r) for r in side["front"]] for side in (coralx, full)]
+    bounds = selection.observed_bounds([*fronts[0], *fronts[1]], config.objectives)
+    volumes = [selection.hypervolume(front, config.objectives, bounds) for front in fronts]
+    described = [
+        {"front": len(front), "hypervolume": volume, "auroc_best": side["best"]}
+        for front, volume, side in zip(fronts, volumes, (coralx, full), strict=True)
     ]
-    bounds = selection.observed_bounds([*front, *tested], config.objectives)
-    volumes = [selection.hypervolume(side, config.objectives, bounds) for side in (front, tested)]
-    first = max(chosen, key=lambda r: r.objectives["task_skill"]).genome.id
-    naive_best = next(r for r in tested if r.genome.id == first).objectives["task_skill"]
     return {
         "hypervolume_ratio": volumes[0] / volumes[1],
-        "auroc_difference": best - naive_best,
-        "quality": {
-            "coralx": {"front": len(front), "hypervolume": volumes[0], "auroc_best": best},
-            "naive": {"front": len(tested), "hypervolume": volumes[1], "auroc_best": naive_best},
-        },
+        "auroc_difference": coralx["best"] - full["best"],
+        "quality": {"coralx": described[0], "naive": {**described[1], "trained_by": by}},
     }
+
+
+def naive_quality(config: Config, genomes: Sequence[Genome], folder: Path) -> dict[str, Any] | None:
+    """Naive's front with test figures, and its most skilled one's test AUROC; None before all are
+    trained and measured."""
+    found = naive_results(genomes, folder)
+    chosen = selection.front(found, config.objectives)
+    paths = [folder / f"{r.genome.id}.test.json" for r in chosen]
+    if len(found) < len(genomes) or not all(path.exists() for path in paths):
+        return None
+    tested = [
+        naive_as_result(r.genome, json.loads(path.read_text()))
+        for r, path in zip(chosen, paths, strict=True)
+    ]
+    first = max(chosen, key=lambda r: r.objectives["task_skill"]).genome.id
+    best = next(r for r in tested if r.genome.id == first).objectives["task_skill"]
+    return {"front": tested, "best": best}
 
 
 def summarise(configs: Sequence[Config], work: Path, name: str) -> None:
@@ -289,6 +330,8 @@ def describe(document: dict[str, Any]) -> list[str]:
                 f"- {name}: {found['median']:.3f} ({found['low']:.3f} to {found['high']:.3f}; "
                 f"{found['seeds']} seed(s))"
             )
+    if any(row.get("quality", {}).get("naive", {}).get("trained_by") == "packed" for row in rows):
+        lines += ["", "Quality of full training by packs, where naive training was timed alone."]
     if document["ablation"]:
         lines += ["", "One generation of the first seed, a lever more in each line:", ""]
         lines += ["| lever | seconds | steps | of the line before |", "|---|---|---|---|"]

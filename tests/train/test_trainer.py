@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -101,3 +102,22 @@ def test_two_lanes_train_as_one(train: Train, two_lanes: list[str]) -> None:
         torch.testing.assert_close(two.losses, one.losses, atol=1e-5, rtol=0)
         for target, (_, b) in one.weights.lora.items():
             torch.testing.assert_close(two.weights.lora[target][1], b, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("steps", "last", "rates"),
+    [
+        (4, False, [1e-3, 1e-3, 1e-3, 1e-3]),
+        (4, True, [1e-3, 0.75e-3, 0.5e-3, 0.25e-3]),
+        (64, False, [1e-3 * (64 - step) / 64 for step in range(64)]),
+    ],
+)
+def test_long_stages_and_the_last_anneal_from_the_peak_wherever_they_begin(
+    steps: int, last: bool, rates: Sequence[float]
+) -> None:
+    genome = Genome(learning_rate=1e-3, warmup=0.0)
+    member = Member(genome, genome.lora_cfg, nothing := Weights({}, {}), empty_moments(nothing), 0)
+    batches = [np.zeros(1, dtype=np.int64)] * steps
+    plan = StagePlan(batches, (), index=2, warmup_epoch=8, last=last, patience=None)
+    schedule = plan.schedule(member, start=100)
+    assert [schedule.rate(100 + step) for step in range(steps)] == pytest.approx(rates)

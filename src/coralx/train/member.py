@@ -16,6 +16,7 @@ from coralx.train.optim import Schedule
 from coralx.train.resize import Moments
 
 CURVE_POINTS = 24  # of the loss kept per stage
+LONG = 64  # steps; a shorter stage is worth neither leaving early nor annealing
 
 
 @dataclass
@@ -83,7 +84,7 @@ class Member:
 @dataclass(frozen=True)
 class StagePlan:
     """What a pack is trained on: row indices per step, evaluation points (steps done; 0 is before
-    the first), decay or not."""
+    the first). A long stage anneals, and so does the last."""
 
     batches: Sequence[NDArray[np.int64]]
     examine_at: Sequence[int]
@@ -93,13 +94,18 @@ class StagePlan:
     patience: int | None
     least_gain: float = 0.0
 
+    @property
+    def anneals(self) -> bool:
+        """Whether learning rates fall to zero over the stage."""
+        return self.last or len(self.batches) >= LONG
+
     def schedule(self, member: Member, start: int) -> Schedule:
         """Learning rates of a genome that had taken `start` steps before the stage."""
         return Schedule(
             peak=member.genome.learning_rate,
             warmup=round(member.genome.warmup * self.warmup_epoch),
-            decay_from=start if self.last else None,
-            end=start + len(self.batches) if self.last else None,
+            decay_from=start if self.anneals else None,
+            end=start + len(self.batches) if self.anneals else None,
         )
 
 

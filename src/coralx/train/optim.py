@@ -13,11 +13,12 @@ from coralx.train.adapters import PackedAdapters
 
 @dataclass(frozen=True)
 class Schedule:
-    """Warm-up, then constant, then linear to zero in the last stage (WSD, Hu et al. 2024,
-    arXiv:2404.06395): only a constant middle lets a genome be continued stage after stage.
+    """Warm-up, then constant or, in a stage that anneals, linear from the stage's first step to zero
+    at its last: restarts by the stage (SGDR, Loshchilov and Hutter 2017, arXiv:1608.03983; linear
+    for cosine), so that what a stage leaves behind is a finished model of its budget.
 
     `warmup` and `position` count the genome's own steps over all stages; `decay_from` and `end`
-    are None unless this is the last stage.
+    are the stage's, None where it does not anneal.
     """
 
     peak: float

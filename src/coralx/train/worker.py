@@ -27,7 +27,7 @@ from coralx.train.data import batches, subset
 from coralx.train.evaluate import EvaluationSet, Measures, apply_objective
 from coralx.train.export import export_result
 from coralx.train.hook import apply_hook
-from coralx.train.member import Member, StagePlan
+from coralx.train.member import LONG, Member, StagePlan
 from coralx.train.objectives import Floats, interval
 from coralx.train.outcome import (
     Clock,
@@ -43,7 +43,6 @@ from coralx.train.workbench import Workbench
 
 PROXY_FACTOR = 0.9  # of P1 when multi-modal genomes are scored on text alone
 SKILL_SHARE = 25.0  # per cent of the validation rows examined within a stage
-LEAST_EXAMINED = 64  # steps; a shorter stage is not worth leaving early
 
 Observe = Callable[[Progress], None]
 
@@ -319,7 +318,7 @@ def _examinations(job: Job, steps: int, config: Config) -> list[int]:
     selects, else by P1."""
     if not _measures_all(job, config):
         return [steps]
-    if steps < LEAST_EXAMINED:
+    if steps < LONG:
         return []
     points = examination_points(steps, config.training.evaluations_per_stage)
     return points if job.stage_index == 0 else [0, *points]
