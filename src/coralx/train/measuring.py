@@ -1,0 +1,160 @@
+"""Measure trained members: all objectives after a stage, the front's final figures on test rows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from coralx.config import OBJECTIVES, Config
+from coralx.records import Genome, Job, Start, TestResult, TrainingResult
+from coralx.train.checkpoint import load_checkpoint
+from coralx.train.evaluate import EvaluationSet, Measures, Scored, apply_objective
+from coralx.train.member import Member
+from coralx.train.objectives import Floats, interval
+from coralx.train.own_function import load_function
+from coralx.train.workbench import Workbench
+
+PROXY_FACTOR = 0.9  # of P1 when multi-modal genomes are scored on text alone
+
+# Objectives and details of one genome.
+Figures = tuple[dict[str, float], dict[str, float]]
+Own = Mapping[str, Callable[[Scored], float]]
+
+
+def load_own_objectives(config: Config) -> Own:
+    """The user's functions among the objectives, by the names that the configuration gives them.
+
+    Raises:
+        ConfigError: one cannot be imported.
+    """
+    return {
+        name: load_function("objectives", name)
+        for name in config.objectives
+        if name not in OBJECTIVES
+    }
+
+
+def measures_all(job: Job, config: Config) -> bool:
+    """Whether all objectives are measured after the stage, or P1 alone."""
+    return job.stage.selects or job.stage_index == len(config.hyperband.stages) - 1
+
+
+class Measurer:
+    """Measures members of one workbench.
+
+    Args:
+        own: the user's objectives by name.
+    """
+
+    def __init__(self, config: Config, bench: Workbench, own: Own) -> None:
+        self._config, self._bench, self._own = config, bench, own
+        self._parents: dict[str, float] = {}  # P1 of checkpoints that children were merged of
+
+    def measure(
+        self, members: Sequence[Member], rows: EvaluationSet, job: Job, images: bool
+    ) -> dict[int, Figures]:
+        """Objectives and details of the members still in, by their place in the pack.
+
+        A stage that lets everyone go on selects nobody, so P1 alone is measured there.
+        """
+        going = {k: member for k, member in enumerate(members) if member.stop is None}
+        if not going:
+            return {}
+        began = time.perf_counter()
+        found = {}
+        if not measures_all(job, self._config):
+            for k, member in going.items():
+                skill = member.skills[max(member.skills)]
+                found[k] = ({"task_skill": skill}, {"auroc": skill})
+        else:
+            pack = self._bench.pack(list(going.values()))
+            entries = [member.entry for member in going.values()]
+            batch = self._config.training.evaluation_batch
+            scores, alone = rows.score_all(pack, entries, batch, images)
+            for place, (k, member) in enumerate(going.items()):
+                text = None if alone is None else alone[place]
+                found[k] = self._measure_one(member, rows, scores[place], text)
+                member.skills.setdefault(len(member.losses), found[k][1]["auroc"])
+        for objectives, _ in found.values():
+            if job.text_only and self._bench.has_images:
+                objectives["task_skill"] *= PROXY_FACTOR
+        for member in going.values():
+            member.eval_seconds += (time.perf_counter() - began) / len(going)
+        return found
+
+    def test(self, result: TrainingResult) -> TestResult:
+        """Final figures of a trained genome: the test split, with bootstrap intervals, computed
+        as an exported adapter is served."""
+        with self._bench.backbone.products.exact():
+            return self._test(result)
+
+    def compare_merged(self, member: Member, start: Start) -> dict[str, float]:
+        """P1 of a child of merged weights before its first step, and the higher one of its
+        parents': on the same rows, all of validation. Nothing for other starts."""
+        if start.kind != "merge":
+            return {}
+        began = time.perf_counter()
+        for name in start.sources:
+            if name not in self._parents:
+                self._parents[name] = self._skill(self._restore(member.genome, name))
+        figures = {
+            "auroc_at_start": self._skill(member),
+            "auroc_of_better_parent": max(self._parents[name] for name in start.sources),
+        }
+        member.eval_seconds += time.perf_counter() - began
+        return figures
+
+    def _test(self, result: TrainingResult) -> TestResult:
+        rows = self._bench.test()
+        assert result.checkpoint is not None  # noqa: S101 - front members were trained
+        member = self._restore(result.genome, result.checkpoint)
+        pack, entries = self._bench.pack([member]), [member.entry]
+        batch = self._config.training.evaluation_batch
+        scores, alone = rows.score_all(pack, entries, batch, self._bench.has_images)
+        text = None if alone is None else alone[0]
+        draws = self._config.training.bootstrap_draws
+        objectives, details = rows.measure(scores[0], text, draws)
+        self._add_own(objectives, rows, scores[0], result.genome.id)
+        objectives["memory"] = np.array([float(self._bench.served_bytes(member, pack))])
+        return TestResult(
+            genome=result.genome.id,
+            stage=result.stage,
+            objectives={name: interval(objectives[name]) for name in self._names(objectives)},
+            details={name: interval(values) for name, values in details.items()},
+            attack_threshold=float(details["threshold"][0]),
+        )
+
+    def _measure_one(
+        self, member: Member, rows: EvaluationSet, scores: Floats, alone: Floats | None
+    ) -> Figures:
+        objectives, details = rows.measure(scores, alone)
+        self._add_own(objectives, rows, scores, member.genome.id)
+        solo = self._bench.pack([member])
+        objectives["memory"] = np.array([float(self._bench.served_bytes(member, solo))])
+        plain = {name: float(objectives[name][0]) for name in self._names(objectives)}
+        figures = {name: float(values[0]) for name, values in details.items()}
+        return plain, {**figures, "auroc": float(objectives["task_skill"][0])}
+
+    def _add_own(
+        self, objectives: Measures, rows: EvaluationSet, scores: Floats, genome: str
+    ) -> None:
+        for name, function in self._own.items():
+            value = apply_objective(name, function, rows.scored(scores), genome)
+            objectives[name] = np.array([value])
+
+    def _names(self, objectives: Measures) -> list[str]:
+        """P1 always, and those of the configuration that could be measured."""
+        wanted = dict.fromkeys(("task_skill", *self._config.objectives))
+        return [name for name in wanted if name in objectives]
+
+    def _skill(self, member: Member) -> float:
+        rows, batch = self._bench.validation(100), self._config.training.evaluation_batch
+        pack = self._bench.pack([member])
+        return float(rows.skill(pack, [member.entry], batch, 100, self._bench.has_images)[0])
+
+    def _restore(self, genome: Genome, checkpoint: str) -> Member:
+        known = load_checkpoint(self._bench.checkpoints, checkpoint)
+        entry = self._bench.entry(known.lora_cfg.layers)
+        return Member(genome, known.lora_cfg, known.weights, known.moments, entry)
