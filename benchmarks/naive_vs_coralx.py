@@ -127,7 +127,11 @@ def train_packed(config: Config, genomes: Sequence[Genome], path: Path) -> None:
         config.model_dump(mode="json"),
         {
             "evolution": {"generations": 1, "population": len(genomes), "warm_start": False},
-            "hyperband": {"training_stages": [full], "promotion": "halving"},
+            "hyperband": {
+                "training_stages": [full],
+                "promotion": "halving",
+                "adaptive_budgets": False,
+            },
             "training": {"patience": None},
         },
     )
