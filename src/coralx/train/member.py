@@ -16,7 +16,7 @@ from coralx.train.optim import Schedule
 from coralx.train.resize import Moments
 
 CURVE_POINTS = 24  # of the loss kept per stage
-LONG = 64  # steps; a shorter stage is worth neither leaving early nor annealing
+LONG_STAGE = 64  # steps; a shorter stage is worth neither leaving early nor annealing
 
 
 @dataclass
@@ -97,7 +97,7 @@ class StagePlan:
     @property
     def anneals(self) -> bool:
         """Whether learning rates fall to zero over the stage."""
-        return self.last or len(self.batches) >= LONG
+        return self.last or len(self.batches) >= LONG_STAGE
 
     def schedule(self, member: Member, start: int) -> Schedule:
         """Learning rates of a genome that had taken `start` steps before the stage."""

@@ -24,7 +24,7 @@ from coralx.train.data import batches, subset
 from coralx.train.export import export_result
 from coralx.train.hook import apply_hook
 from coralx.train.measuring import Figures, Measurer, load_own_objectives, measures_all
-from coralx.train.member import LONG, Member, StagePlan
+from coralx.train.member import LONG_STAGE, Member, StagePlan
 from coralx.train.outcome import (
     Clock,
     add_lost,
@@ -208,7 +208,7 @@ def _examinations(job: Job, steps: int, config: Config) -> list[int]:
     selects, else by P1."""
     if not measures_all(job, config):
         return [steps]
-    if steps < LONG:
+    if steps < LONG_STAGE:
         return []
     points = examination_points(steps, config.training.evaluations_per_stage)
     return points if job.stage_index == 0 else [0, *points]
