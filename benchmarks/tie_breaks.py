@@ -4,9 +4,9 @@
 
 Half of `n` results that nothing dominates survive. Kept is their hypervolume as a share of that of
 all, over seeds, for three shapes of front; `any` keeps those that were drawn first. It is measured
-in two boxes: `fixed` goes from 0 to 1, as that of a run's report does; `own` is the front's, with
-the reference point just beyond it. Far from the reference point the ends of a front count for more.
-Time is of the processor, over all of survival, per result, its median over seeds and shapes.
+in two boxes: `fixed` is that of the objectives' bounds, as in a run's report; `own` is the front's,
+with the reference point just beyond it. Far from the reference point the ends of a front count for
+more. Time is of the processor, over all of survival, per result, its median over seeds and shapes.
 Writes results/tie_breaks.json and .md.
 """
 
@@ -20,8 +20,9 @@ import numpy as np
 from moocore import hypervolume
 from results import describe_machine, spread, write_results
 
+from coralx.config import OBJECTIVES
 from coralx.records import Genome, LoRAConfig, TrainingResult
-from coralx.search.selection import objective_matrix, survive
+from coralx.search.selection import BOUNDS, survive
 from coralx.search.tiebreak import TIE_BREAKS, Matrix
 
 SHAPES = {"convex": 0.5, "flat": 1.0, "concave": 2.0}  # sum of losses ** power = 1
@@ -54,7 +55,7 @@ def draw(n: int, m: int, power: float, seed: int) -> Matrix:
 
 def measure(losses: Matrix) -> dict[str, tuple[float, ...]]:
     """Share of the hypervolume kept in each box and milliseconds per result, by tie-break."""
-    names = [f"made:{column}" for column in range(losses.shape[1])]
+    names = list(OBJECTIVES)[: losses.shape[1]]
     results = [
         TrainingResult(
             job="made",
@@ -63,7 +64,7 @@ def measure(losses: Matrix) -> dict[str, tuple[float, ...]]:
             stage="only",
             stage_index=0,
             lora_cfg=LoRAConfig(),
-            objectives=dict(zip(names, (-row).tolist(), strict=True)),
+            objectives={n: worth(n, loss) for n, loss in zip(names, row.tolist(), strict=True)},
         )
         for place, row in enumerate(losses)
     ]
@@ -74,9 +75,15 @@ def measure(losses: Matrix) -> dict[str, tuple[float, ...]]:
         began = time.process_time()
         survivors = survive(results, half, names, name)
         took = time.process_time() - began
-        kept = objective_matrix(survivors, names)
+        kept = losses[[int(result.genome.id) for result in survivors]]
         found[name] = (*shares(losses, kept), 1e3 * took / len(results))
     return found
+
+
+def worth(name: str, loss: float) -> float:
+    """The objective's value whose place between its best bound and its worst is `loss`."""
+    low, high = BOUNDS.get(name, (0.0, 1.0))
+    return loss if OBJECTIVES[name] == "min" else high - (high - low) * loss
 
 
 def shares(losses: Matrix, kept: Matrix) -> tuple[float, float]:

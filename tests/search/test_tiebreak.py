@@ -76,12 +76,11 @@ def test_hypervolume_of_a_large_front_is_near_the_exact_greedy_choice() -> None:
     rows = np.abs(rng.normal(size=(120, 3))) ** 0.6
     rows = 1 - rows / np.linalg.norm(rows, axis=1, keepdims=True)
     chosen = best_first("hypervolume", rows)[:8]
-    scaled = (rows - rows.min(axis=0)) / np.ptp(rows, axis=0)
     greedy: list[int] = []
     for _ in range(8):
-        volumes = [hypervolume(scaled[[*greedy, i]], ref=1.1) for i in range(len(rows))]
+        volumes = [hypervolume(rows[[*greedy, i]], ref=1.1) for i in range(len(rows))]
         greedy.append(int(np.argmax(volumes)))
-    reached = hypervolume(scaled[chosen], ref=1.1) / hypervolume(scaled[greedy], ref=1.1)
+    reached = hypervolume(rows[chosen], ref=1.1) / hypervolume(rows[greedy], ref=1.1)
     assert reached > 0.97  # any eight rows reach 0.77 to 0.96
 
 
@@ -141,14 +140,30 @@ def test_scores_move_with_the_rows(name: str, seed: int, n: int, m: int) -> None
 
 
 @every_tie_break
-def test_scale_and_a_constant_objective_make_no_difference(name: str) -> None:
+def test_scale_and_a_constant_objective_make_no_difference(make_result, name: str) -> None:
     rng = np.random.default_rng(5)
     rows = rng.random((12, 3))
     rows = rows / rows.sum(axis=1, keepdims=True)
-    memory = np.column_stack([rows * [1.0, 1e-3, 1e9], np.full(12, 2.4e8)])
-    alone = best_first(name, rows) if name != "niching" else None  # directions depend on M
-    assert alone in (None, best_first(name, memory))
-    assert best_first(name, rows) == best_first(name, rows * [1.0, 1e-3, 1e9])
+
+    def order(matrix) -> list[str]:
+        return [r.genome.id for r in selection.order(*as_results(make_result, matrix), name)]
+
+    assert order(rows) == order(rows * [1.0, 1e-3, 1e9])
+    if name != "niching":  # directions depend on M
+        assert order(rows) == order(np.column_stack([rows, np.full(12, 2.4e8)]))
+
+
+def test_hypervolume_weighs_a_difference_by_its_share_of_the_bounds(make_result) -> None:
+    """One place: 0.04 of skill is worth more than a thousandth of the memory, though by their
+    ranges among the three both would be the whole of it."""
+    names = ["task_skill", "memory"]
+    rows = {"light": (0.88, 241.2e6), "skilled": (0.92, 241.4e6), "middle": (0.885, 241.21e6)}
+    results = [
+        make_result(genome, objectives=dict(zip(names, row, strict=True)))
+        for genome, row in rows.items()
+    ]
+    (chosen,) = selection.promote(results, 1, names, "rank", "hypervolume")
+    assert chosen.genome.id == "skilled"
 
 
 def test_one_objective_leaves_nothing_to_break(make_result) -> None:

@@ -206,9 +206,7 @@ def hypervolume(
     measured = [name for name in names if any(name in r.objectives for r in results)]
     if not measured:
         return 0.0
-    limits = [(bounds or {}).get(name, BOUNDS.get(name, (0.0, 1.0))) for name in measured]
-    columns = zip(measured, objective_matrix(results, measured).T, limits, strict=True)
-    scaled = np.column_stack([_scale(name, column, *limit) for name, column, limit in columns])
+    scaled = _boxed(objective_matrix(results, measured), measured, bounds or {})
     return float(volume(scaled, ref=REFERENCE)) / REFERENCE ** len(measured)
 
 
@@ -222,9 +220,18 @@ def _order_peers(
     """Results of one stage, best first; they come in order of genome id."""
     matrix = objective_matrix(peers, names)
     rank = ranks(matrix)
-    score = TIE_BREAKS[tie_break](matrix, rank, count)
+    boxed = _boxed(matrix, names, observed_bounds(peers, names))
+    score = TIE_BREAKS[tie_break](boxed, rank, count)
     places = np.lexsort((matrix[:, 0], -score, rank))  # stable: the last tie is by id
     return [peers[place] for place in places]
+
+
+def _boxed(matrix: Matrix, names: Sequence[str], bounds: Bounds) -> Matrix:
+    """(N, M) columns to be minimised in the unit box of the objectives' bounds: those given,
+    else the fixed ones, else 0 to 1."""
+    limits = [bounds.get(name, BOUNDS.get(name, (0.0, 1.0))) for name in names]
+    columns = zip(names, matrix.T, limits, strict=True)
+    return np.column_stack([_scale(name, column, *limit) for name, column, limit in columns])
 
 
 def _scale(name: str, column: Matrix, low: float, high: float) -> Matrix:

@@ -1,9 +1,10 @@
 """Who goes first among results of one non-dominated rank: four tie-breaks, one signature.
 
 Under six objectives most results are non-dominated, so it is the tie-break that selects. Each takes
-the matrix (N, M) of one stage, every column to be minimised and +inf worst, the rank (N,) of each
-row and how many rows are wanted. It gives a score (N,), the greater the earlier, that compares rows
-of one rank. Rows may come in any order; only where rows tie in every respect does it decide.
+the matrix (N, M) of one stage, every column to be minimised, 0 best and 1 worst of its bounds, the
+rank (N,) of each row and how many rows are wanted. It gives a score (N,), the greater the earlier,
+that compares rows of one rank. Rows may come in any order; only where rows tie in every respect
+does it decide.
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ def niching(matrix: Matrix, rank: Ranks, count: int) -> Matrix:
 
 
 def hypervolume(matrix: Matrix, rank: Ranks, count: int) -> Matrix:
-    """By hypervolume contribution, each front scaled to the unit box, reference point 1.1.
+    """By hypervolume contribution in the unit box as it is, reference point 1.1: an objective in
+    which a front hardly differs decides as little as it is worth there.
 
     Up to 24 rows exactly: the row that contributes least exclusively goes last, and again without
     it (SMS-EMOA: Beume, Naujoks and Emmerich, EJOR 181(3), 2007), so that of two near twins one
@@ -73,7 +75,7 @@ def hypervolume(matrix: Matrix, rank: Ranks, count: int) -> Matrix:
     def score(front: Matrix) -> Matrix:
         sort = np.lexsort(front.T[::-1])  # where volumes tie, the better in the first objective
         measure = _peel if len(front) <= MOST_EXACT else _cover
-        return measure(_scale(front)[sort])[np.argsort(sort)]
+        return measure(front[sort])[np.argsort(sort)]
 
     return _front_by_front(matrix, rank, score)
 
