@@ -7,16 +7,14 @@ curves (scripts/record_curves.py), or from a made-up problem with a fidelity axi
 recorded seconds; all have the same budget, in full trainings of an average genome (100 by default,
 the least that Optuna's documentation advises for its samplers). The front is that of all results a
 search paid for that are measured in full (S2 and S3 of the recordings, the last stage of a made-up
-problem), its hypervolume over bounds common to all: the ranges of such recorded results, or those
-of the problem. Figures are shares of the best that can be reached: the
+problem), its hypervolume in the box of the objectives' bounds, as a run reports it. Figures are shares of the best that can be reached: the
 hypervolume of everything recorded, or of the true front. Beside it stands the best value found of
 the first objective (of the recordings: skill), 0 to 1 within the same bounds. Intervals are
 bootstrap, over seeds.
 
 CoralX is at its defaults but for --population (32 instead of 8, as a budget of a hundred trainings
 allows) and for what a method's name says; the others are at theirs. What a child inherits is not
-in the recordings: CoralX goes without its warm start here. It pays for all of S0's evaluation, as
-recorded, where a run measures skill alone.
+in the recordings: CoralX goes without its warm start here.
 
 Needs the packages of `pip install -e '.[bench]'`. Writes results/search_quality.json, .md and .svg.
 """
@@ -145,11 +143,8 @@ def load_problem(name: str, path: Path) -> Problem:
     table = read_table(path, name)
     last = measured_in_full(table)
     objectives = tuple(n for n in OBJECTIVES if all(n in r.objectives for r in last))
-    bounds = {}
-    for objective in objectives:
-        seen = [result.objectives[objective] for result in last]
-        bounds[objective] = (min(seen), max(seen))
-    return TableProblem(table, objectives, bounds)
+    bounds = selection.BOUNDS | selection.observed_bounds(last, objectives)
+    return TableProblem(table, objectives, {name: bounds[name] for name in objectives})
 
 
 @functools.cache

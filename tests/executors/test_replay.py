@@ -80,8 +80,9 @@ def test_one_worker_and_a_thousand_come_to_the_same_front() -> None:
     assert slow.now == pytest.approx(slow.busy), "one worker is never idle"
     longest: dict[tuple[int, int], float] = {}  # by generation and stage: none waits for workers
     jobs: dict[str, float] = {}
+    stages = config.hyperband.stages
     for result in many.results:
-        jobs[result.job] = jobs.get(result.job, 0.0) + seconds_of(result)
+        jobs[result.job] = jobs.get(result.job, 0.0) + seconds_of(result, stages[result.stage_index])
     for result in many.results:
         key = result.generation, result.stage_index
         longest[key] = max(longest.get(key, 0.0), jobs[result.job])
@@ -99,7 +100,9 @@ def test_results_are_the_recorded_ones_and_say_that_they_are_replayed() -> None:
         assert result.checkpoint is None
     children = [r for r in evolution.results if r.generation == 1 and r.stage_index == 0]
     assert {child.start.kind for child in children} == {"fresh"}, "nothing can be inherited"
-    assert executor.busy == pytest.approx(sum(map(seconds_of, evolution.results)))
+    stages = config.hyperband.stages
+    spent = [seconds_of(result, stages[result.stage_index]) for result in evolution.results]
+    assert executor.busy == pytest.approx(sum(spent))
     assert facts(store, "results") == evolution.results
 
 
@@ -114,7 +117,7 @@ def test_jobs_are_done_in_order_of_virtual_time() -> None:
     free, ends = [0.0, 0.0], {}
     for job in jobs:  # each job goes to the worker that is free first
         free.sort()
-        free[0] += seconds_of(table.look_up(job.genomes[0], job.stage))
+        free[0] += seconds_of(table.look_up(job.genomes[0], job.stage), job.stage)
         ends[job.id] = free[0]
     done = []
     while batch := list(executor.completed()):
