@@ -7,14 +7,15 @@ curves (scripts/record_curves.py), or from a made-up problem with a fidelity axi
 recorded seconds; all have the same budget, in full trainings of an average genome (100 by default,
 the least that Optuna's documentation advises for its samplers). The front is that of all results a
 search paid for that are measured in full (S2 and S3 of the recordings, the last stage of a made-up
-problem), its hypervolume in the box of the objectives' bounds, as a run reports it. Figures are shares of the best that can be reached: the
-hypervolume of everything recorded, or of the true front. Beside it stands the best value found of
-the first objective (of the recordings: skill), 0 to 1 within the same bounds. Intervals are
-bootstrap, over seeds.
+problem), its hypervolume in the box of the objectives' bounds, as a run reports it. Figures are
+shares of the best that can be reached: the hypervolume of everything recorded, or of the true
+front. Beside it stands the best value found of the first objective (of the recordings: skill), 0 to
+1 within the same bounds. Intervals are bootstrap, over seeds.
 
 CoralX is at its defaults but for --population (32 instead of 8, as a budget of a hundred trainings
-allows) and for what a method's name says; the others are at theirs. What a child inherits is not
-in the recordings: CoralX goes without its warm start here.
+allows) and for what a method's name says (`wide`: half of the genes mutate, not 0.3 of them, and
+half of S2 goes on, not a quarter); the others are at theirs. What a child inherits is not in the
+recordings: CoralX goes without its warm start here.
 
 Needs the packages of `pip install -e '.[bench]'`. Writes results/search_quality.json, .md and .svg.
 """
@@ -55,6 +56,10 @@ CORALX: dict[str, dict[str, dict[str, Any]]] = {
     "coralx-halving": {"hyperband": {"promotion": "halving"}},
     "coralx-halving-crowding": {"evolution": {"tie_break": "crowding"}},
     "coralx-asha": {"hyperband": {"promotion": "asha"}},
+    "coralx-halving-wide": {
+        "evolution": {"mutation_rate": 0.5},
+        "survival_rate": {"S2_serious": 0.5},
+    },
 }
 METHODS = (*CORALX, *SEARCHERS)
 SLOW = ("syne-tune-moasha",)  # sorts all trials of a rung at every result: minutes a run
@@ -195,16 +200,24 @@ def run_one(arguments: argparse.Namespace, job: tuple[str, str, int]) -> dict[st
 def coralx_config(
     problem: Problem, seed: int, population: int, settings: Mapping[str, Mapping[str, Any]]
 ) -> Config:
-    """CoralX at its defaults but for what is named here; one genome a job, as the others have."""
+    """CoralX at its defaults but for what is named here; one genome a job, as the others have.
+
+    `settings` has sections of a configuration and, as `survival_rate`, those of stages by name.
+    """
+    rates = settings.get("survival_rate", {})
+    stages = [
+        stage.model_dump() | ({"survival_rate": rates[stage.name]} if stage.name in rates else {})
+        for stage in problem.stages
+    ]
     return load_config(
         {
             "space": {name: gene.model_dump() for name, gene in problem.space.items()},
             "objectives": problem.objectives,
             "evolution": {"population": population, "generations": 100_000, "seed": seed},
             "training": {"pack_size": 1},
-            "hyperband": {"training_stages": [stage.model_dump() for stage in problem.stages]},
+            "hyperband": {"training_stages": stages},
         },
-        settings,
+        {name: section for name, section in settings.items() if name != "survival_rate"},
     )
 
 

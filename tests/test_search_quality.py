@@ -79,7 +79,9 @@ def test_a_searcher_draws_from_the_space_and_keeps_to_the_budget(method: str) ->
     assert (steps > full) if halves else (abs(steps - full) <= len(found))
 
 
-@pytest.mark.parametrize("method", ["coralx-halving", "coralx-asha", "random"])
+@pytest.mark.parametrize(
+    "method", ["coralx-halving", "coralx-halving-wide", "coralx-asha", "random"]
+)
 def test_hypervolume_grows_with_the_budget_and_stays_below_the_best(method: str) -> None:
     quality = load("search_quality")
     arguments = Namespace(table=Path("none"), budget=12.0, workers=1, population=8)
@@ -89,3 +91,11 @@ def test_hypervolume_grows_with_the_budget_and_stays_below_the_best(method: str)
     assert 0 < curve[-1] <= 1
     assert row["finished"] > 0
     assert quality.run_one(arguments, ("dtlz2", method, 0)) == row
+
+
+def test_a_method_may_let_other_shares_go_on() -> None:
+    quality, problem = load("search_quality"), load("fidelity_problems").PROBLEMS["dtlz2"]
+    config = quality.coralx_config(problem, 0, 8, {"survival_rate": {"S2_serious": 0.5}})
+    rates = [stage.survival_rate for stage in config.hyperband.stages]
+    usual = [stage.survival_rate for stage in DEFAULT_STAGES]
+    assert rates == [*usual[:2], 0.5, usual[3]]

@@ -82,7 +82,9 @@ def test_one_worker_and_a_thousand_come_to_the_same_front() -> None:
     jobs: dict[str, float] = {}
     stages = config.hyperband.stages
     for result in many.results:
-        jobs[result.job] = jobs.get(result.job, 0.0) + seconds_of(result, stages[result.stage_index])
+        jobs[result.job] = jobs.get(result.job, 0.0) + seconds_of(
+            result, stages[result.stage_index]
+        )
     for result in many.results:
         key = result.generation, result.stage_index
         longest[key] = max(longest.get(key, 0.0), jobs[result.job])
