@@ -158,6 +158,7 @@ def test_survivors_are_a_share_of_those_that_entered(settings, answer) -> None:
 def test_a_cheap_score_never_beats_a_full_one(settings, answer) -> None:
     perfect = {"task_skill": 1.0, "false_positive_cost": 0.0}
     evolution = run(Evolution(settings()), answer, spoil=spoiler("S1_shakeout", objectives=perfect))
+    assert evolution.front()
     assert {result.stage for result in evolution.front()} <= {"S2_serious", "S3_finisher"}
     finalists = {r.genome.id for r in evolution.results if r.stage == "S3_finisher"}
     assert set(evolution.closed[-1].population[: len(finalists)]) == finalists
