@@ -85,7 +85,7 @@ def test_estimate_by_hand() -> None:
     # and up are padded to rank 2; each genome has a classification layer of 4 + 1.
     trained = 2 * (2 * 8 + 2 * 12 + 3 * 8 + 12) + 2 * (4 * 8 + 2 * 12) + 2 * 5
     block = 6 * 4 + 8  # of the second genome alone, per token
-    adapted = 4 + 3 * 2 + (4 + 2) + (4 + 2) + (8 + 2)  # inputs, and twice the rank of each
+    adapted = 4 + 3 * 1 + (4 + 1) + (4 + 1) + (8 + 1)  # inputs, and the rank of each
     passing = 2 * 14  # of both genomes in the last block, more than twice 8 of one below
     expected = base + 16 * trained + 5 * 3 * 4 * (block + adapted + passing)
     assert packing.estimate_bytes(adapters, tiny, rows=5, tokens=3) == expected

@@ -50,32 +50,34 @@ def _rows(seed: int = 0) -> Tensor:
     return torch.randn(6, 3, 6, generator=torch.Generator().manual_seed(seed))
 
 
-def test_delta_is_scale_times_b_a_x_for_each_genome(
+def _add(pack: PackedAdapters, target: str, start: float = 0.0) -> Tensor:
+    """What a layer of five outputs gives for `_rows`, were its own output `start`."""
+    return pack.add(torch.full((6, 3, 5), start), _rows(), target)
+
+
+def test_scale_times_b_a_x_is_added_for_each_genome(
     pack: PackedAdapters, weights: list[Weights]
 ) -> None:
-    x = _rows()
-    found = pack.delta(x, Q)
-    assert found is not None
+    x, found = _rows(), _add(pack, Q, start=7.0) - 7
     for k, scale in ((0, 2.0), (1, 0.5)):
         a, b = weights[k].lora[Q]
         expected = scale * x[2 * k : 2 * k + 2] @ (b @ a).T
-        torch.testing.assert_close(found[2 * k : 2 * k + 2], expected)
+        torch.testing.assert_close(found[2 * k : 2 * k + 2], expected, atol=1e-5, rtol=1e-5)
     assert not found[4:].any()  # the third genome does not adapt this layer
 
 
-def test_a_layer_that_nobody_adapts_has_no_delta(pack: PackedAdapters) -> None:
-    assert pack.delta(_rows(), "3.attn.q") is None
+def test_nothing_is_added_to_a_layer_that_nobody_adapts(pack: PackedAdapters) -> None:
+    out = torch.ones(6, 3, 5)
+    assert pack.add(out, _rows(), "3.attn.q") is out
 
 
-def test_an_adapted_linear_adds_the_delta_of_the_pack_at_work(pack: PackedAdapters) -> None:
+def test_an_adapted_linear_adds_what_the_pack_at_work_does(pack: PackedAdapters) -> None:
     base = nn.Linear(6, 5)
     at_work = AtWork()
     layer, x = AdaptedLinear(Q, base, EXACT, at_work), _rows()
     assert torch.equal(layer(x), base(x))
     at_work.pack = pack
-    delta = pack.delta(x, Q)
-    assert delta is not None
-    torch.testing.assert_close(layer(x), base(x) + delta)
+    torch.testing.assert_close(layer(x), base(x) + _add(pack, Q))
 
 
 def test_take_gives_back_what_was_put_in(pack: PackedAdapters, weights: list[Weights]) -> None:
@@ -112,8 +114,7 @@ def test_the_flat_rows_hold_each_tensor_once(pack: PackedAdapters) -> None:
 
 
 def test_gradients_land_in_the_flat_rows_of_their_genome(pack: PackedAdapters) -> None:
-    found = pack.delta(_rows(), Q)
-    assert found is not None
+    found = _add(pack, Q)
     found[2:4].square().sum().backward()  # the loss of genome 1 alone
     touched = pack.gradients.abs().sum(dim=1) > 0
     assert touched.tolist() == [False, True, False]
@@ -122,25 +123,22 @@ def test_gradients_land_in_the_flat_rows_of_their_genome(pack: PackedAdapters) -
 
 
 def test_padding_has_no_gradient(pack: PackedAdapters) -> None:
-    found = pack.delta(_rows(), Q)
-    assert found is not None
+    found = _add(pack, Q)
     found.square().sum().backward()
     a, b = pack.lora[Q]
     assert a.grad is not None
     assert b.grad is not None
     assert not a.grad[0, 2:].any()
-    assert not b.grad[0, :, 2:].any()
+    assert not b.grad[0, 2:].any()
     assert not a.grad[2].any()
     assert a.grad[0, :2].any()
 
 
 def test_one_genomes_nan_reaches_no_other(pack: PackedAdapters, weights: list[Weights]) -> None:
-    healthy = pack.delta(_rows(), UP)
+    healthy = _add(pack, UP)
     with torch.no_grad():
         pack.values[1] = float("nan")
-    broken = pack.delta(_rows(), UP)
-    assert healthy is not None
-    assert broken is not None
+    broken = _add(pack, UP)
     assert torch.equal(healthy[[0, 1, 4, 5]], broken[[0, 1, 4, 5]])
     assert broken[2:4].isnan().all()
 
@@ -148,21 +146,32 @@ def test_one_genomes_nan_reaches_no_other(pack: PackedAdapters, weights: list[We
 def _drop(pack: PackedAdapters, step: int, target: str = Q) -> Tensor:
     pack.training = True
     pack.begin_step(step)
-    return pack.dropout(torch.ones(pack.size, 40, 50), target)
+    dropped = pack.dropout(torch.ones(pack.size, 40, 50), target)
+    assert dropped is not None
+    return dropped
 
 
 def test_dropout_has_each_genomes_own_probability(pack: PackedAdapters) -> None:
-    dropped = _drop(pack, 0)
-    shares = (dropped == 0).float().mean(dim=(1, 2))
+    shares = _drop(pack, 0).float().mean(dim=(1, 2))
     # The third genome does not adapt this layer, so nothing is dropped for it.
     assert shares.tolist() == pytest.approx([0.0, 0.3, 0.0], abs=0.04)
-    assert dropped[1].max() == pytest.approx(1 / 0.7)
-    assert dropped.mean(dim=(1, 2)).tolist() == pytest.approx([1, 1, 1], abs=0.07)
+
+
+def test_what_dropout_keeps_counts_for_what_it_leaves_out(
+    pack: PackedAdapters, weights: list[Weights]
+) -> None:
+    dropped = pack.dropout(x := _rows().view(3, 6, 6), Q)
+    assert dropped is None
+    pack.training = True
+    dropped = pack.dropout(x, Q)
+    assert dropped is not None
+    a, b = weights[1].lora[Q]
+    expected = 0.5 / 0.7 * x[1].masked_fill(dropped[1], 0) @ (b @ a).T
+    torch.testing.assert_close(_add(pack, Q)[2:4].view(6, 5), expected)
 
 
 def test_dropout_is_off_outside_training(pack: PackedAdapters) -> None:
-    x = torch.ones(3, 4, 5)
-    assert pack.dropout(x, Q) is x
+    assert pack.dropout(torch.ones(3, 4, 5), Q) is None
 
 
 def test_dropout_streams_differ_by_step_layer_and_seed(pack: PackedAdapters) -> None:

@@ -134,8 +134,9 @@ def test_pack_size_and_depth_of_the_others_change_no_genome(
     packed = train(model, encoded, pictured_genomes, starts, plan)
     for k, own in enumerate(pictured_genomes):
         alone = train(model, encoded, [own], [starts[k]], plan, seeds=[k])
-        assert distance(alone.weights[0], packed.weights[k]) < 3e-5  # of some 1e-2 moved
-        assert np.abs(alone.losses[:, 0] - packed.losses[:, k]).max() < 1e-5
+        # Of some 1e-2 moved: where a gradient is nearly zero AdamW makes much of its last bits.
+        assert distance(alone.weights[0], packed.weights[k]) < 3e-4
+        assert np.abs(alone.losses[:, 0] - packed.losses[:, k]).max() < 3e-5
         moved = packed.weights[k].extra["projector.weight"] - starts[k].extra["projector.weight"]
         assert moved.abs().max() > 5e-3
 
@@ -234,11 +235,11 @@ def test_padded_ranks_and_layers_not_adapted_stay_zero(
     trained = train(tiny.model, tiny.encoded, tiny.genomes, tiny.starts, plan)
     for target, (a, b) in trained.pack.lora.items():
         ranks = [len(s.lora[target][0]) if target in s.lora else 0 for s in tiny.starts]
-        assert a.shape[1] == b.shape[2] == max(ranks)
+        assert a.shape[1] == b.shape[1] == max(ranks)
         for k, rank in enumerate(ranks):
             assert not a[k, rank:].any()
-            assert not b[k, :, rank:].any()
-            assert rank == 0 or b[k, :, :rank].any()
+            assert not b[k, rank:].any()
+            assert rank == 0 or b[k, :rank].any()
 
 
 def _logits(setting: Setting, build_pack: Callable[..., Any], rows: list[int], **kw: Any) -> Tensor:

@@ -67,13 +67,19 @@ def test_a_genome_leaves_when_it_stops_improving(train: Train) -> None:
     assert b.skills == {0: 0.5, 3: 0.505, 6: 0.509}
 
 
-def test_the_best_weights_seen_are_restored(train: Train) -> None:
+def test_who_leaves_early_goes_back_to_the_best_weights_seen(train: Train) -> None:
     (a, b), _ = train([[0.5, 0.9], [0.6, 0.8], [0.55, 0.7], [0.5]])
     assert a.left_early
     assert b.left_early
     assert a.moments.step == 3  # as examined at step 3
     assert b.moments.step == 0
     assert all(not second.any() for _, second in b.weights.lora.values())  # B as it began
+
+
+def test_who_ends_an_annealed_stage_keeps_its_last_weights(train: Train) -> None:
+    (a, b), _ = train([[0.5, 0.5], [0.9, 0.6], [0.7, 0.7], [0.92, 0.8], [0.8, 0.7]])
+    assert (a.left_early, b.left_early) == (False, False)
+    assert [m.moments.step for m in (a, b)] == [12, 12]
 
 
 def test_without_patience_nobody_leaves_and_nothing_is_restored(train: Train) -> None:
@@ -100,8 +106,8 @@ def test_two_lanes_train_as_one(train: Train, two_lanes: list[str]) -> None:
     for one, two in zip(alone, beside, strict=True):
         assert one.skills == two.skills
         torch.testing.assert_close(two.losses, one.losses, atol=1e-5, rtol=0)
-        for target, (_, b) in one.weights.lora.items():
-            torch.testing.assert_close(two.weights.lora[target][1], b, atol=1e-5, rtol=0)
+        for target, (_, b) in one.weights.lora.items():  # of some 1e-2 moved
+            torch.testing.assert_close(two.weights.lora[target][1], b, atol=5e-5, rtol=0)
 
 
 @pytest.mark.parametrize(

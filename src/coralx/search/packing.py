@@ -82,7 +82,7 @@ def estimate_bytes(
     trained = len(adapters) * (
         1 + shape.hidden + shape.hidden * (shape.vision + bool(shape.vision))
     )
-    kept = 0
+    kept = 0.0
     for height in range(1, max(depths) + 1):  # 1: the last block
         linears = _adapted(adapters, depths, height)
         trained += len(adapters) * sum(
@@ -94,7 +94,7 @@ def estimate_bytes(
     above = sum(depth > 1 for depth in depths)
     passing = max(above * 2 * shape.intermediate, len(adapters) * 7 * shape.hidden // 2)
     seen = rows * tokens * shape.value_bytes
-    return base_bytes(shape) + trained * _BYTES_PER_TRAINED + seen * (kept + passing)
+    return base_bytes(shape) + trained * _BYTES_PER_TRAINED + round(seen * (kept + passing))
 
 
 def base_bytes(shape: ModelShape) -> int:
@@ -132,20 +132,22 @@ def _adapted(
     return found
 
 
-def _kept(linears: Mapping[str, tuple[int, bool]], shape: ModelShape, last: bool) -> int:
+def _kept(linears: Mapping[str, tuple[int, bool]], shape: ModelShape, last: bool) -> float:
     """Values a block keeps per token for the backward pass.
 
     Attention keeps query, key, value and context, two norms their inputs, the activation
     function its own: 6 x hidden + intermediate; the last block keys, values and its input alone,
-    as all else is for one token a row. An adapter keeps its input, or with dropout its factors
-    and their product, and its low-rank output twice; query, key and value share an undropped input.
+    as all else is for one token a row. An adapter keeps its input, with dropout a copy of it and
+    a byte a value for what was dropped, and its low-rank output; query, key and value share an
+    undropped input.
     """
-    total = 3 * shape.hidden if last else 6 * shape.hidden + shape.intermediate
+    total: float = 3 * shape.hidden if last else 6 * shape.hidden + shape.intermediate
+    dropped = 1 + 1 / shape.value_bytes
     own = {n: v for n, v in linears.items() if not last or n in ("key", "value")}
     for name, (rank, drops) in own.items():
         width, _ = _sides(name, shape)
         shares = name in _SHARED and not drops
-        total += 2 * rank + (2 * width if drops else 0 if shares else width)
+        total += rank + width * (dropped if drops else 0 if shares else 1)
     return total + shape.hidden * any(not own[name][1] for name in _SHARED if name in own)
 
 

@@ -76,8 +76,8 @@ class StageTrainer:
             self._run_segment(active, schedules, plan, range(first, stop), observe)
             if stop in plan.examine_at:
                 self._examine(active, stop, plan, examine)
-        if plan.patience is not None:
-            for member in members:
+        for member in members:
+            if member.left_early:
                 member.restore_best()
 
     def _prepare(self, members: Sequence[Member]) -> None:

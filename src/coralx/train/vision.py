@@ -30,6 +30,8 @@ class VisionTower:
     Args:
         tokens: S, features per image: the mean over the S parts of the feature grid.
         pixels: side of the square that pictures are scaled to.
+        batch: pictures computed together; more are slower, as their layers' outputs are too large
+            for the allocator to keep.
 
     Raises:
         ModelError: the name is unknown or its package is not installed.
@@ -38,7 +40,7 @@ class VisionTower:
     width = 1280
 
     def __init__(
-        self, name: str, tokens: int, device: torch.device, pixels: int = 128, batch: int = 32
+        self, name: str, tokens: int, device: torch.device, pixels: int = 128, batch: int = 8
     ) -> None:
         if name not in VISION_TOWERS:
             raise ModelError(

@@ -28,7 +28,7 @@ from coralx.train.member import Member, build_pack, empty_moments
 from coralx.train.memory import measure_peak
 from coralx.train.merge import SHARES, Parent, merge
 from coralx.train.network import score
-from coralx.train.prefix import EncodedRows
+from coralx.train.prefix import Batch, EncodedRows
 from coralx.train.prefix_store import PrefixStore
 from coralx.train.resize import grow, grow_moments, transplant
 from coralx.train.rows import Rows
@@ -161,9 +161,8 @@ class Workbench:
         """
         rows = self._longest_rows()
         ready = rows.batch(range(len(rows)))
-        ready.at(member.entry)  # known before, as it is not part of what is measured
         with self.backbone.products.exact():
-            above = measure_peak(lambda: score(self.backbone, pack, [member.entry], ready))
+            above = self._adapted_peak(member, pack, ready)
             below = max(self._prefix_peak(member.entry, ready.mask), self._tower_peak())
         weights = sum(a.numel() + b.numel() for a, b in member.weights.lora.values())
         weights += sum(value.numel() for value in member.weights.extra.values())
@@ -178,6 +177,17 @@ class Workbench:
             chosen = order[: self.config.training.evaluation_batch]
             self._longest = self.encode(rows.take(chosen))
         return self._longest
+
+    def _adapted_peak(self, member: Member, pack: PackedAdapters, ready: Batch) -> int:
+        """From the member's entry on, once for all genomes of its rank and targets."""
+        shapes = {target: tuple(a.shape) for target, (a, _) in member.weights.lora.items()}
+        key = f"{member.entry}/{shapes}"
+        if key not in self._peaks:
+            ready.at(member.entry)  # known before, as it is not part of what is measured
+            self._peaks[key] = measure_peak(
+                lambda: score(self.backbone, pack, [member.entry], ready)
+            )
+        return self._peaks[key]
 
     def _tower_peak(self) -> int:
         if self.tower is None:
