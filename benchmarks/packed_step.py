@@ -1,7 +1,7 @@
 """The packed training step: its throughput and share of the machine's matrix peak.
 
-    python benchmarks/packed_step.py            # about five minutes on 2 idle cores
-    python benchmarks/packed_step.py --quick    # under a minute; printed, not recorded
+    python benchmarks/packed_step.py            # about two minutes on 2 idle cores
+    python benchmarks/packed_step.py --quick    # some seconds; printed, not recorded
 
 Against pack size and batch size, mixes of ranks, and adapted depth; on the CPU always, on CUDA
 where there is one. `mixed` is float32 with the frozen layers' products in bfloat16

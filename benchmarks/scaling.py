@@ -1,7 +1,7 @@
 """How cost grows with population, rows and text length; everything measured, nothing extrapolated.
 
-    python benchmarks/scaling.py            # under ten minutes on 2 idle cores
-    python benchmarks/scaling.py --quick    # two minutes; printed, not recorded
+    python benchmarks/scaling.py            # about two minutes on 2 idle cores
+    python benchmarks/scaling.py --quick    # under a minute; printed, not recorded
 
 - population 4 to 256: search and journal per generation (made-up results, as in overhead.py), and
   a real generation of one stage of four steps on 32 rows;
