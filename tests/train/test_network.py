@@ -119,6 +119,12 @@ def pictured_genomes(genome: Callable[..., Genome]) -> list[Genome]:
     ]
 
 
+def _differences(one: Weights, two: Weights) -> Tensor:
+    pairs = [(x, y) for t in one.lora for x, y in zip(one.lora[t], two.lora[t], strict=True)]
+    pairs += [(one.extra[name], two.extra[name]) for name in one.extra]
+    return torch.cat([(x - y).abs().flatten() for x, y in pairs])
+
+
 @pytest.mark.parametrize("kind", ["all-minilm-l6-v2", "qwen3"])
 def test_pack_size_and_depth_of_the_others_change_no_genome(
     kind: str,
@@ -136,7 +142,8 @@ def test_pack_size_and_depth_of_the_others_change_no_genome(
         alone = train(model, encoded, [own], [starts[k]], plan, seeds=[k])
         # Of some 1e-2 moved: where a gradient is nearly zero AdamW makes much of its last bits.
         assert distance(alone.weights[0], packed.weights[k]) < 3e-4
-        assert np.abs(alone.losses[:, 0] - packed.losses[:, k]).max() < 3e-5
+        assert _differences(alone.weights[0], packed.weights[k]).quantile(0.99) < 1e-5
+        assert np.abs(alone.losses[:, 0] - packed.losses[:, k]).mean() < 1e-5
         moved = packed.weights[k].extra["projector.weight"] - starts[k].extra["projector.weight"]
         assert moved.abs().max() > 5e-3
 

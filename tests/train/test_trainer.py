@@ -107,7 +107,9 @@ def test_two_lanes_train_as_one(train: Train, two_lanes: list[str]) -> None:
         assert one.skills == two.skills
         torch.testing.assert_close(two.losses, one.losses, atol=1e-5, rtol=0)
         for target, (_, b) in one.weights.lora.items():  # of some 1e-2 moved
-            torch.testing.assert_close(two.weights.lora[target][1], b, atol=5e-5, rtol=0)
+            apart = (two.weights.lora[target][1] - b).abs()
+            assert apart.max() < 5e-5  # AdamW makes much of the last bits of small gradients
+            assert apart.mean() < 1e-6
 
 
 @pytest.mark.parametrize(

@@ -156,8 +156,9 @@ class Workbench:
     def served_bytes(self, member: Member, pack: PackedAdapters) -> int:
         """P4: base, tower, adapter, and the peak of activations at the evaluation batch.
 
-        The peak is measured on the longest validation rows from the member's entry on, once per
-        depth below it, and once for the tower. `pack` must hold the member alone.
+        The peak is measured on the longest validation rows, once per rank and targets from the
+        member's entry on, once per depth below it, and once for the tower. `pack` must hold the
+        member alone.
         """
         rows = self._longest_rows()
         ready = rows.batch(range(len(rows)))
