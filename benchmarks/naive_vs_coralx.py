@@ -12,7 +12,8 @@ Naive training of 5 x 40 genomes takes hours, so everything measured is kept und
 second call goes on where the first stopped. `--quality` trains naively without taking the time, so
 that it may run beside other work. `--packed` trains the genomes in full as packs instead: each from
 fresh weights for the full epochs, by CoralX's trainer without stages, inheritance or leaving early.
-That takes minutes, and stands in for the quality of naive training where the latter is not known.
+That takes minutes, and stands in for the quality of naive training where the latter is not known:
+as trained, since PEFT leaves probabilities as they are, and with logits scaled as CoralX does.
 `--time N` trains N genomes of each seed naively anew, alone, and
 naive's seconds are their mean times the number of genomes; where CoralX multiplies frozen weights
 in bfloat16, they are timed under `torch.autocast` in bfloat16 as well, a second baseline beside
@@ -39,13 +40,15 @@ from results import FOLDER, describe_machine, spread, write_results
 from coralx.config import Config, load_config
 from coralx.records import Genome, TrainingResult, jsonable
 from coralx.search import selection
-from coralx.sides import Side, naive_as_result, run_coralx
+from coralx.search.asktell import Search
+from coralx.sides import Printer, Side, measure_front, naive_as_result, run_coralx
+from coralx.train.measuring import AS_TRAINED
 from coralx.train.naive import NaiveRun
 from coralx.train.workbench import Workbench
 from coralx.train.worker import Worker
 
 FIGURES = ("speedup_wall_clock", "speedup_over_mixed_naive", "speedup_steps", "samples_saved")
-QUALITY = ("hypervolume_ratio", "auroc_difference")
+QUALITY = ("hypervolume_ratio", "hypervolume_ratio_calibrated", "auroc_difference")
 
 
 def main() -> None:
@@ -96,7 +99,7 @@ def measure_seed(config: Config, arguments: argparse.Namespace) -> None:
             keep_side(known, side, timed=not arguments.quality)
         genomes = [Genome.model_validate(g) for g in json.loads(known.read_text())["genomes"]]
         if arguments.packed:
-            train_packed(config, genomes, folder / "packed.json")
+            train_packed(config, genomes, folder)
         elif arguments.time is not None:
             chance = np.random.default_rng(config.evolution.seed)
             chosen = [genomes[i] for i in chance.permutation(len(genomes))[: arguments.time]]
@@ -117,9 +120,18 @@ def keep_side(path: Path, side: Side, timed: bool) -> None:
     keep(path, {**side, **records, "timed": timed})
 
 
-def train_packed(config: Config, genomes: Sequence[Genome], path: Path) -> None:
+class Noting(Printer):
+    """Keeps the search at hand, for what it was told."""
+
+    evolution: Search
+
+    def begin(self, evolution: Search) -> None:
+        self.evolution = evolution
+
+
+def train_packed(config: Config, genomes: Sequence[Genome], folder: Path) -> None:
     """All genomes from fresh weights through one stage of the full epochs, patience off."""
-    if path.exists():
+    if (folder / "packed.json").exists():
         return
     full = config.hyperband.training_stages[-1].model_dump()
     full |= {"epoch_budget": config.hyperband.full_epochs, "data_percentage": 100.0}
@@ -138,8 +150,21 @@ def train_packed(config: Config, genomes: Sequence[Genome], path: Path) -> None:
     founders = [genome.model_copy(update={"generation": 0}) for genome in genomes]
     with tempfile.TemporaryDirectory() as scratch:
         worker = Worker(alone, Path(scratch) / "checkpoints", print)
-        side = run_coralx(alone, worker, Path(scratch), genomes=founders)
-    keep_side(path, side, timed=False)
+        noting = Noting()
+        side = run_coralx(alone, worker, Path(scratch), noting, founders)
+        keep_side(folder / "packed_calibrated.json", side, timed=False)
+        trained = [as_trained(result) for result in noting.evolution.results]
+        front = selection.front(trained, alone.objectives)
+        side["front"], side["best"] = measure_front(worker, front)
+    keep_side(folder / "packed.json", side, timed=False)
+
+
+def as_trained(result: TrainingResult) -> TrainingResult:
+    """The result of a genome whose logits nobody scaled."""
+    if not result.objectives:
+        return result
+    objectives = {**result.objectives, "calibration": result.details[AS_TRAINED]}
+    return result.model_copy(update={"objectives": objectives, "details": {}})
 
 
 def train_naively(
@@ -246,8 +271,9 @@ def compare_quality(
     sides = {"coralx": coralx}
     if (naive := naive_quality(config, genomes, folder / "naive")) is not None:
         sides["naive"] = naive
-    if (folder / "packed.json").exists():
-        sides["packed"] = json.loads((folder / "packed.json").read_text())
+    for name in ("packed", "packed_calibrated"):
+        if (folder / f"{name}.json").exists():
+            sides[name] = json.loads((folder / f"{name}.json").read_text())
     if len(sides) == 1:
         return dict.fromkeys(QUALITY)
     fronts = {
@@ -265,8 +291,10 @@ def compare_quality(
         for name, front in fronts.items()
     }
     own, full = quality["coralx"], quality.get("naive") or quality["packed"]
+    scaled = quality.get("packed_calibrated")
     return {
         "hypervolume_ratio": own["hypervolume"] / full["hypervolume"],
+        "hypervolume_ratio_calibrated": scaled and own["hypervolume"] / scaled["hypervolume"],
         "auroc_difference": own["auroc_best"] - full["auroc_best"],
         "quality": quality,
     }
@@ -323,8 +351,8 @@ def describe(document: dict[str, Any]) -> list[str]:
         f"{document['model']}" + (f", {tokens:.0f} tokens a naive step" if tokens else ""),
         "",
         "| seed | naive s | mixed naive s | timed on | CoralX s | faster | than mixed | steps "
-        "| fewer | hypervolume | AUROC |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| fewer | hypervolume | of calibrated | AUROC |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         lines.append(
@@ -335,7 +363,9 @@ def describe(document: dict[str, Any]) -> list[str]:
             f"{shown(row['speedup_wall_clock'], '.1f', 'x')} | "
             f"{shown(row['speedup_over_mixed_naive'], '.1f', 'x')} | {row['coralx']['steps']:,} | "
             f"{shown(row['speedup_steps'], '.2f', 'x')} | "
-            f"{shown(row['hypervolume_ratio'], '.3f')} | {shown(row['auroc_difference'], '+.3f')} |"
+            f"{shown(row['hypervolume_ratio'], '.3f')} | "
+            f"{shown(row['hypervolume_ratio_calibrated'], '.3f')} | "
+            f"{shown(row['auroc_difference'], '+.3f')} |"
         )
     lines.append("")
     for name in (*FIGURES, *QUALITY):

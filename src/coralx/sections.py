@@ -127,6 +127,8 @@ class TrainingSettings(Settings):
     # Beyond it frozen outputs are kept in mapped files inside the run's folder.
     prefix_memory_gb: Number = Field(default=2.0, ge=0)
     evaluation_batch: Whole = Field(default=32, ge=1, le=65_536)
+    # Scale logits to the validation rows, in exports as well: see train/scaling.py.
+    calibrate: bool = True
     attack_rows: Whole = Field(default=24, ge=0, le=1_000_000)
     bootstrap_draws: Whole = Field(default=1000, ge=0, le=1_000_000)
     evaluations_per_stage: Whole = Field(default=6, ge=1, le=1000)

@@ -81,8 +81,7 @@ def run_coralx(
         store.close()
     seconds = time.perf_counter() - began
     watcher.say(f"measuring the front of {len(front)} on the test rows")
-    tests = {result.genome.id: worker.test(result).objectives for result in front}
-    tested = {name: {n: i.value for n, i in values.items()} for name, values in tests.items()}
+    tested, best = measure_front(worker, front)
     costs = [result.cost for result in evolution.results]
     side = Side(
         seconds=seconds,
@@ -90,12 +89,25 @@ def run_coralx(
         tokens=sum(cost.tokens for cost in costs),
         computed_tokens=sum(cost.computed_tokens for cost in costs),
         genomes=list({r.genome.id: r.genome for r in evolution.results}.values()),
-        front=[r.model_copy(update={"objectives": tested[r.genome.id]}) for r in front],
-        best=tested[_most_skilled(front)]["task_skill"],
+        front=tested,
+        best=best,
     )
     size = len(side["front"])
     watcher.say(f"hyperband: {duration(seconds)}, {size} on the front, AUROC {side['best']:.3f}")
     return side
+
+
+def measure_front(
+    worker: Worker, front: Sequence[TrainingResult]
+) -> tuple[list[TrainingResult], float]:
+    """The results with their objectives on test rows, and the test AUROC of the one with the best
+    validation AUROC."""
+    found = {result.genome.id: worker.test(result).objectives for result in front}
+    tested = [
+        r.model_copy(update={"objectives": {n: i.value for n, i in found[r.genome.id].items()}})
+        for r in front
+    ]
+    return tested, found[_most_skilled(front)]["task_skill"].value
 
 
 def run_naive(

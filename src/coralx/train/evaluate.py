@@ -153,6 +153,11 @@ class EvaluationSet:
         details["threshold"] = limit
         return objectives, {k: v for k, v in details.items() if not np.isnan(v).all()}
 
+    def calibration(self, scores: Floats, draws: int = 0) -> Floats:
+        """P6 alone, of one genome's probabilities (N,): (W,)."""
+        weights = Resamples(draws, self._seed).weights(self.labels)
+        return calibration(scores[self._main], self.labels, weights)
+
     def scored(self, scores: Floats) -> Scored:
         """One genome's probabilities with their rows, for a user's own objective."""
         return Scored(scores[self._main], self.labels, self.tasks, self.has_image)

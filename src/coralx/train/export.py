@@ -1,4 +1,4 @@
-"""A trained genome as a PEFT adapter, with what `predict` needs to know of its run."""
+"""A trained genome as a PEFT adapter, calibrated, with what `predict` needs to know of its run."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import torch
 from coralx.config import Config
 from coralx.errors import StoreError
 from coralx.records import TrainingResult
+from coralx.train.adapters import Weights
 from coralx.train.backbone import Backbone
 from coralx.train.checkpoint import export_adapter, load_checkpoint
+from coralx.train.scaling import Scaling
 
 
 def export_result(
@@ -48,7 +50,8 @@ def export_result(
         "threshold": result.details["threshold"],
         "stage": result.stage,
     }
-    export_adapter(folder, backbone, result.genome, known.lora_cfg, known.weights, facts)
+    weights = Weights(known.weights.lora, Scaling.of(result.details).fold(known.weights.extra))
+    export_adapter(folder, backbone, result.genome, known.lora_cfg, weights, facts)
 
 
 def load_backbone(config: Config) -> Backbone:

@@ -12,10 +12,12 @@ from coralx.records import Genome, Job, Start, TestResult, TrainingResult
 from coralx.train.checkpoint import load_checkpoint
 from coralx.train.evaluate import EvaluationSet, Measures, Scored, apply_objective
 from coralx.train.member import Member
-from coralx.train.objectives import Floats, interval
+from coralx.train.objectives import Floats, calibration, interval
 from coralx.train.own_function import load_function
+from coralx.train.scaling import Scaling, fit_scaling, scale_held_out
 from coralx.train.workbench import Workbench
 
+AS_TRAINED = "calibration/as_trained"  # P6 before the logits are scaled
 PROXY_FACTOR = 0.9  # of P1 when multi-modal genomes are scored on text alone
 
 # Objectives and details of one genome.
@@ -115,8 +117,12 @@ class Measurer:
         scores, alone = rows.score_all(pack, entries, batch, self._bench.has_images)
         text = None if alone is None else alone[0]
         draws = self._config.training.bootstrap_draws
-        objectives, details = rows.measure(scores[0], text, draws)
-        self._add_own(objectives, rows, scores[0], result.genome.id)
+        scaling = Scaling.of(result.details)
+        scaled = scaling.apply(scores[0])
+        objectives, details = rows.measure(scaled, text, draws)
+        if scaling != Scaling():
+            details[AS_TRAINED] = rows.calibration(scores[0], draws)
+        self._add_own(objectives, rows, scaled, result.genome.id)
         objectives["memory"] = np.array([float(self._bench.served_bytes(member, pack))])
         return TestResult(
             genome=result.genome.id,
@@ -129,13 +135,29 @@ class Measurer:
     def _measure_one(
         self, member: Member, rows: EvaluationSet, scores: Floats, alone: Floats | None
     ) -> Figures:
+        scaling, calibrated, more = self._calibrate(member, rows.scored(scores))
+        scores = scaling.apply(scores)
         objectives, details = rows.measure(scores, alone)
+        objectives |= calibrated
+        details |= more
         self._add_own(objectives, rows, scores, member.genome.id)
         solo = self._bench.pack([member])
         objectives["memory"] = np.array([float(self._bench.served_bytes(member, solo))])
         plain = {name: float(objectives[name][0]) for name in self._names(objectives)}
         figures = {name: float(values[0]) for name, values in details.items()}
         return plain, {**figures, "auroc": float(objectives["task_skill"][0])}
+
+    def _calibrate(self, member: Member, rows: Scored) -> tuple[Scaling, Measures, Measures]:
+        """The scaling of the member's logits; P6, each row scaled without it; details."""
+        if not self._config.training.calibrate:
+            return Scaling(), {}, {}
+        scores, labels, shift = rows.scores, rows.labels, "head.bias" in member.weights.extra
+        scaling = fit_scaling(scores, labels, shift)
+        held_out = scale_held_out(scores, labels, shift, self._bench.seed)
+        one = np.ones((1, len(labels)))
+        details = {name: np.array([value]) for name, value in scaling.details.items()}
+        details[AS_TRAINED] = calibration(scores, labels, one)
+        return scaling, {"calibration": calibration(held_out, labels, one)}, details
 
     def _add_own(
         self, objectives: Measures, rows: EvaluationSet, scores: Floats, genome: str
