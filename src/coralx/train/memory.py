@@ -1,14 +1,22 @@
-"""P4 by measurement: the most bytes of tensors alive while a genome scores a batch."""
+"""P4 by measurement: what a genome takes to serve, the most bytes of tensors alive while it scores
+a batch among them."""
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from coralx.train.adapters import PackedAdapters, Weights
+from coralx.train.backbone import Backbone
+from coralx.train.network import score
+from coralx.train.prefix import Batch, EncodedRows
+from coralx.train.vision import VisionTower
 
 
 class PeakBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -62,3 +70,71 @@ def measure_peak(run: Callable[[], object]) -> int:
     with torch.no_grad(), counter:
         run()
     return counter.peak
+
+
+class ServedMemory:
+    """P4 of genomes on one base and tower.
+
+    Args:
+        rows: one evaluation batch of the longest rows.
+        images: pictures of one evaluation batch.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        tower: VisionTower | None,
+        rows: EncodedRows,
+        images: Sequence[bytes],
+    ) -> None:
+        self._backbone, self._tower, self._rows, self._images = backbone, tower, rows, images
+        self._peaks: dict[str, int] = {}
+
+    def measure(self, weights: Weights, entry: int, pack: PackedAdapters) -> int:
+        """Bytes of base, tower, adapter, and the peak of activations.
+
+        The peak is measured once per rank and targets from the genome's entry on, once per depth
+        below it, and once for the tower. `pack` must hold the genome alone.
+        """
+        ready = self._rows.batch(range(len(self._rows)))
+        with self._backbone.products.exact():
+            above = self._adapted_peak(weights, entry, pack, ready)
+            below = max(self._prefix_peak(entry, ready.mask), self._tower_peak())
+        own = sum(a.numel() + b.numel() for a, b in weights.lora.values())
+        own += sum(value.numel() for value in weights.extra.values())
+        frozen = self._backbone.weight_bytes() + (self._tower.weight_bytes() if self._tower else 0)
+        return frozen + 4 * own + max(above, below)
+
+    def _adapted_peak(
+        self, weights: Weights, entry: int, pack: PackedAdapters, ready: Batch
+    ) -> int:
+        """From the genome's entry on, once for all genomes of its rank and targets."""
+        shapes = {target: tuple(a.shape) for target, (a, _) in weights.lora.items()}
+        key = f"{entry}/{shapes}"
+        if key not in self._peaks:
+            ready.at(entry)  # known before, as it is not part of what is measured
+            self._peaks[key] = measure_peak(lambda: score(self._backbone, pack, [entry], ready))
+        return self._peaks[key]
+
+    def _tower_peak(self) -> int:
+        tower, images = self._tower, self._images
+        if tower is None or not images:
+            return 0
+        if "tower" not in self._peaks:
+            self._peaks["tower"] = measure_peak(lambda: tower.compute(images))
+        return self._peaks["tower"]
+
+    def _prefix_peak(self, depth: int, mask: Tensor) -> int:
+        """Of the blocks below `depth`, which a server runs as well."""
+        key = f"{depth}/{tuple(mask.shape)}"
+        if key not in self._peaks:
+            shape = (*mask.shape, self._backbone.hidden)
+            hidden = torch.zeros(shape, dtype=self._backbone.dtype, device=mask.device)
+
+            def run_blocks() -> None:
+                value = hidden
+                for index in range(depth):
+                    value = self._backbone.run(value, mask, index)
+
+            self._peaks[key] = measure_peak(run_blocks) if depth else 0
+        return self._peaks[key]

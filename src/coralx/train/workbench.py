@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from coralx.config import PREFIX_FOLDER, Config
 from coralx.errors import ModelError
@@ -25,10 +24,9 @@ from coralx.train.data import Splits, count_batches, load_splits
 from coralx.train.evaluate import EvaluationSet
 from coralx.train.frozen import choose_products
 from coralx.train.member import Member, build_pack, empty_moments
-from coralx.train.memory import measure_peak
+from coralx.train.memory import ServedMemory
 from coralx.train.merge import SHARES, Parent, merge
-from coralx.train.network import score
-from coralx.train.prefix import Batch, EncodedRows
+from coralx.train.prefix import EncodedRows
 from coralx.train.prefix_store import PrefixStore
 from coralx.train.resize import grow, grow_moments, transplant
 from coralx.train.rows import Rows
@@ -74,8 +72,7 @@ class Workbench:
         self._validation: EvaluationSet | None = None
         self._parts: dict[float, EvaluationSet] = {}
         self._test: EvaluationSet | None = None
-        self._longest: EncodedRows | None = None
-        self._peaks: dict[str, int] = {}
+        self._served: ServedMemory | None = None
 
     @property
     def shape(self) -> ModelShape | None:
@@ -154,65 +151,14 @@ class Workbench:
         return self._test
 
     def served_bytes(self, member: Member, pack: PackedAdapters) -> int:
-        """P4: base, tower, adapter, and the peak of activations at the evaluation batch.
-
-        The peak is measured on the longest validation rows, once per rank and targets from the
-        member's entry on, once per depth below it, and once for the tower. `pack` must hold the
-        member alone.
-        """
-        rows = self._longest_rows()
-        ready = rows.batch(range(len(rows)))
-        with self.backbone.products.exact():
-            above = self._adapted_peak(member, pack, ready)
-            below = max(self._prefix_peak(member.entry, ready.mask), self._tower_peak())
-        weights = sum(a.numel() + b.numel() for a, b in member.weights.lora.values())
-        weights += sum(value.numel() for value in member.weights.extra.values())
-        frozen = self.backbone.weight_bytes() + (self.tower.weight_bytes() if self.tower else 0)
-        return frozen + 4 * weights + max(above, below)
-
-    def _longest_rows(self) -> EncodedRows:
-        """One evaluation batch of the validation rows with the most characters."""
-        if self._longest is None:
-            rows = self.splits.validation
-            order = sorted(range(len(rows)), key=lambda i: -len(rows.texts[i]))
-            chosen = order[: self.config.training.evaluation_batch]
-            self._longest = self.encode(rows.take(chosen))
-        return self._longest
-
-    def _adapted_peak(self, member: Member, pack: PackedAdapters, ready: Batch) -> int:
-        """From the member's entry on, once for all genomes of its rank and targets."""
-        shapes = {target: tuple(a.shape) for target, (a, _) in member.weights.lora.items()}
-        key = f"{member.entry}/{shapes}"
-        if key not in self._peaks:
-            ready.at(member.entry)  # known before, as it is not part of what is measured
-            self._peaks[key] = measure_peak(
-                lambda: score(self.backbone, pack, [member.entry], ready)
-            )
-        return self._peaks[key]
-
-    def _tower_peak(self) -> int:
-        if self.tower is None:
-            return 0
-        if "tower" not in self._peaks:
-            images = [image for image in self.splits.validation.images if image]
-            batch = images[: self.config.training.evaluation_batch]
-            tower = self.tower
-            self._peaks["tower"] = measure_peak(lambda: tower.compute(batch)) if batch else 0
-        return self._peaks["tower"]
-
-    def _prefix_peak(self, depth: int, mask: Tensor) -> int:
-        key = f"{depth}/{tuple(mask.shape)}"
-        if key not in self._peaks:
-            shape = (*mask.shape, self.backbone.hidden)
-            hidden = torch.zeros(shape, dtype=self.backbone.dtype, device=self.device)
-
-            def run_blocks() -> None:
-                value = hidden
-                for index in range(depth):
-                    value = self.backbone.run(value, mask, index)
-
-            self._peaks[key] = measure_peak(run_blocks) if depth else 0
-        return self._peaks[key]
+        """P4 of the member, of which alone `pack` must consist."""
+        if self._served is None:
+            rows, batch = self.splits.validation, self.config.training.evaluation_batch
+            longest = sorted(range(len(rows)), key=lambda i: -len(rows.texts[i]))[:batch]
+            images = [image for image in rows.images if image][:batch]
+            encoded = self.encode(rows.take(longest))
+            self._served = ServedMemory(self.backbone, self.tower, encoded, images)
+        return self._served.measure(member.weights, member.entry, pack)
 
     def _fresh(self, genome: Genome, lora: LoRAConfig) -> Weights:
         """New weights from the genome's own random stream, the longer for a higher rank."""
