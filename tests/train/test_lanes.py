@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coralx.errors import CoralXError
 from coralx.train.lanes import Lanes, lanes_for, share_out
 
 
@@ -97,6 +98,16 @@ def test_ctrl_c_comes_before_other_errors() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         lanes.run([stop, fail])
+
+
+def test_no_more_threads_is_told_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(CoralXError, match=r"can't start new thread.*training\.threads: 1"):
+        Lanes(2).run([lambda: None, lambda: None])
+    assert torch.get_num_threads() == 2
 
 
 def test_tasks_that_do_not_meet_stop_all_the_same() -> None:

@@ -70,6 +70,14 @@ def test_a_file_that_was_not_finished_is_not_used(
     assert torch.equal(again, whole)
 
 
+def test_a_file_cut_short_is_made_anew(text_rows: Rows, backbone: Backbone, tmp_path: Path) -> None:
+    whole = _encode(text_rows, backbone, PrefixStore(tmp_path, 0)).batch(CHOSEN).at(4).clone()
+    for path in tmp_path.glob("*.bin"):
+        os.truncate(path, path.stat().st_size // 2)
+    again = _encode(text_rows, backbone, PrefixStore(tmp_path, 0)).batch(CHOSEN).at(4)
+    assert torch.equal(again, whole)
+
+
 def test_a_full_disk_is_told_before_anything_is_written(
     text_rows: Rows, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -140,8 +140,9 @@ def predict(
 ) -> None:
     """Score new rows: JSON lines out, in the order they came.
 
-    Each row comes back with `score`, the probability of unsafe, and `unsafe`, whether the score
-    reaches the threshold that caught 90% of the unsafe validation rows.
+    Each row comes back with `score`, the probability of unsafe as calibrated on the run's
+    validation rows, and `unsafe`, whether the score reaches the threshold that caught 90% of the
+    unsafe ones among them.
 
     Example: `coralx predict runs/mine/adapters/3f9a41c07d12 new_rows.jsonl --out scored.jsonl`
     """

@@ -27,6 +27,7 @@ BREAKDOWN = {
     "auroc/": "AUROC",
     "attack_auroc/": "AUROC under attack",
     "attack_success/": "attack success",
+    "calibration/": "calibration",
 }
 
 

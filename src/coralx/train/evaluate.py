@@ -42,7 +42,8 @@ Measures = dict[str, Floats]
 @dataclass(frozen=True)
 class Scored:
     """One genome's probabilities for the clean rows of a split; what a user's own objective
-    gets. `scores`, `labels`, `tasks`, `has_image`: (N,)."""
+    gets, calibrated unless `training.calibrate` is off. `scores`, `labels`, `tasks`,
+    `has_image`: (N,)."""
 
     scores: Floats
     labels: NDArray[np.int8]

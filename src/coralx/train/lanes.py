@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from coralx.errors import CoralXError
+
 
 class Lanes:
     """Tasks in threads of their own, the first in the caller's, that may take steps together.
@@ -68,7 +70,7 @@ class Lanes:
         ]
         try:
             for thread in threads:
-                thread.start()
+                _start(thread)
             self._guard(tasks[0], own + (more > 0))
         except BaseException as error:  # a signal between two lines
             self._fail(error)
@@ -101,6 +103,16 @@ class Lanes:
                 return
             except KeyboardInterrupt as error:
                 self._fail(error)
+
+
+def _start(thread: threading.Thread) -> None:
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise CoralXError(
+            f"training needs a thread a core and the system starts no more ({error}); "
+            "raise its limit (`ulimit -u`), or set training.threads: 1"
+        ) from None
 
 
 def share_out(costs: Sequence[float], count: int) -> list[list[int]]:

@@ -34,9 +34,12 @@ class PrefixStore:
         return self._folder is not None
 
     def find(self, key: str, size: Sequence[int], dtype: torch.dtype) -> Tensor | None:
-        """What an earlier process left in a file."""
+        """What an earlier process left in a file; None if there is none, or one of another size:
+        a file cut short would be mapped with zeros at its end."""
         path = self._path(key)
-        return _map(path, size, dtype) if path is not None and path.is_file() else None
+        if path is None or not path.is_file() or path.stat().st_size != _bytes(size, dtype):
+            return None
+        return _map(path, size, dtype)
 
     def make(
         self, key: str, size: Sequence[int], dtype: torch.dtype, device: torch.device
@@ -46,7 +49,7 @@ class PrefixStore:
         Raises:
             StoreError: there is no room for the file.
         """
-        needed = torch.Size(size).numel() * dtype.itemsize
+        needed = _bytes(size, dtype)
         path = self._path(key)
         if needed <= self._left or path is None:
             self._left -= needed
@@ -94,6 +97,10 @@ def digest_model(folder: str) -> str:
         with path.open("rb") as file:
             parts += [path.name, hashlib.file_digest(file, "sha256").digest()]
     return digest(parts)
+
+
+def _bytes(size: Sequence[int], dtype: torch.dtype) -> int:
+    return torch.Size(size).numel() * dtype.itemsize
 
 
 def _map(path: Path, size: Sequence[int], dtype: torch.dtype) -> Tensor:
