@@ -60,10 +60,11 @@ def compare(
 
     Three ways, one run, one machine, the same rows. **simulation**: an instant guess from the
     hyper-parameters; no training, figures invented, here to be told from the real ones.
-    **naive**: one PEFT adapter after another for all epochs, as done by hand, its probabilities left
-    as they are. **hyperband**: one generation through CoralX's stages. Naive training of everyone is what takes the time, so the
-    defaults are small: a few minutes on 2 cores for the built-in job. What it will take is
-    said on stderr before training starts; Ctrl-C shows what was measured so far.
+    **naive**: one PEFT adapter after another for all epochs, as done by hand, its probabilities
+    left as they are. **hyperband**: one generation through CoralX's stages. Naive training of
+    everyone is what takes the time, so the defaults are small: a few minutes on 2 cores for the
+    built-in job. What it will take is said on stderr before training starts; Ctrl-C shows what was
+    measured so far.
 
     Examples: `coralx compare`, `coralx compare configs/quick.yaml --json`,
     `coralx compare my-job/config.yaml --genomes 8 --rows 100000`
