@@ -106,6 +106,15 @@ def test_whatever_the_scores_the_order_stays(rows: list[tuple[float, bool]], shi
     assert np.isfinite(scale_held_out(scores, labels, shift, 0)).all()
 
 
+@pytest.mark.filterwarnings("error")
+def test_whatever_the_scaling_probabilities_stay_in_their_bounds() -> None:
+    scores = np.array([0.0, 1e-300, 0.5, 1 - 1e-16, 1.0, np.nan])
+    scaled = Scaling(MOST, -50.0).apply(scores)
+    assert scaled[:5].tolist() == sorted(scaled[:5].tolist())
+    assert ((scaled[:5] >= 0) & (scaled[:5] <= 1)).all()
+    assert np.isnan(scaled[5])
+
+
 def test_classes_told_apart_without_error_keep_a_finite_scale() -> None:
     scores = np.array([1e-9, 1e-8, 1 - 1e-8, 1.0])
     scaled = fit_scaling(scores, np.array([0, 0, 1, 1], dtype=np.int8), True).apply(scores)

@@ -149,7 +149,7 @@ class Measurer:
 
     def _calibrate(self, member: Member, rows: Scored) -> tuple[Scaling, Measures, Measures]:
         """The scaling of the member's logits; P6, each row scaled without it; details."""
-        if not self._config.training.calibrate:
+        if not self._config.training.calibrate or not np.isfinite(rows.scores).all():
             return Scaling(), {}, {}
         scores, labels, shift = rows.scores, rows.labels, "head.bias" in member.weights.extra
         scaling = fit_scaling(scores, labels, shift)

@@ -23,6 +23,7 @@ FOLDS = 5
 LEAST, MOST = 1e-3, 1e3  # of the scale: beyond, rounding could make ties of different scores
 PENALTY = 1e-6  # next to none; without any, a fit to rows alike may be singular
 TOL = 1e-8
+MOST_LOGIT = 700.0  # that exp of doubles bears
 SURE = 1e-15  # from 0 or 1: beyond, a probability's logit is lost to rounding
 
 
@@ -47,7 +48,8 @@ class Scaling:
         """Probabilities of any shape, NaN left as it is."""
         if self == Scaling():
             return scores
-        return 1 / (1 + np.exp(-(self.scale * _logits(scores) + self.shift)))
+        scaled = self.scale * _logits(scores) + self.shift
+        return 1 / (1 + np.exp(-np.clip(scaled, -MOST_LOGIT, MOST_LOGIT)))
 
     def fold(self, extra: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A genome's weights beside the adapters with the scaling in its classification layer."""
