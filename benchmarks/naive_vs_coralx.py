@@ -161,7 +161,7 @@ def train_packed(config: Config, genomes: Sequence[Genome], folder: Path) -> Non
 
 def as_trained(result: TrainingResult) -> TrainingResult:
     """The result of a genome whose logits nobody scaled."""
-    if not result.objectives:
+    if AS_TRAINED not in result.details:
         return result
     objectives = {**result.objectives, "calibration": result.details[AS_TRAINED]}
     return result.model_copy(update={"objectives": objectives, "details": {}})
