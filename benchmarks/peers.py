@@ -1,6 +1,6 @@
 """CoralX against other search tools: the same space, rows, objectives, seeds and machine.
 
-    python benchmarks/peers.py --seeds 0 1 2
+    python benchmarks/peers.py --seeds 0 1 2 --cap 3
     python benchmarks/peers.py --only ray_asha      # this one again, the others as they are
     python benchmarks/peers.py --quick              # to see it work; its figures mean nothing
 

@@ -1,6 +1,6 @@
 """What inheriting weights saves: steps until a child is as good as its better parent.
 
-    python benchmarks/warm_start.py --seeds 0 1 2
+    python benchmarks/warm_start.py --seeds 0 1 2 3
 
 For each seed CoralX trains a first generation and breeds children, as in any run. Each child is
 then trained twice for the full budget of naive training, on the same batches and schedule and
