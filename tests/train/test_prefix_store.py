@@ -88,3 +88,32 @@ def test_a_full_disk_is_told_before_anything_is_written(
     with pytest.raises(StoreError, match=r"No space left on device.*training\.prefix_memory_gb"):
         _encode(text_rows, backbone, PrefixStore(tmp_path, 0)).prepare(2)
     assert not list(tmp_path.iterdir())
+
+
+def test_two_processes_that_make_one_file_do_not_meet(tmp_path: Path) -> None:
+    one, other = PrefixStore(tmp_path, 0), PrefixStore(tmp_path, 0)
+    form = ((2, 3), torch.float32)
+    first = one.make("key", *form, torch.device("cpu"))
+    first += 1
+    second = other.make("key", *form, torch.device("cpu"))
+    assert bool((first == 1).all()), "what one has filled is not emptied by the other"
+    second += 2
+    one.keep("key")
+    other.keep("key")
+    assert bool((first == 1).all())
+    assert [path.name for path in tmp_path.iterdir()] == ["key.bin"]
+
+
+def test_what_cannot_be_computed_leaves_no_file(
+    text_rows: Rows, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    rows = _encode(text_rows, backbone, PrefixStore(tmp_path, 0))
+    with monkeypatch.context() as patch:
+        patch.setattr(backbone, "run", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            rows.prepare(4)
+    assert not list(tmp_path.iterdir())
+    assert torch.equal(rows.batch(CHOSEN).at(4), _encode(text_rows, backbone).batch(CHOSEN).at(4))

@@ -7,7 +7,7 @@ Letters: B rows, T tokens, D features, S image tokens, V vision features.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -145,18 +145,28 @@ class EncodedRows:
         stops = sorted({depth, *(d for d in self._depths if (below or 0) < d < depth)})
         if self._reopen(stops):
             return self._prefix(depth)
-        made = {stop: self._store.make(self._key(stop), *self._form) for stop in stops}
+        keys = {stop: self._key(stop) for stop in stops}
+        try:
+            made = {stop: self._store.make(keys[stop], *self._form) for stop in stops}
+            self._fill(made, below)
+            for key in keys.values():
+                self._store.keep(key)
+        except BaseException:
+            for key in keys.values():
+                self._store.drop(key)
+            raise
+        self._kept.update(made)
+        return self._kept[depth]
+
+    def _fill(self, made: Mapping[int, Tensor], below: int | None) -> None:
+        """Compute the outputs at some depths, in order, from those kept at `below`."""
         for indices in self.sorted_batches(PREFIX_BATCH):
             places, mask = self._places(indices)
             hidden = self._enter(below, places, mask)
-            for start, stop in itertools.pairwise([below or 0, *stops]):
+            for start, stop in itertools.pairwise([below or 0, *made]):
                 hidden = self._compute(hidden, mask, start, stop)
                 home = made[stop].device
                 made[stop][places[mask].to(home)] = hidden[mask].to(home)
-        for stop in stops:
-            self._store.keep(self._key(stop))
-        self._kept.update(made)
-        return self._kept[depth]
 
     @property
     def _form(self) -> tuple[tuple[int, int], torch.dtype, torch.device]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,6 +28,7 @@ class PrefixStore:
 
     def __init__(self, folder: Path | None = None, budget: float = float("inf")) -> None:
         self._folder, self._left = folder, budget
+        self._parts: dict[str, Path] = {}  # files being filled, by key
 
     @property
     def has_files(self) -> bool:
@@ -44,7 +46,7 @@ class PrefixStore:
     def make(
         self, key: str, size: Sequence[int], dtype: torch.dtype, device: torch.device
     ) -> Tensor:
-        """Zeros, to be filled and then passed to `keep`.
+        """Zeros, to be filled and then passed to `keep` or, should that fail, to `drop`.
 
         Raises:
             StoreError: there is no room for the file.
@@ -54,14 +56,15 @@ class PrefixStore:
         if needed <= self._left or path is None:
             self._left -= needed
             return torch.zeros(*size, dtype=dtype, device=device)
-        part = path.with_suffix(".part")
+        # A name of its own: another process may be filling, or have mapped, a file for this key.
+        part = self._parts[key] = path.with_suffix(f".{uuid.uuid4().hex}.part")
         try:
             part.parent.mkdir(parents=True, exist_ok=True)
-            with part.open("wb") as file:
+            with part.open("xb") as file:
                 # Reserved now: a full disk met while writing to a map would end the process.
                 os.posix_fallocate(file.fileno(), 0, needed)
         except OSError as error:
-            part.unlink(missing_ok=True)
+            self.drop(key)
             raise StoreError(
                 f"{part.parent}: {needed / 1e6:.0f} MB of frozen outputs cannot be kept "
                 f"({error.strerror}); free some space, or raise training.prefix_memory_gb"
@@ -70,11 +73,18 @@ class PrefixStore:
 
     def keep(self, key: str) -> None:
         """The tensor made under this key is whole: a later process may use it."""
-        path = self._path(key)
-        if path is not None and (part := path.with_suffix(".part")).exists():
-            with part.open("rb") as file:
-                os.fsync(file.fileno())  # or a power cut could leave the name without the content
-            part.replace(path)
+        path, part = self._path(key), self._parts.get(key)
+        if path is None or part is None:
+            return
+        with part.open("rb") as file:
+            os.fsync(file.fileno())  # or a power cut could leave the name without the content
+        part.replace(path)
+        del self._parts[key]
+
+    def drop(self, key: str) -> None:
+        """The tensor made under this key will not be filled: no file is left of it."""
+        if part := self._parts.pop(key, None):
+            part.unlink(missing_ok=True)
 
     def _path(self, key: str) -> Path | None:
         return None if self._folder is None else self._folder / f"{key}.bin"
