@@ -1,5 +1,7 @@
 """HyperbandTrainer on real weights and real rows: the five lines of the README, kept small."""
 
+import gc
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -119,6 +121,24 @@ def test_a_population_that_dies_out_says_why(trainer: HyperbandTrainer) -> None:
     with pytest.raises(ExtinctError) as caught:
         trainer.train_population(doomed)
     assert all(genome.id in str(caught.value) for genome in doomed)
+
+
+def test_what_does_not_fit_in_memory_goes_with_the_trainer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frozen outputs lie in a temporary folder: neither beside the user's own nor above that."""
+    settings = SETTINGS | {"training": {"attack_rows": 0, "prefix_memory_gb": 0}}
+    own, scratch = tmp_path / "own" / "weights", tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    trainer = HyperbandTrainer(settings, checkpoints=own)
+    assert trainer.train_population(GENOMES[:1])
+    assert list(scratch.glob("*/prefix/*.bin"))
+    assert [path.name for path in (tmp_path / "own").iterdir()] == ["weights"]
+    assert HyperbandTrainer().checkpoints.parent.parent == scratch
+    del trainer
+    gc.collect()
+    assert not list(scratch.iterdir())
 
 
 def test_bad_input_is_refused() -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -194,7 +195,9 @@ def test_the_winner_is_reproduced_from_its_lineage_in_another_process(finished: 
     assert find_result(history, finished, child).checkpoint in done.stdout
 
 
-def test_a_schedule_that_was_tampered_with_is_found_out(finished: Path, tmp_path: Path) -> None:
+def test_a_schedule_that_was_tampered_with_is_found_out(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Another learning rate in the journal than what was trained with: other weights."""
     history = read_history(finished)
     name = history.generations[-1].front[0]
@@ -205,12 +208,17 @@ def test_a_schedule_that_was_tampered_with_is_found_out(finished: Path, tmp_path
         return genome.model_copy(update=changed) if genome.id == name else genome
 
     store = Store(tmp_path / "run")
-    store.append("run_started", history.facts)
+    config = load_config(history.config, {"training": {"prefix_memory_gb": 0}})
+    store.append("run_started", history.facts | {"config": config.model_dump(mode="json")})
     for job in history.jobs:
         store.append("job", job.model_copy(update={"genomes": tuple(map(faster, job.genomes))}))
     store.append("results", history.results)
     store.close()
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
     found = reproduce(tmp_path / "run", target.genome.id)
+    assert not list(scratch.iterdir()), "frozen outputs on disk go with the rest"
     assert not found.identical
     assert found.difference is None  # the copy has no weights of its own
     assert json.loads((finished / JOURNAL).read_text("utf-8").splitlines()[0])

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coralx.config import Config, load_config
+from coralx.config import PREFIX_FOLDER, Config, load_config
 from coralx.records import Genome, Progress, TrainingResult
 from coralx.search.budget import efficiency
 from coralx.search.evolution import new_search
@@ -21,7 +21,8 @@ class HyperbandTrainer:
 
     Args:
         config: a mapping, a path to YAML, a Config, or None for the default job.
-        checkpoints: folder for trained weights; a temporary one, gone with the trainer, if None.
+        checkpoints: folder for trained weights and nothing else; a temporary one, gone with the
+            trainer, if None.
         observe: told how far training is, after each step.
 
     Raises:
@@ -36,8 +37,9 @@ class HyperbandTrainer:
     ) -> None:
         self.config = load_config(config)
         self._observe = observe
-        self._temporary = None if checkpoints else tempfile.TemporaryDirectory(prefix="coralx-")
-        self.checkpoints = checkpoints or Path(self._temporary.name)  # type: ignore[union-attr]
+        self._temporary = tempfile.TemporaryDirectory(prefix="coralx-")
+        self._folder = Path(self._temporary.name)
+        self.checkpoints = checkpoints or self._folder / "checkpoints"
         self._worker: Worker | None = None
 
     @property
@@ -50,7 +52,8 @@ class HyperbandTrainer:
         if self._worker is None:
             from coralx.train.worker import Worker
 
-            self._worker = Worker(self.config, self.checkpoints)
+            prefix = self._folder / PREFIX_FOLDER
+            self._worker = Worker(self.config, self.checkpoints, prefix=prefix)
         return self._worker
 
     def train_population(self, genomes: Sequence[Genome]) -> list[TrainingResult]:

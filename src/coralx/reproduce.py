@@ -75,7 +75,8 @@ def reproduce(
     recorded = target.checkpoint or ""
     steps = Schedule(history).steps_to(recorded, whole=lambda _: False)
     with tempfile.TemporaryDirectory(prefix="coralx-reproduce-") as folder:
-        worker = Worker(history.config, Path(folder), say)
+        checkpoints = Path(folder) / "checkpoints"
+        worker = Worker(history.config, checkpoints, say)
         again, taken = None, 0
         for place, step in enumerate(steps, start=1):
             members = ", ".join(genome.id for genome in step.job.genomes)
@@ -91,7 +92,7 @@ def reproduce(
             steps=taken,
             recorded=recorded,
             again=name,
-            difference=_compare(Path(folder), name, directory / "checkpoints", recorded),
+            difference=_compare(checkpoints, name, directory / "checkpoints", recorded),
         )
 
 

@@ -42,13 +42,18 @@ class Workbench:
 
     Args:
         say: told what is being loaded, in a few words.
+        prefix: folder for frozen outputs that do not fit in memory; beside `checkpoints` if None.
 
     Raises:
         ModelError, DataError: what the configuration names cannot be used.
     """
 
     def __init__(
-        self, config: Config, checkpoints: Path, say: Callable[[str], None] = lambda _: None
+        self,
+        config: Config,
+        checkpoints: Path,
+        say: Callable[[str], None] = lambda _: None,
+        prefix: Path | None = None,
     ) -> None:
         self.config, self.checkpoints = config, checkpoints
         self.seed = config.evolution.seed
@@ -65,7 +70,7 @@ class Workbench:
         self._check_targets()
         self.tower = self._load_tower(say)
         budget = config.training.prefix_memory_gb * 1e9
-        self._store = PrefixStore(checkpoints.parent / PREFIX_FOLDER, budget)
+        self._store = PrefixStore(prefix or checkpoints.parent / PREFIX_FOLDER, budget)
         self.rows = self._encode(say)
         self.labels = torch.tensor(self.splits.train.labels, device=self.device).float()
         self.steps_per_epoch = count_batches(len(self.splits.train), config.training.batch_size)

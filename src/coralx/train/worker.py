@@ -43,17 +43,22 @@ Observe = Callable[[Progress], None]
 
 
 class Worker:
-    """Trains packs on one workbench. A genome stopped by what it did is a result, not an error."""
+    """Trains packs on one workbench, whose arguments it takes. A genome stopped by what it did is
+    a result, not an error."""
 
     def __init__(
-        self, config: Config, checkpoints: Path, say: Callable[[str], None] = lambda _: None
+        self,
+        config: Config,
+        checkpoints: Path,
+        say: Callable[[str], None] = lambda _: None,
+        prefix: Path | None = None,
     ) -> None:
         # Gradients are views of one matrix by design; torch warns that they are not compact.
         warnings.filterwarnings("ignore", message="grad and param do not obey")
         own = load_own_objectives(config)
         hook = config.training.hook
         self._hook = load_function("training.hook", hook) if hook else None
-        self.bench = Workbench(config, checkpoints, say)
+        self.bench = Workbench(config, checkpoints, say, prefix)
         self.config = config
         self._measurer = Measurer(config, self.bench, own)
         self._trainer = StageTrainer(
