@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from pathlib import Path
 
 import pytest
 
-from coralx.config import load_config
-from coralx.errors import ExtinctError
+from coralx.config import PREFIX_FOLDER, load_config
+from coralx.errors import ExtinctError, StoreError
+from coralx.lock import LOCK
 from coralx.runs import Watcher, export_genome, resume_run, start_run
+from coralx.store import JOURNAL, Store
 
 # No stage of one step reaches an AUROC of 1.
 DOOMED = {
     "vision_tower": None,
     "data": {"image_column": "none", "max_rows": 64, "max_tokens": 16},
     "evolution": {"population": 2, "generations": 1},
-    "training": {"device": "cpu", "threads": 1, "attack_rows": 0, "evaluation_batch": 16},
+    "training": {
+        "device": "cpu",
+        "threads": 1,
+        "attack_rows": 0,
+        "evaluation_batch": 16,
+        "prefix_memory_gb": 0,
+    },
     "hyperband": {
         "grow_rank_at": None,
         "training_stages": [
@@ -77,7 +87,15 @@ def test_exporting_whole_weights_reads_no_rows(
     weights = tmp_path / "adapter" / "adapter_model.safetensors"
     kept = next((directory / "checkpoints").rglob(f"*{history.results[-1].checkpoint}*"))
     kept.write_bytes(b"damaged")
+    with contextlib.closing(Store(directory)):  # another process at work in the run
+        with pytest.raises(StoreError, match=f"in use by process {os.getpid()}"):
+            export_genome(directory, genome, tmp_path / "again", listener)
+        assert kept.read_bytes() == b"damaged"
+    journal = (directory / JOURNAL).read_bytes()
     export_genome(directory, genome, tmp_path / "again", listener)
     assert any("training it again" in line for line in listener.said)
     again = tmp_path / "again" / "adapter_model.safetensors"
     assert again.read_bytes() == weights.read_bytes()
+    assert (directory / JOURNAL).read_bytes() == journal
+    left = {path.name for path in directory.iterdir()}
+    assert not left & {LOCK, PREFIX_FOLDER}

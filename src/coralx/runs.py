@@ -97,10 +97,12 @@ def resume_run(directory: Path, watcher: Watcher) -> History:
 def export_genome(directory: Path, genome: str, target: Path, watcher: Watcher) -> TrainingResult:
     """Write a trained genome of a run as a PEFT adapter.
 
-    A checkpoint that is damaged, or was removed to keep the disk bounded, is trained again.
+    A checkpoint that is damaged, or was removed to keep the disk bounded, is trained again, for
+    which the run must not be in use.
 
     Raises:
-        StoreError: the run has no such genome, or it left no checkpoint.
+        StoreError: the run has no such genome, it left no checkpoint, or this must be trained
+            again while another process is at work in the run.
     """
     from coralx.train.export import export_result, load_backbone
 
@@ -112,9 +114,14 @@ def export_genome(directory: Path, genome: str, target: Path, watcher: Watcher) 
     try:
         export_result(config, backbone, directory / "checkpoints", best, images, target)
     except CheckpointError:  # rows are needed only to train it again
-        worker = _load_worker(config, directory, watcher)
-        mender = Mender(directory, worker, say=watcher.say, observe=watcher.observe)
-        mender.heal(lambda: worker.export(best, target))
+        store = Store(directory)  # for its lock alone: the journal says nothing of exports
+        try:
+            worker = _load_worker(config, directory, watcher)
+            mender = Mender(directory, worker, say=watcher.say, observe=watcher.observe)
+            mender.heal(lambda: worker.export(best, target))
+        finally:
+            shutil.rmtree(directory / PREFIX_FOLDER, ignore_errors=True)
+            store.close()
     return best
 
 
