@@ -1,12 +1,16 @@
 """The naive baseline: trained in parts, with measuring in between, as in one go."""
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from coralx.config import load_config
 from coralx.records import Genome
+from coralx.train import naive
 from coralx.train.naive import NaiveRun, NaiveTrainer
 from coralx.train.workbench import Workbench
 
@@ -45,3 +49,43 @@ def test_mixed_precision_trains_alike_but_for_rounding(
         found.append(run.measure(rows)["calibration"])
     assert found[0] != found[1]
     assert found[1] == pytest.approx(found[0], abs=0.02)
+
+
+def test_a_trained_genome_is_kept_without_its_base(
+    bench: Workbench, genome: Callable[..., Genome]
+) -> None:
+    trained = genome(2e-3, r=2, layers=1)
+    trainer = NaiveTrainer(bench, 1.0)
+    trainer.train(trained)
+    gc.collect()
+    assert not [one for one in gc.get_objects() if type(one) is naive.NaiveModel]
+    run = NaiveRun(bench, trained, 1.0)
+    run.train_to(1.0)
+    assert trainer.test(trained) == run.measure(bench.test())
+
+
+def test_tokens_are_those_of_texts_and_pictures(
+    bench: Workbench, genome: Callable[..., Genome]
+) -> None:
+    run = NaiveRun(bench, genome(1e-3, r=2, layers=1), 1.0)
+    run.train_to(1.0)
+    pictures = sum(image is not None for image in bench.rows.rows.images)
+    assert pictures
+    assert run.tokens == sum(bench.rows.lengths) + pictures * bench.config.image_tokens
+    assert run.computed_tokens > run.tokens
+
+
+def test_loading_the_base_takes_no_time_of_training(
+    bench: Workbench, genome: Callable[..., Genome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, load = SimpleNamespace(now=0.0), naive.load_classifier
+
+    def load_slowly(*which: Any) -> Any:
+        clock.now += 100
+        return load(*which)
+
+    monkeypatch.setattr(naive, "load_classifier", load_slowly)
+    monkeypatch.setattr(naive, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    found = NaiveTrainer(bench, 0.2).train(genome(1e-3, r=2, layers=1))
+    assert clock.now == 100
+    assert (found.train_seconds, found.eval_seconds) == (0, 0)
