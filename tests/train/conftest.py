@@ -272,8 +272,8 @@ def distance() -> Callable[[Weights, Weights], float]:
     return between
 
 
-def _save_tiny(folder: Path, kind: str) -> Path:
-    """A model of random weights with a tokenizer of whole words."""
+def _save_tiny(folder: Path, kind: str, **more: Any) -> Path:
+    """A model of random weights with a tokenizer of whole words; `more` goes into its config."""
     torch.manual_seed(0)
     decoder = {} if kind == "bert" else {"num_key_value_heads": 2, "head_dim": 8}
     config = AutoConfig.for_model(
@@ -289,7 +289,7 @@ def _save_tiny(folder: Path, kind: str) -> Path:
         eos_token_id=None,
         num_labels=1,
         initializer_range=0.3,
-        **decoder,
+        **decoder | more,
     )
     AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
     ids = {word: i for i, word in enumerate(["[PAD]", "[UNK]", *WORDS])}
@@ -301,14 +301,15 @@ def _save_tiny(folder: Path, kind: str) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Backbone]:
-    """A backbone of a tiny random model by its type, made once."""
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Backbone]:
+    """A backbone of a tiny random model by its type and further settings, made once."""
     made: dict[str, Backbone] = {}
 
-    def load(kind: str) -> Backbone:
-        if kind not in made:
-            folder = _save_tiny(tmp_path_factory.mktemp(kind), kind)
-            made[kind] = Backbone(str(folder), CPU, torch.float32)
-        return made[kind]
+    def load(kind: str, **more: Any) -> Backbone:
+        name = kind + "".join(f"-{key}-{value}" for key, value in more.items())
+        if name not in made:
+            folder = _save_tiny(tmp_path_factory.mktemp(kind), kind, **more)
+            made[name] = Backbone(str(folder), CPU, torch.float32)
+        return made[name]
 
     return load

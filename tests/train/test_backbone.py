@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -225,3 +226,38 @@ def test_more_tokens_than_the_model_has_positions_are_refused(
     with pytest.raises(ModelError, match=r"max_tokens: .* has 32 positions, got 33"):
         tiny_model("bert").tokenize(["bake"], 33)
     assert len(tiny_model("bert").tokenize(["bake " * 50], 32)[0]) == 32
+
+
+SLIDING = {"use_sliding_window": True, "sliding_window": 4}
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "window"),
+    [
+        ("mistral", {"sliding_window": 4}, 4),
+        ("qwen2", {**SLIDING, "max_window_layers": 1}, 4),
+        ("qwen3", {**SLIDING, "layer_types": ["full_attention"] * 2 + ["sliding_attention"]}, 4),
+        ("mistral", {"sliding_window": None}, None),
+        ("qwen2", {**SLIDING, "use_sliding_window": False}, None),
+        ("qwen3", {**SLIDING, "max_window_layers": 3}, None),
+        ("llama", SLIDING, None),
+    ],
+)
+def test_texts_longer_than_a_sliding_window_are_refused(
+    kind: str,
+    settings: dict[str, Any],
+    window: int | None,
+    tiny_model: Callable[..., Backbone],
+    tiny_rows: Rows,
+    build_pack: Callable[..., object],
+) -> None:
+    """Where a model's attention slides, and only there: else the uncut model computes the same."""
+    model = tiny_model(kind, **settings)
+    assert model.window == window
+    if window is None:
+        apart = _cut_logits(model, tiny_rows, build_pack, 0) - _uncut_logits(model, tiny_rows)
+        assert apart.abs().max() < 1e-5
+        return
+    model.check_length(window)
+    with pytest.raises(ModelError, match=r"max_tokens: .* over 4 tokens.* got 5; set 4 or fewer"):
+        model.tokenize(["bake"], 5)

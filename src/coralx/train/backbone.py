@@ -98,6 +98,7 @@ class Backbone:
             raise ModelError(f"base_model: {base_model} has no blocks, so nothing to adapt")
         self.hidden: int = settings.hidden_size
         self.positions: int = settings.max_position_embeddings
+        self.window = _find_window(settings)
         self.products = FrozenProducts(products)
         self._at_work = AtWork()
         self.linears = self._wrap_linears()
@@ -116,15 +117,29 @@ class Backbone:
         """Token ids of each text, special tokens included, cut at `max_tokens`.
 
         Raises:
-            ModelError: the model has fewer positions than that.
+            ModelError: as `check_length`.
+        """
+        self.check_length(max_tokens)
+        encoded = self.tokenizer(list(texts), truncation=True, max_length=max_tokens)
+        return encoded["input_ids"]  # type: ignore[no-any-return]
+
+    def check_length(self, max_tokens: int) -> None:
+        """Pass if texts of so many tokens go through the blocks as through the uncut model.
+
+        Raises:
+            ModelError: the model has fewer positions than that, or a sliding window of fewer
+                tokens: every token here sees all before it.
         """
         if max_tokens > self.positions:
             raise ModelError(
                 f"data.max_tokens: {self.name} has {self.positions} positions, got {max_tokens}; "
                 f"set {self.positions} or fewer"
             )
-        encoded = self.tokenizer(list(texts), truncation=True, max_length=max_tokens)
-        return encoded["input_ids"]  # type: ignore[no-any-return]
+        if self.window is not None and max_tokens > self.window:
+            raise ModelError(
+                f"data.max_tokens: attention of {self.name} slides over {self.window} tokens, and "
+                f"longer texts are not supported, got {max_tokens}; set {self.window} or fewer"
+            )
 
     def embed(self, tokens: Tokens) -> Tensor:
         """What enters block 0: (N, T, D)."""
@@ -288,6 +303,15 @@ class Backbone:
                 block.set_submodule(path, layer)
                 wrapped[index][path] = layer
         return wrapped
+
+
+def _find_window(settings: Any) -> int | None:
+    """How many tokens, its own included, a token of some block sees at most; None if all before
+    it. Settings that the model's own code does not look at say nothing."""
+    slides = settings.model_type == "mistral" or (
+        settings.model_type in ("qwen2", "qwen3") and "sliding_attention" in settings.layer_types
+    )
+    return settings.sliding_window if slides else None
 
 
 def _load_tokenizer(path: str, trust_remote_code: bool) -> Any:
