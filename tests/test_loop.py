@@ -61,13 +61,14 @@ def evolve(
     directory: Path,
     executor: TableExecutor,
     tidy: Callable[[Evolution], None] = lambda _: None,
+    begin: Callable[[Evolution], None] = lambda _: None,
 ) -> list[str]:
     store = Store(directory)
     if not (directory / "journal.jsonl").stat().st_size:
         store.append("run_started", {"config": CONFIG.model_dump(mode="json")})
     history: History = read_history(directory)
     try:
-        return [r.genome.id for r in run(Evolution(CONFIG), executor, store, history, tidy)]
+        return [r.genome.id for r in run(Evolution(CONFIG), executor, store, history, tidy, begin)]
     finally:
         store.close()
 
@@ -91,7 +92,12 @@ def test_a_resumed_run_trains_nothing_twice_and_ends_alike(tmp_path: Path) -> No
         pass
     else:
         raise AssertionError("the run was to be cut")
-    assert evolve(tmp_path / "cut", second) == whole
+    known: list[int] = []
+    cut = evolve(
+        tmp_path / "cut", second, begin=lambda evolution: known.append(len(evolution.results))
+    )
+    assert cut == whole
+    assert known == [len(first.trained)], "it begins once what is known has been told"
     assert 0 < len(first.trained) <= 13
     assert not set(first.trained) & set(second.trained)
     journal = [(r.genome.id, r.stage) for r in read_history(tmp_path / "cut").results]

@@ -12,6 +12,7 @@ import pytest
 from coralx.config import PREFIX_FOLDER, load_config
 from coralx.errors import ExtinctError, StoreError
 from coralx.lock import LOCK
+from coralx.progress import View
 from coralx.runs import Watcher, export_genome, resume_run, start_run
 from coralx.store import JOURNAL, Store
 
@@ -73,6 +74,19 @@ def test_a_run_that_dies_out_leaves_a_report_of_what_was_tried(tmp_path: Path) -
     assert any(str(directory / "report.html") in line for line in listener.said)
     with pytest.raises(ExtinctError):  # nothing to go on with, and no other error
         resume_run(directory, listener)
+
+
+def test_a_resumed_run_reports_what_it_trains_itself(tmp_path: Path) -> None:
+    directory, lines = tmp_path / "run", list[str]()
+    start_run(load_config(SOUND), directory, Watcher())
+    journal = directory / JOURNAL
+    whole = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join(whole[:3]))  # the start, the only job, its results
+    view = View(load_config(SOUND), lines.append)
+    resume_run(directory, view)
+    view.flush()
+    assert any("measuring the front" in line for line in lines)
+    assert not [line for line in lines if line.startswith("generation")]
 
 
 def test_exporting_whole_weights_reads_no_rows(

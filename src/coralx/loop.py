@@ -38,6 +38,7 @@ def run(
     store: Journal,
     history: History,
     tidy: Callable[[Search], None] = lambda _: None,
+    begin: Callable[[Search], None] = lambda _: None,
 ) -> list[TrainingResult]:
     """Evolve to the end and give the front. Every fact is journalled before it is acted on.
 
@@ -46,10 +47,12 @@ def run(
 
     Args:
         tidy: called whenever results have been told, to remove what nobody needs any more.
+        begin: called once what is known has been replayed: all told from then on is new.
     """
     evolution.recall(history.jobs)
     for result in history.results:  # resume = replay
         evolution.tell(result)
+    begin(evolution)
     recorded = len(history.generations)
     while True:
         for generation in evolution.closed[recorded:]:

@@ -136,10 +136,9 @@ def _continue(directory: Path, store: Store, worker: Worker, watcher: Watcher) -
     retention = Retention(bench.checkpoints, history.config.storage.checkpoints_gb, watcher.say)
     retention.drop_orphans(r.checkpoint for r in history.results if r.checkpoint)
     executor = LocalExecutor(worker, watcher.observe, mender.heal)
-    watcher.begin(evolution)
     ending = "paused"
     try:
-        front = run(evolution, executor, store, history, retention.tidy)
+        front = run(evolution, executor, store, history, retention.tidy, watcher.begin)
         retention.tidy(evolution)  # a sitting that finds all trained has told nothing new
         _measure_front(directory, front, history, store, worker, mender, watcher)
         ending = "run_finished"
