@@ -161,10 +161,11 @@ def test_no_more_genomes_than_the_population_and_none_trained_twice(
         ):
             assert went_on <= budget.survivors(entered, stage.survival_rate)
     stopped = {r.genome.id for r in evolution.results if r.stopped}
+    passed = {_name(r) for r in evolution.results if not r.stopped}
     for closed in evolution.closed:
         assert len(closed.population) <= most
         assert not stopped & set(closed.population)
-        assert set(closed.front) <= {r.genome.id for r in evolution.results} - stopped
+        assert set(zip(closed.front, closed.front_stages, strict=True)) <= passed
     assert len(evolution.closed) <= config.evolution.generations
     assert end == "finished" or not evolution.closed
 

@@ -182,11 +182,31 @@ def test_extinction_lists_every_reason(settings, answer) -> None:
     assert evolution.front() == []
 
 
-def test_extinction_in_a_later_stage_tells_who_was_not_promoted(settings, answer) -> None:
+def test_extinction_in_a_later_stage_lists_who_was_stopped_before_it(settings, answer) -> None:
+    early = iter([NAN_STOP] * 5)
+
+    def spoil(result: TrainingResult) -> TrainingResult:
+        if result.stage == "S2_serious":
+            return result.model_copy(update={"stopped": NAN_STOP})
+        stop = next(early, None) if result.stage == "S1_shakeout" else None
+        return result.model_copy(update={"stopped": stop})
+
     with pytest.raises(ExtinctError) as caught:
-        run(Evolution(settings()), answer, spoil=spoiler("S2_serious", stopped=NAN_STOP))
-    assert str(caught.value).count("loss is nan") == 4
-    assert str(caught.value).count("passed S1_shakeout but was not promoted") == 4
+        run(Evolution(settings()), answer, spoil=spoil)
+    assert str(caught.value).startswith("S2_serious: no genome passed")
+    assert str(caught.value).count("loss is nan") == 8
+
+
+@pytest.mark.parametrize("stage", ["S2_serious", "S3_finisher"])
+def test_who_passed_an_earlier_stage_breeds_where_a_later_one_stops_all(
+    settings, answer, stage
+) -> None:
+    """A finisher that breaks down must not take the front of the stage before with it."""
+    evolution = run(Evolution(settings()), answer, spoil=spoiler(stage, stopped=NAN_STOP))
+    assert len(evolution.closed) == 3
+    before = {"S2_serious": "S1_shakeout", "S3_finisher": "S2_serious"}[stage]
+    assert {result.stage for result in evolution.front()} == {before}
+    assert evolution.funnel()[2]["S0_sanity"] == 8
 
 
 def test_a_later_generation_without_survivors_closes_with_its_parents(settings, answer) -> None:

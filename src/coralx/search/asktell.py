@@ -205,11 +205,8 @@ class Search(ABC):
 
 def explain_extinction(stage: TrainingStage, last: Iterable[TrainingResult]) -> str:
     """Why nobody is left after a stage: the reason of each genome."""
-    lines = [
-        f"  - {r.genome.id}: "
-        + (f"{r.stopped.reason}" if r.stopped else f"passed {r.stage} but was not promoted")
-        for r in sorted(last, key=lambda r: r.genome.id)
-    ]
+    known = sorted(last, key=lambda r: r.genome.id)
+    lines = [f"  - {r.genome.id}: {r.stopped.reason}" for r in known if r.stopped]
     return (
         f"{stage.name}: no genome passed its gates, so nothing is left to train; "
         "loosen the gates or lower the learning rates of the space\n" + "\n".join(lines)

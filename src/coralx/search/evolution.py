@@ -94,13 +94,14 @@ class Evolution(Search):
 
     def _leave_stage(self) -> None:
         """Promote the best to the next stage, or close the generation if there is none to go to
-        or nobody to go."""
+        or nobody to go. Whoever passed an earlier stage can still breed."""
         entered = self._last_of(genome.id for genome in self.alive)
         count = budget.survivors(len(entered), self.stage.survival_rate)
         promoted = self._promote(entered, count)
-        if not promoted and not self._parents:
+        born = self._last_of(self._born)
+        if not self._parents and all(result.stopped for result in born):
             self._finish()
-            raise ExtinctError(explain_extinction(self.stage, self._last_of(self._born)))
+            raise ExtinctError(explain_extinction(self.stage, born))
         if promoted and self.stage_index + 1 < len(self._stages):
             going = self._exploit([result.genome for result in promoted])
             self._enter_stage(self.stage_index + 1, going)
