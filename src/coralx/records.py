@@ -141,13 +141,15 @@ class Start(Record):
     fresh: new adapters. continue: its own checkpoint of the stage before, optimiser moments
     included. inherit: another genome's checkpoint, carried over in dW space. merge: the better
     parent's `checkpoint` and the other's, `second`, made one in dW space. `grow_to` is the rank
-    to grow to before the first step, or None.
+    to grow to before the first step, or None. `steps` counts those of its own earlier stages, even
+    where the checkpoint holds the weights of fewer.
     """
 
     kind: Literal["fresh", "continue", "inherit", "merge"] = "fresh"
     checkpoint: str | None = None
     second: str | None = None
     grow_to: int | None = None
+    steps: int = 0
 
     @property
     def sources(self) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from coralx.records import Genome, LoRAConfig, Start
+from coralx.records import Cost, Genome, LoRAConfig, Start
 from coralx.search.jobs import measured_in_full, plan_jobs
 from coralx.search.packing import ModelShape
 
@@ -64,6 +64,14 @@ def test_rank_grows_on_entering_s2_only(settings, make_result, rank: int, grown)
     for stage_index, expected in ((1, None), (2, grown), (3, None)):
         (job,) = plan_jobs(settings(), 0, stage_index, [genome], past)
         assert job.starts == (Start(kind="continue", checkpoint="a1", grow_to=expected),)
+
+
+def test_who_goes_on_brings_all_steps_that_it_took(settings, make_result) -> None:
+    """Those after its best weights too, which a genome that left a stage early went back behind."""
+    costs = [Cost(steps=5), Cost(steps=30)]
+    past = {"a": [make_result("a", i, checkpoint=f"a{i}", cost=costs[i]) for i in (0, 1)]}
+    (job,) = plan_jobs(settings(), 0, 2, [Genome(id="a")], past)
+    assert job.starts[0].steps == 35
 
 
 def test_growth_can_be_switched_off(settings, make_result) -> None:

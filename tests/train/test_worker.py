@@ -165,6 +165,16 @@ def test_all_break_down_together(worker: Worker) -> None:
     assert all(r.stopped and r.stopped.gate == "non_finite" for r in results)
 
 
+def test_a_curve_goes_on_where_training_was_not_where_the_weights_are_from(worker: Worker) -> None:
+    (first,) = worker.train(make_job(worker, HEALTHY[:1], 0))
+    start = Start(kind="continue", checkpoint=first.checkpoint, steps=100)
+    job = make_job(worker, HEALTHY[:1], 1).model_copy(update={"starts": (start,)})
+    (second,) = worker.train(job)
+    steps = [point.step for point in second.curve]
+    assert steps[0] > 100
+    assert steps[-1] == 100 + second.cost.steps
+
+
 SHORTAGES = [
     MemoryError(),
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),

@@ -84,7 +84,6 @@ class Worker:
         begun = [
             self._measurer.compare_merged(*pair) for pair in zip(members, job.starts, strict=True)
         ]
-        before = [member.moments.step for member in members]
         plan, planned = self._plan(job)
         images = self.bench.has_images and not job.text_only
         batch = self.config.training.evaluation_batch
@@ -118,7 +117,7 @@ class Worker:
         for i, k in enumerate(sorted(kept)):
             objectives, details = measured.get(i, ({}, {}))
             found = objectives, details | begun[k]
-            results.append(self._result(job, k, members[k], before[k], planned, found, busy))
+            results.append(self._result(job, k, members[k], planned, found, busy))
         lost = [cost_of(m, planned, busy) for k, m in enumerate(members) if k not in kept]
         cost = add_lost(results[0].cost, lost, clock.seconds())
         results[0] = results[0].model_copy(update={"cost": cost})
@@ -172,7 +171,6 @@ class Worker:
         job: Job,
         place: int,
         member: Member,
-        before: int,
         planned: float,
         measured: Figures,
         busy: float,
@@ -203,7 +201,7 @@ class Worker:
             left_early=member.left_early,
             start=job.starts[place],
             checkpoint=saved,
-            curve=member.curve(before),
+            curve=member.curve(job.starts[place].steps),
             cost=cost_of(member, planned, busy),
         )
 
