@@ -16,6 +16,7 @@ import torch
 
 from coralx.config import load_config
 from coralx.records import Genome, Job, LoRAConfig, Start, TrainingResult
+from coralx.train import trainer as trainer_module
 from coralx.train.adapters import Weights
 from coralx.train.member import Member
 from coralx.train.parting import is_shortage, train_parted
@@ -163,6 +164,16 @@ def test_all_break_down_together(worker: Worker) -> None:
     doomed = [genome(name, 1e30) for name in "xyz"]
     results = worker.train(make_job(worker, doomed))
     assert all(r.stopped and r.stopped.gate == "non_finite" for r in results)
+
+
+def test_what_broke_down_is_not_computed_further(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken, score = [], trainer_module.score
+    monkeypatch.setattr(trainer_module, "score", lambda *of: taken.append(of) or score(*of))
+    (broken,) = worker.train(make_job(worker, [DOOMED]))
+    assert broken.stopped is not None
+    assert len(taken) == broken.cost.steps + 1, "the step in which it broke down is the last"
 
 
 def test_a_curve_goes_on_where_training_was_not_where_the_weights_are_from(worker: Worker) -> None:

@@ -136,8 +136,9 @@ class StageTrainer:
             pack.put(k, member.moments.second, optimizer.second)
         pack.training = True
         for step in steps:
-            positions = [member.moments.step + step - steps.start for member in members]
-            self._step(pack, optimizer, members, plan, step, positions)
+            if any(member.going for member in members):  # else the other lanes step alone
+                positions = [member.moments.step + step - steps.start for member in members]
+                self._step(pack, optimizer, members, plan, step, positions)
             meet()
         for k, member in enumerate(members):
             moments = Moments(
