@@ -331,6 +331,7 @@ def test_bad_configurations_are_refused_with_every_problem(tmp_path: Path) -> No
         (("export", "nowhere", "abc", "somewhere"), "not a run directory"),
         (("predict", "nowhere", "nowhere.jsonl"), "no such file"),
         (("run", "--out", "pyproject.toml"), "is a file"),
+        (("run", "--out", ""), "must name a folder"),
         (("evolve",), "evolve"),
     ],
 )

@@ -23,7 +23,7 @@ from coralx.config import load_config
 from coralx.errors import StoreError
 from coralx.records import Progress, Start
 from coralx.runs import Watcher, export_genome, resume_run, start_run
-from coralx.store import JOURNAL, History, Store, read_history
+from coralx.store import JOURNAL, History, Store, has_begun, read_history
 from coralx.train.checkpoint import checkpoint_path
 from coralx.train.worker import Worker
 
@@ -313,7 +313,7 @@ def test_files_that_may_not_grow_are_a_clear_error_and_the_run_goes_on_after(
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert "File too large" in str(caught.value)
     assert not list(directory.rglob("*.writing"))
-    again = resume_run if runs.has_begun(directory) else None
+    again = resume_run if has_begun(directory) else None
     if again is None:
         start_run(worker.config, directory, Watcher())
     else:
@@ -362,7 +362,7 @@ def run_command(*arguments: object) -> subprocess.Popen[str]:
 def wait_for_results(directory: Path) -> None:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        if runs.has_begun(directory) and read_history(directory).results:
+        if has_begun(directory) and read_history(directory).results:
             return
         time.sleep(0.05)
     raise AssertionError("the run does not begin")

@@ -21,9 +21,10 @@ from coralx.repair import Mender
 from coralx.report import write_report
 from coralx.reproduce import find_result
 from coralx.retention import Retention
+from coralx.run_folder import SETTINGS, check_new, check_writable
 from coralx.search.asktell import Search
 from coralx.search.evolution import new_search
-from coralx.store import History, Store, has_begun, read_history
+from coralx.store import History, Store, read_history
 from coralx.summary import write_summary, write_whole
 
 if TYPE_CHECKING:
@@ -53,19 +54,21 @@ def start_run(config: Config, directory: Path, watcher: Watcher) -> History:
     """Evolve in a new run directory and write all that belongs in it.
 
     Raises:
-        StoreError: the directory holds a run already, is in use or cannot be written.
+        StoreError: the directory holds a run or files of names that a run writes, is in use or
+            cannot be written.
         ConfigError, DataError, ModelError: what the configuration says or names cannot be used;
             nothing is written.
         ExtinctError: no genome is left.
     """
-    _check_new(directory)
+    check_new(directory)
+    check_writable(directory)
     new_search(config)  # a space that cannot fill the population is told before all else
     worker = _load_worker(config, directory, watcher)
     store = Store(directory)
     try:
-        _check_new(directory)  # another process may have begun one meanwhile
+        check_new(directory)  # another process may have begun one meanwhile
         settings = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-        write_whole(directory / "config.yaml", settings)
+        write_whole(directory / SETTINGS, settings)
         store.append("run_started", _facts(config, worker))
         return _continue(directory, store, worker, watcher)
     finally:
@@ -189,14 +192,6 @@ def _record_ending(store: Store, ending: str) -> None:
 def _write_outputs(directory: Path, history: History) -> None:
     write_summary(history, directory / "summary.json")
     write_report(history, directory / "report.html")
-
-
-def _check_new(directory: Path) -> None:
-    if has_begun(directory):
-        raise StoreError(
-            f"{directory}: holds a run already; `coralx resume {directory}` goes on with it, or "
-            "choose another --out"
-        )
 
 
 def _load_worker(config: Config, directory: Path, watcher: Watcher) -> Worker:

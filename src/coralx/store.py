@@ -76,14 +76,14 @@ class Store:
             make_folder(directory)
             self._lock = RunLock(directory)
         except OSError as error:
-            raise StoreError(_unwritable(directory, error)) from None
+            raise StoreError(_unopenable(directory, error)) from None
         try:
             self._crc = self._drop_torn_line()
             self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
             sync_folder(directory)
         except OSError as error:
             self._lock.release()
-            raise StoreError(_unwritable(directory, error)) from None
+            raise StoreError(_unopenable(directory, error)) from None
 
     def append(self, kind: str, value: Value) -> None:
         """Write one fact and force it to disk.
@@ -278,4 +278,11 @@ def _unwritable(path: Path, error: OSError) -> str:
     return (
         f"{path}: cannot be written: {error.strerror or error}. What was recorded before is kept; "
         "free space or allow writing, and resume"
+    )
+
+
+def _unopenable(directory: Path, error: OSError) -> str:
+    return (
+        f"{directory}: cannot be written: {error.strerror or error}; free space or allow writing, "
+        "then give the same command again"
     )

@@ -21,11 +21,20 @@ if TYPE_CHECKING:
     from coralx.store import History
 
 
+def _name_folder(value: str) -> Path:
+    """An empty name, as of a shell variable that is not set, would be the folder one is in."""
+    if not value:
+        raise typer.BadParameter("must name a folder, got an empty text; `.` is the one you are in")
+    return Path(value)
+
+
 def run(
     config: ConfigFile = None,
     out: Annotated[
         Path | None,
         typer.Option(
+            parser=_name_folder,
+            metavar="PATH",
             help="Run folder to write; by default one in runs/, named by date and time.",
             show_default=False,
         ),

@@ -1,0 +1,69 @@
+"""Where a new run may begin: never over files of the user's own, but over one that never began."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from coralx.config import Config, load_config
+from coralx.errors import StoreError
+from coralx.lock import LOCK
+from coralx.run_folder import WRITTEN, check_new, check_writable
+from coralx.runs import Watcher, start_run
+from coralx.store import JOURNAL, Store
+
+
+def test_an_absent_an_empty_and_a_folder_of_other_files_may_hold_a_run(tmp_path: Path) -> None:
+    check_new(tmp_path / "absent")
+    check_new(tmp_path)
+    (tmp_path / "rows.jsonl").write_text("{}", encoding="utf-8")
+    check_new(tmp_path)
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_nothing_of_the_users_is_overwritten_or_removed(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("mine", encoding="utf-8")
+    with pytest.raises(StoreError, match=rf"overwrites nothing.*holds {name} already.*another"):
+        start_run(load_config(None), tmp_path, Watcher())
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text(encoding="utf-8") == "mine"
+
+
+@pytest.mark.parametrize("left", ["", '{"kind": "run_sta', '{"kind": "run_started", "value": {'])
+def test_a_run_killed_before_its_first_record_can_be_started_again(
+    left: str, tmp_path: Path
+) -> None:
+    for name, text in ((JOURNAL, left), ("config.yaml", "seed: 0"), (LOCK, "{}")):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    check_new(tmp_path)
+    (tmp_path / "checkpoints").mkdir()  # no run has those before its first record
+    with pytest.raises(StoreError, match=r"holds checkpoints, config\.yaml, journal\.jsonl, lock"):
+        check_new(tmp_path)
+
+
+def test_a_run_that_has_begun_is_to_be_resumed(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.append("run_started", {"config": Config().model_dump(mode="json")})
+    store.close()
+    with pytest.raises(StoreError, match=f"coralx resume {tmp_path}"):
+        check_new(tmp_path)
+
+
+def test_whether_a_folder_can_be_written_is_told_first_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_writable(tmp_path / "a" / "b")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
+    with pytest.raises(StoreError, match="cannot be written: Not a directory"):
+        check_writable(tmp_path / "file" / "run")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, os.strerror(13))
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    monkeypatch.setattr("coralx.runs._load_worker", None)  # nothing is loaded before
+    with pytest.raises(StoreError, match=r"cannot be written: Permission denied; .*another --out"):
+        start_run(load_config(None), tmp_path / "run", Watcher())
