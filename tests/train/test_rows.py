@@ -126,6 +126,30 @@ def test_labels_may_be_written_as_numbers_or_truths(write: Write) -> None:
     assert _read(write(rows)).labels.tolist() == [1, 0]
 
 
+def test_labels_of_a_csv_file_may_be_written_each_in_its_way(write: Write) -> None:
+    written = ["1", "0", "1.0", "0.0", "True", "FALSE", "true", " 1", "1e0"]
+    rows = [{"text": "a", "label": word} for word in written]
+    assert _read(write(rows, "rows.csv")).labels.tolist() == [1, 0, 1, 0, 1, 0, 1, 1, 1]
+
+
+def test_a_csv_file_is_read_alike_however_long(write: Write) -> None:
+    """Values far down that are unlike those above spoil no column."""
+    rows = [{"text": f"t{i}", "label": i % 2, "id": i} for i in range(12_000)]
+    rows[11_000]["id"] = "abc"
+    assert len(_read(write(rows, "rows.csv"))) == 12_000
+    rows[11_000]["label"] = "x"
+    path = write(rows, "rows.csv")
+    with pytest.raises(DataError, match=r"1 bad row.*\n  row 11001: label must be 0 or 1, got 'x'"):
+        _read(path)
+    assert len(_read(path, on_bad_rows="skip")) == 11_999
+
+
+def test_one_word_among_labels_spoils_no_other(write: Write) -> None:
+    rows = [{"text": "a", "label": "1.0"}, {"text": "b", "label": "oops"}] * 2
+    path = write(rows, "rows.csv")
+    assert len(_read(path, on_bad_rows="skip")) == 2
+
+
 BAD_VALUES = [
     ({"label": 2}, "label must be 0 or 1, got 2"),
     ({"label": 0.5}, "label must be 0 or 1, got 0.5"),
@@ -162,7 +186,7 @@ def test_a_bad_row_is_refused_with_number_and_reason(
 
 def test_a_missing_label_in_csv_is_a_bad_row(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("text,label\nbake,0\nbreak,\n")
-    with pytest.raises(DataError, match="row 2: label must be 0 or 1, got None"):
+    with pytest.raises(DataError, match="row 2: label must be 0 or 1, got ''"):
         _read(tmp_path / "rows.csv")
 
 

@@ -45,10 +45,7 @@ def iterate_rows(path: Path, only: str | None = None) -> Iterator[dict[str, Any]
     if reader == "json":
         yield from iterate_json(path)
     elif reader == "csv":
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            cells = (row for row in csv.reader(file) if row)
-            names = next(cells, [])
-            yield from (dict(zip(names, row, strict=True)) for row in cells)
+        yield from iterate_csv(path)
     else:
         yield from _iterate_parquet(path, only)
 
@@ -70,6 +67,14 @@ def iterate_json(path: Path) -> Iterator[dict[str, Any]]:
             return
         file.seek(0)
         yield from parse_lines(file, f"{path}")
+
+
+def iterate_csv(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a file that `check_file` has passed; every cell is a text, an empty one too."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        cells = (row for row in csv.reader(file) if row)
+        names = next(cells, [])
+        yield from (dict(zip(names, row, strict=True)) for row in cells)
 
 
 def parse_lines(lines: Iterable[bytes], source: str) -> Iterator[dict[str, Any]]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from coralx.errors import DataError
 from coralx.sections import DataSettings
-from coralx.train.row_file import check_file, iterate_json
+from coralx.train.row_file import check_file, iterate_csv, iterate_json
 from coralx.train.vision import decode_image
 
 SPLITS = ("train", "validation", "test", "clean_holdout")
@@ -77,7 +77,7 @@ def builtin_file(split: str) -> Path:
 
 
 def read_rows(path: Path, settings: DataSettings, need_labels: bool = True) -> Rows:
-    """Read and check a JSONL, CSV or Parquet file; the latter two through `datasets`.
+    """Read and check a JSONL, CSV or Parquet file; the last through `datasets`.
 
     Args:
         need_labels: False for rows to predict; labels are then 0.
@@ -116,45 +116,34 @@ def _load(path: Path, settings: DataSettings) -> tuple[list[str], Iterable[Mappi
     texts = (settings.text_column, settings.task_column, settings.image_column)
     wanted = dict.fromkeys((*texts, settings.label_column))
     reader = check_file(path)
-    if reader == "json":
-        names: dict[str, None] = {}
-        rows = []
-        for row in iterate_json(path):
-            names |= dict.fromkeys(row)
-            rows.append({name: row.get(name) for name in wanted})
-        if not rows:
-            raise _no_rows(path)
-        return list(names), rows
-    table = _load_table(path, reader, texts)
-    return table.column_names, _iterate(path, table, wanted)
+    if reader == "parquet":
+        table = _load_table(path)
+        return table.column_names, _iterate(path, table, wanted)
+    names: dict[str, None] = {}
+    rows = []
+    for row in iterate_json(path) if reader == "json" else iterate_csv(path):
+        names |= dict.fromkeys(row)
+        rows.append({name: row.get(name) for name in wanted})
+    if not rows:
+        raise DataError(f"{path}: the file has no rows; at least one is needed")
+    return list(names), rows
 
 
-def _no_rows(path: Path) -> DataError:
-    return DataError(f"{path}: the file has no rows; at least one is needed")
-
-
-def _load_table(path: Path, reader: str, texts: Iterable[str]) -> Any:
+def _load_table(path: Path) -> Any:
     import datasets
 
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
-    # Not `load_dataset`: it tells a server of every file that is read.
-    read, options = datasets.Dataset.from_parquet, {}
-    if reader == "csv":
-        # Only an empty cell is missing: "NA", "null" and "007" are texts like any other.
-        converters = dict.fromkeys(texts, str)
-        read = datasets.Dataset.from_csv
-        options = {"keep_default_na": False, "na_values": [""], "converters": converters}
     try:
         with tempfile.TemporaryDirectory() as cache:
-            plain = Path(cache) / f"rows.{reader}"  # `datasets` takes `a::b` and `*` for more
+            plain = Path(cache) / "rows.parquet"  # `datasets` takes `a::b` and `*` for more
             plain.symlink_to(path.absolute())
-            return read(str(plain), cache_dir=cache, keep_in_memory=True, **options)
+            # Not `load_dataset`: it tells a server of every file that is read.
+            read = datasets.Dataset.from_parquet
+            return read(str(plain), cache_dir=cache, keep_in_memory=True)
     except Exception as error:  # datasets raises many kinds; all mean: unreadable
         cause = (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0]
-        if "corresponds to no data" in cause:
-            raise _no_rows(path) from None
-        raise DataError(f"{path}: cannot be read as {reader}: {cause}") from None
+        raise DataError(f"{path}: cannot be read as parquet: {cause}") from None
 
 
 def _iterate(path: Path, table: Any, wanted: Iterable[str]) -> Iterator[dict[str, Any]]:
@@ -215,11 +204,18 @@ def _check_whole(what: str, text: str) -> None:
 
 
 def _check_label(label: Any) -> int:
-    if isinstance(label, str) and label.strip() in ("0", "1"):  # one word makes a column words
-        return int(label)
-    if isinstance(label, int | float) and label in (0, 1):
-        return int(label)
+    value = _read_number(label) if isinstance(label, str) else label
+    if isinstance(value, int | float) and value in (0, 1):
+        return int(value)
     raise DataError(f"label must be 0 or 1, got {_short(label)}; write 1 for unsafe, 0 for safe")
+
+
+def _read_number(word: str) -> float | None:
+    """Of a cell of a CSV file: 1, 1.0 or True."""
+    try:
+        return float({"true": "1", "false": "0"}.get(word.strip().lower(), word))
+    except ValueError:
+        return None
 
 
 def _short(value: Any) -> str:
