@@ -215,6 +215,17 @@ def test_given_splits_are_taken_whole(tmp_path: Path) -> None:
     assert (len(found.clean_validation), len(found.clean_test)) == (2, 3)
 
 
+def test_clean_rows_are_safe_ones_whether_labelled_or_not(tmp_path: Path) -> None:
+    train = _write(tmp_path / "train.jsonl", [0, 1] * 20)
+    clean = tmp_path / "clean.jsonl"
+    clean.write_text('{"text": "a"}\n{"text": "b"}\n')
+    found = load_splits(DataSettings(train=train, clean_holdout=clean), seed=0)
+    assert len(found.clean_validation) == len(found.clean_test) == 1
+    _write(clean, [0, 1])
+    with pytest.raises(DataError, match=r"row 2: label is 1 \(unsafe\)"):
+        load_splits(DataSettings(train=train, clean_holdout=clean), seed=0)
+
+
 def test_max_rows_keeps_a_stratified_share(tmp_path: Path) -> None:
     path = _write(tmp_path / "train.jsonl", [0, 0, 0, 1] * 50)
     train = load_splits(DataSettings(train=path, max_rows=40), seed=0).train

@@ -219,9 +219,23 @@ def test_a_missing_column_is_named_with_those_there_are(write: Write) -> None:
         _read(path)
 
 
-def test_rows_to_predict_need_no_labels(write: Write) -> None:
-    rows = read_rows(write([{"text": "a"}]), DataSettings(), need_labels=False)
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv", "rows.parquet"])
+def test_safe_rows_need_no_labels(name: str, write: Write) -> None:
+    rows = read_rows(write([{"text": "a"}], name), DataSettings(), safe=True)
     assert (rows.texts, rows.labels.tolist()) == (("a",), [0])
+    some = write([{"text": "a", "label": None}, {"text": "b", "label": 0}], name)
+    assert read_rows(some, DataSettings(), safe=True).labels.tolist() == [0, 0]
+
+
+def test_a_safe_row_that_is_labelled_unsafe_is_bad(write: Write) -> None:
+    path = write([*PLAIN, {"text": "odd", "label": "bad"}])
+    with pytest.raises(DataError) as caught:
+        read_rows(path, DataSettings(), safe=True)
+    _, unsafe, wrong = str(caught.value).split("\n")
+    rule = "label is 1 (unsafe), and a row of data.clean_holdout must be safe (0 or no label)"
+    assert unsafe.startswith(f"  row 2: {rule}; take it out, or move it to")
+    assert wrong.startswith("  row 3: label must be 0 or 1, got 'bad'")
+    assert len(read_rows(path, DataSettings(on_bad_rows="skip"), safe=True)) == 1
 
 
 @pytest.mark.parametrize(

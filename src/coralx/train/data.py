@@ -51,7 +51,11 @@ def load_splits(settings: DataSettings, seed: int) -> Splits:
         paths["validation"] = builtin_file("validation")
         paths["test"] = builtin_file("test")
         paths["clean"] = builtin_file("clean_holdout")
-    rows = {name: read_rows(path, settings) for name, path in paths.items() if path}
+    rows = {
+        name: read_rows(path, settings, safe=name == "clean")
+        for name, path in paths.items()
+        if path
+    }
     rows = _keep_apart(rows, paths, settings.on_bad_rows)
     for salt, name in enumerate(("test", "validation"), start=1):
         if name not in rows:

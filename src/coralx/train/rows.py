@@ -76,18 +76,18 @@ def builtin_file(split: str) -> Path:
     return Path(str(resources.files("coralx") / "assets" / f"{split}.parquet"))
 
 
-def read_rows(path: Path, settings: DataSettings, need_labels: bool = True) -> Rows:
+def read_rows(path: Path, settings: DataSettings, safe: bool = False) -> Rows:
     """Read and check a JSONL, CSV or Parquet file; the last through `datasets`.
 
     Args:
-        need_labels: False for rows to predict; labels are then 0.
+        safe: all rows are safe, so that no label column is needed; a row labelled unsafe is bad.
 
     Raises:
         DataError: no such file, unknown kind, a missing column, no rows, or bad rows while
             `on_bad_rows` is refuse; bad rows are listed with their numbers (the first is 1).
     """
     names, table = _load(path, settings)
-    needed = [settings.text_column] + ([settings.label_column] if need_labels else [])
+    needed = [settings.text_column] + ([] if safe else [settings.label_column])
     if missing := [name for name in needed if name not in names]:
         raise DataError(
             f"{path}: no column {', '.join(map(repr, missing))}; there are "
@@ -96,7 +96,7 @@ def read_rows(path: Path, settings: DataSettings, need_labels: bool = True) -> R
     good, bad = [], []
     for number, row in enumerate(table, start=1):
         try:
-            good.append(_check_row(row, settings, path.parent, need_labels))
+            good.append(_check_row(row, settings, path.parent, safe))
         except DataError as error:
             bad.append(f"row {number}: {error}")
     if bad and settings.on_bad_rows == "refuse":
@@ -159,11 +159,11 @@ def _iterate(path: Path, table: Any, wanted: Iterable[str]) -> Iterator[dict[str
 
 
 def _check_row(
-    row: Mapping[str, Any], settings: DataSettings, folder: Path, need_labels: bool
+    row: Mapping[str, Any], settings: DataSettings, folder: Path, safe: bool
 ) -> tuple[str, int, str, bytes | None]:
     text = row[settings.text_column]
     check_text(text)
-    label = _check_label(row[settings.label_column]) if need_labels else 0
+    label = (_check_safe if safe else _check_label)(row.get(settings.label_column))
     task = _read_task(row.get(settings.task_column))
     image = read_image(row.get(settings.image_column), folder, settings.allow_outside_images)
     return text, label, task, image
@@ -208,6 +208,15 @@ def _check_label(label: Any) -> int:
     if isinstance(value, int | float) and value in (0, 1):
         return int(value)
     raise DataError(f"label must be 0 or 1, got {_short(label)}; write 1 for unsafe, 0 for safe")
+
+
+def _check_safe(label: Any) -> int:
+    if label not in (None, "") and _check_label(label):
+        raise DataError(
+            "label is 1 (unsafe), and a row of data.clean_holdout must be safe (0 or no label); "
+            "take it out, or move it to data.validation or data.test"
+        )
+    return 0
 
 
 def _read_number(word: str) -> float | None:
