@@ -253,7 +253,18 @@ def test_a_task_column_that_tells_the_classes_apart_is_refused(job: Any) -> None
 def test_too_few_rows_to_set_others_aside_are_refused(job: Any) -> None:
     path = job.write_rows("train.jsonl", [{"text": "a", "label": 0}, {"text": "b", "label": 1}])
     job.use(validation=None, test=None)
-    job.refuse(f"{path}: train rows: both classes are needed, got 0 unsafe and 0 safe of 0")
+    job.refuse(
+        f"{path}: no unsafe training row is left after 20 % were set aside for validation and test",
+        "of 1 unsafe rows 1 are distinct (copies go together), in 1 strata of picture and task",
+        "or give files as data.validation and data.test",
+    )
+
+
+def test_tasks_of_one_row_each_are_named_as_what_leaves_no_rows(job: Any) -> None:
+    rows = [{"text": f"t{i}", "label": i % 2, "task": f"id {i}"} for i in range(40)]
+    job.write_rows("train.jsonl", rows)
+    job.use(test=None)
+    job.refuse("set aside for test: of 20 unsafe rows 20", "in 20 strata", "data.task_column")
 
 
 def test_skipping_every_row_is_refused_with_their_reasons(job: Any) -> None:

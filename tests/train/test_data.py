@@ -201,6 +201,16 @@ def test_missing_splits_are_set_aside_from_the_training_rows(tmp_path: Path) -> 
     assert other.test.texts != found.test.texts
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_copies_enlarge_no_share_that_is_set_aside(seed: int, tmp_path: Path) -> None:
+    """120 texts, five times each: a fifth of the texts, then a fifth of the other 96."""
+    rows = [{"text": f"t{i % 120}", "label": i % 2} for i in range(600)]
+    path = tmp_path / "train.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = load_splits(DataSettings(train=path), seed)
+    assert [len(part) for part in (found.train, found.validation, found.test)] == [380, 100, 120]
+
+
 def test_given_splits_are_taken_whole(tmp_path: Path) -> None:
     settings = DataSettings(
         train=_write(tmp_path / "train.jsonl", [0, 1] * 10),

@@ -57,9 +57,11 @@ def load_splits(settings: DataSettings, seed: int) -> Splits:
         if path
     }
     rows = _keep_apart(rows, paths, settings.on_bad_rows)
+    whole = rows["train"]
     for salt, name in enumerate(("test", "validation"), start=1):
         if name not in rows:
             rows["train"], rows[name] = set_aside(rows["train"], SET_ASIDE, seed + salt)
+    _check_left(paths, whole, rows["train"])
     rows = {name: _limit(part, settings.max_rows, seed) for name, part in rows.items()}
     for name in ("train", "validation", "test"):
         _check_classes(paths[name] or paths["train"], name, rows[name])
@@ -70,11 +72,14 @@ def load_splits(settings: DataSettings, seed: int) -> Splits:
 
 
 def set_aside(rows: Rows, percentage: float, seed: int) -> tuple[Rows, Rows]:
-    """As `divide`, but copies of a row (same text and picture) all go where one of them goes, so
-    that no row that is measured was trained on."""
-    chosen = set(subset(rows, percentage, seed).tolist())
+    """As `divide` of the distinct rows; copies of a row (same text and picture) all go where the
+    first goes, so that no row that is measured was trained on."""
     keys = rows.keys()
-    taken = {keys[i] for i in chosen}
+    first: dict[Key, int] = {}
+    for i, key in enumerate(keys):
+        first.setdefault(key, i)
+    places = list(first.values())
+    taken = {keys[places[i]] for i in subset(rows.take(places), percentage, seed)}
     share = [i for i, key in enumerate(keys) if key in taken]
     rest = [i for i, key in enumerate(keys) if key not in taken]
     return rows.take(rest), rows.take(share)
@@ -185,6 +190,23 @@ def merge_rows(parts: Sequence[Rows]) -> tuple[Rows, list[Indices]]:
     ends = np.cumsum([len(part) for part in parts])
     places = [np.arange(end - len(part), end) for part, end in zip(parts, ends, strict=True)]
     return join(parts), places
+
+
+def _check_left(paths: Mapping[str, Path | None], whole: Rows, left: Rows) -> None:
+    """Setting shares aside has left training rows of each class that there was."""
+    without = [name for name in ("validation", "test") if not paths[name]]
+    shares, files = " and ".join(without), " and ".join(f"data.{name}" for name in without)
+    for label, word in ((1, "unsafe"), (0, "safe")):
+        own = whole.take(np.flatnonzero(whole.labels == label))
+        distinct, strata = len(set(own.keys())), len(set(own.strata()))
+        if len(own) and label not in left.labels:
+            raise DataError(
+                f"{paths['train']}: no {word} training row is left after {SET_ASIDE:g} % were set "
+                f"aside for {shares}: of {len(own)} {word} rows {distinct} are distinct (copies go "
+                f"together), in {strata} strata of picture and task, and each stratum gives at "
+                "least one; add rows, name another column as data.task_column, or give files as "
+                f"{files}"
+            )
 
 
 def _check_classes(path: Path | None, name: str, rows: Rows) -> None:
