@@ -166,7 +166,21 @@ def test_shares_set_aside_are_taken_off(tmp_path: Path) -> None:
     _write_jsonl(path, [{"text": "x" * i} for i in range(100)])
     assert count_rows(DataSettings(train=path)).rows == 64  # 100 - 20 - 16
     assert count_rows(DataSettings(train=path, test=path)).rows == 80
+    assert not count_rows(DataSettings(train=path, test=path)).exact
     assert count_rows(DataSettings(train=path, max_rows=50)).rows == 50
+
+
+def test_rows_that_are_estimated_are_said_to_be(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    _write_jsonl(path, [{"text": "x" * i} for i in range(1, 101)])
+    said = []
+    for data in ({}, {"train": path}, {"train": path, "validation": path, "test": path}):
+        plan = plan_run(load_config({"data": data}))
+        said.append("rows" in plan["estimated"])
+        text = " ".join(_show(plan).split())
+        assert ("about 64 training rows" in text) == said[-1]
+        assert ("Steps are exact" in text) != said[-1]
+    assert said == [False, True, False]
 
 
 def test_the_sample_of_texts_stays_small_and_even(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
-"""What a run will cost, before it starts and without torch: steps exactly, the rest estimated."""
+"""What a run will cost, before it starts and without torch: steps exactly for the rows that there
+are, the rest estimated."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ def plan_run(config: Config, steps_per_epoch: float | None = None) -> Plan:
     Top-level figures and `stages` are of one generation, the arithmetic of the specification,
     unrounded; `run` holds the totals over all generations. Without `steps_per_epoch` the rows of
     the configured data are counted. `tokens`, `flops` and `memory` (bytes) are estimates, None
-    where the data or the model's shape cannot be seen from here.
+    where the data or the model's shape cannot be seen from here; so are `rows` and with them all
+    steps where `estimated` names `rows`.
 
     Raises:
         ConfigError, DataError, ModelError: what the configuration names cannot be used.
@@ -46,6 +48,7 @@ def plan_run(config: Config, steps_per_epoch: float | None = None) -> Plan:
         _first_stages(config), evolution.population, steps_per_epoch, hyperband.full_epochs
     )
     tokens = _tokens_per_row(counted.characters, config.data) if counted else None
+    unsure = ["rows"] if rows is not None and counted and not counted.exact else []
     stages = [
         {**line.model_dump(), **estimate}
         for line, estimate in zip(one.stages, _estimate(config, one, tokens), strict=True)
@@ -72,7 +75,7 @@ def plan_run(config: Config, steps_per_epoch: float | None = None) -> Plan:
             "tokens": _times(_total(stages, "tokens"), evolution.generations),
             "flops": _times(_total(stages, "flops"), evolution.generations),
         },
-        "estimated": ["tokens", "flops", "memory"],
+        "estimated": [*unsure, "tokens", "flops", "memory"],
     }
 
 

@@ -14,7 +14,8 @@ from coralx.report.wording import count, large, megabytes, plural, tera
 def render_plan(plan: Plan, console: Console) -> None:
     """Print the plan: the stages of one generation, then what the whole run comes to."""
     run = plan["run"]
-    rows = f"{count(plan['rows'])} training rows, " if plan["rows"] else ""
+    about = "about " if "rows" in plan["estimated"] else ""
+    rows = f"{about}{count(plan['rows'])} training rows, " if plan["rows"] else ""
     console.print(
         Text.assemble(
             (f"{plural(plan['population'], 'genome')} a generation", "bold"),
@@ -50,8 +51,14 @@ def _describe_saving(plan: Plan) -> str:
             f"Over {run['generations']} generations: {_exactly(run['naive_steps'])} against "
             f"{_exactly(run['hyperband_steps'])} steps."
         )
+    sure = "exact and unrounded, if every genome passes its gates"
+    if "rows" in plan["estimated"]:
+        sure = (
+            "as many as the training rows make them, which are an estimate: some are set aside, or "
+            "bad ones are left out; name data.validation and data.test to have them counted"
+        )
     lines.append(
-        "Steps are exact and unrounded, if every genome passes its gates. ~ marks estimates: "
+        f"Steps are {sure}. ~ marks estimates: "
         "tokens from the length of the texts, FLOPs of training alone, memory of base, adapters "
         "and activations without Python and its libraries."
     )

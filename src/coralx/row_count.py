@@ -20,10 +20,15 @@ SAMPLE = 1000  # texts that the mean length is taken from, at most
 
 @dataclass(frozen=True)
 class RowCount:
-    """The training rows of a run and the mean characters of their texts (from a sample)."""
+    """The training rows of a run and the mean characters of their texts (from a sample).
+
+    `exact` is False where shares are set aside, of which strata and copies decide the size, or
+    where bad rows are left out.
+    """
 
     rows: int
     characters: float
+    exact: bool = True
 
 
 def count_rows(settings: DataSettings) -> RowCount:
@@ -36,11 +41,12 @@ def count_rows(settings: DataSettings) -> RowCount:
     counted = _read_texts(path, settings.text_column)
     if not counted.rows:
         raise DataError(f"{path}: no rows; at least one is needed")
-    rows = counted.rows
+    rows, exact = counted.rows, True
     if settings.train is not None:
+        exact = bool(settings.test and settings.validation) and settings.on_bad_rows == "refuse"
         for split in (settings.test, settings.validation):
             rows -= 0 if split else math.ceil(rows * SET_ASIDE / 100)
-    return RowCount(min(rows, settings.max_rows or rows), counted.characters)
+    return RowCount(min(rows, settings.max_rows or rows), counted.characters, exact)
 
 
 def builtin_file(split: str) -> Path:
