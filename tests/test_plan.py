@@ -86,6 +86,23 @@ def test_estimates_have_a_plausible_size() -> None:
     assert peaks == sorted(peaks, reverse=True)
 
 
+def test_growth_is_planned_where_it_is_trained() -> None:
+    """From the stage that it names on, and never in the first, which nobody enters trained."""
+    stages = Config().hyperband.training_stages
+    cases = {"last first": (stages[2:], "S2_serious"), "off": (stages[2:], None)}
+    plans = {
+        name: plan_run(
+            load_config({"hyperband": {"training_stages": kept, "grow_rank_at": where}}), 1000
+        )["stages"]
+        for name, (kept, where) in cases.items()
+    }
+    assert plans["last first"] == plans["off"]
+    grown = _plan()["stages"]
+    plain = plan_run(load_config({"hyperband": {"grow_rank_at": None}}), 1000)["stages"]
+    differ = [one["flops"] > other["flops"] for one, other in zip(grown, plain, strict=True)]
+    assert differ == [False, False, True, True]
+
+
 def test_a_hub_model_leaves_flops_and_memory_open() -> None:
     plan = plan_run(load_config({"base_model": "someone/something"}), 1000)
     assert plan["flops"] is None

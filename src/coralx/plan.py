@@ -124,9 +124,9 @@ def _estimate(config: Config, plan: budget.Plan, tokens_per_row: float | None) -
     shape = read_shape(config.base_model, 4 if config.training.dtype == "float32" else 2)
     drawn = min(config.evolution.population, DRAWN)
     settings = config.evolution.model_copy(update={"population": drawn})
-    genomes, grown, lines = found(config.space, settings), False, []
-    for line in plan.stages:
-        grown = grown or line.name == config.hyperband.grow_rank_at
+    genomes, growth, lines = found(config.space, settings), config.hyperband.growth_stage, []
+    for place, line in enumerate(plan.stages):
+        grown = growth is not None and place >= growth
         trained = [_adapter(genome, config, grown) for genome in genomes]
         seen = line.steps * config.training.batch_size
         tokens = round(seen * tokens_per_row) if tokens_per_row else None

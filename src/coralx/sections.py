@@ -209,8 +209,14 @@ class HyperbandSettings(Settings):
     def _check_growth(cls, name: str | None, info: ValidationInfo) -> str | None:
         names = [stage.name for stage in info.data.get("training_stages", ())]
         default = cls.model_fields["grow_rank_at"].default  # means nothing to stages of other names
-        if name is None or not names or name in names or name == default:
+        if name is None or not names or name in names[1:] or name == default:
             return name
+        if name == names[0]:
+            later = ", ".join(names[1:])
+            raise ValueError(
+                "must be a stage after the first, which is entered with the ranks of the genes, "
+                f"got {name!r}; name {f'one of {later}, or null' if later else 'null'}"
+            )
         close = nearest(name, names)
         hint = f"; did you mean {close!r}?" if close else "; name one of them, or null"
         raise ValueError(f"must be one of the stages ({', '.join(names)}), got {name!r}{hint}")
@@ -238,6 +244,13 @@ class HyperbandSettings(Settings):
     def stages(self) -> tuple[TrainingStage, ...]:
         """The stages in force: the last one alone when Hyperband is off."""
         return self.training_stages if self.enable_hyperband else self.training_stages[-1:]
+
+    @property
+    def growth_stage(self) -> int | None:
+        """The place among `stages` of the one whose entrants grow, None if there is none. The
+        first is entered with the ranks of the genes."""
+        later = [stage.name for stage in self.stages[1:]]
+        return 1 + later.index(self.grow_rank_at) if self.grow_rank_at in later else None
 
     @property
     def full_epochs(self) -> float:

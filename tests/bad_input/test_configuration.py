@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from coralx.cli import app
 
 STAGE = "{name: a, epoch_budget: 1, data_percentage: 50, survival_rate: 1}"
+LATER = "{name: b, epoch_budget: 1, data_percentage: 90, survival_rate: 1}"
 EARLIER = "{name: b, epoch_budget: 1, data_percentage: 5, survival_rate: 1}"
 
 
@@ -133,6 +134,16 @@ CASES: dict[str, tuple[str, ...]] = {
     "growth at no stage": (
         f"hyperband: {{training_stages: [{STAGE}], grow_rank_at: b}}",
         "hyperband.grow_rank_at: must be one of the stages (a), got 'b'",
+    ),
+    "growth at the first stage": (
+        f"hyperband: {{training_stages: [{STAGE}, {LATER}], grow_rank_at: a}}",
+        "hyperband.grow_rank_at: must be a stage after the first",
+        "got 'a'; name one of b, or null",
+    ),
+    "growth at the only stage": (
+        f"hyperband: {{training_stages: [{STAGE}], grow_rank_at: a}}",
+        "hyperband.grow_rank_at: must be a stage after the first",
+        "got 'a'; name null",
     ),
     "no naive epochs": ("hyperband: {naive_epochs: 0}", "naive_epochs", "greater than 0, got 0"),
     "old name of the section": ("hyperband_config: {naive_epochs: -1}", "naive_epochs", "got -1"),

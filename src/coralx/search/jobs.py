@@ -119,8 +119,7 @@ def _last_checkpoint(genome: str, past: Past) -> str | None:
 
 def _grown_rank(config: Config, stage_index: int, rank: int) -> int | None:
     hyperband = config.hyperband
-    here = hyperband.stages[stage_index].name == hyperband.grow_rank_at
-    if not here or rank >= hyperband.grow_below_rank:
+    if stage_index != hyperband.growth_stage or rank >= hyperband.grow_below_rank:
         return None
     return min(2 * rank, LARGEST_RANK)
 
