@@ -242,6 +242,28 @@ def test_max_rows_keeps_a_stratified_share(tmp_path: Path) -> None:
     assert np.bincount(train.labels).tolist() == [30, 10]
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_max_rows_keeps_rare_strata(seed: int, tmp_path: Path) -> None:
+    """Wherever the rare row stands, last but one as well, where spacing leaves one out."""
+    labels = [0] * 900 + [1] + [0] * 20
+    files = {name: tmp_path / f"{name}.jsonl" for name in ("train", "validation", "test")}
+    settings = DataSettings(**{n: _write(p, labels) for n, p in files.items()}, max_rows=50)
+    found = load_splits(settings, seed)
+    for part in (found.train, found.validation, found.test):
+        assert np.bincount(part.labels).tolist() == [49, 1]
+
+
+def test_max_rows_below_the_number_of_strata_keeps_both_classes(tmp_path: Path) -> None:
+    rows = [{"text": f"t{i}", "label": int(i in (5, 45)), "task": f"id {i}"} for i in range(78)]
+    path = tmp_path / "train.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = {name: _write(tmp_path / f"{name}.jsonl", [0, 1]) for name in ("validation", "test")}
+    train = load_splits(DataSettings(train=path, **files, max_rows=8), seed=0).train
+    assert len(train) == 8
+    assert train.labels.any()
+    assert not train.labels.all()
+
+
 @pytest.mark.parametrize("label", [0, 1])
 def test_rows_of_one_class_are_refused(label: int, tmp_path: Path) -> None:
     path = _write(tmp_path / "train.jsonl", [label] * 10)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,7 +122,24 @@ def _limit(rows: Rows, most: int | None, seed: int) -> Rows:
         return rows
     _, share = divide(rows, 100 * most / len(rows), seed)
     # Strata round up, which can be a few rows too many: leave out some, evenly spaced.
-    return share.take(np.linspace(0, len(share) - 1, most).astype(np.int64))
+    spaced = share.take(np.linspace(0, len(share) - 1, most).astype(np.int64))
+    if set(spaced.strata()) == set(share.strata()):
+        return spaced
+    return share.take(_thin_largest(share, most))
+
+
+def _thin_largest(rows: Rows, most: int) -> list[int]:
+    """`most` of the rows, those left out being of the largest strata: a rare one stays. Where
+    there are more strata than that, both classes stay."""
+    in_stratum: Counter[object] = Counter()
+    of_class: Counter[object] = Counter()  # at the same place in their strata
+    places = []
+    for index, stratum in enumerate(rows.strata()):
+        in_stratum[stratum] += 1
+        place, label = in_stratum[stratum], stratum[0]
+        of_class[place, label] += 1
+        places.append((place, of_class[place, label], index))
+    return sorted(index for *_, index in sorted(places)[:most])
 
 
 def divide(rows: Rows, percentage: float, seed: int) -> tuple[Rows, Rows]:
