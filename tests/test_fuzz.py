@@ -35,7 +35,6 @@ def examples(count: int) -> settings:
         max_examples=count * TIMES,
         derandomize=TIMES == 1,
         database=None,
-        deadline=None,
         suppress_health_check=[HealthCheck.too_slow],
     )
 

@@ -129,7 +129,7 @@ def _finish(evolution: Evolution, rule: Rule, rng: random.Random | None) -> str:
     return "finished"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(configurations(), rules, st.randoms(use_true_random=False))
 def test_the_end_is_a_function_of_what_was_found_not_of_its_order(
     config: Config, rule: Rule, rng: random.Random
@@ -141,7 +141,7 @@ def test_the_end_is_a_function_of_what_was_found_not_of_its_order(
     assert Counter(map(_name, one.results)) == Counter(map(_name, two.results))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(configurations(), rules, st.randoms(use_true_random=False))
 def test_no_more_genomes_than_the_population_and_none_trained_twice(
     config: Config, rule: Rule, rng: random.Random
@@ -170,7 +170,7 @@ def test_no_more_genomes_than_the_population_and_none_trained_twice(
     assert end == "finished" or not evolution.closed
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(configurations(), st.integers(1, 500))
 def test_the_plan_is_what_a_run_without_trouble_does(config: Config, steps: int) -> None:
     evolution = Evolution(config)
@@ -254,7 +254,7 @@ def _evolve(folder: Path, config: Config, executor: RuleExecutor) -> str:
         store.close()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(configurations(), rules, st.randoms(use_true_random=False), st.integers(1, 4))
 def test_a_run_stopped_anywhere_any_number_of_times_ends_as_if_it_never_was(
     config: Config, rule: Rule, rng: random.Random, stops: int
@@ -276,7 +276,7 @@ def test_a_run_stopped_anywhere_any_number_of_times_ends_as_if_it_never_was(
         assert sorted(map(_name, one.results)) == sorted(map(_name, two.results))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(configurations(), rules, st.randoms(use_true_random=False), st.floats(0, 1))
 def test_a_journal_cut_at_any_byte_replays_to_the_same_end(
     config: Config, rule: Rule, rng: random.Random, share: float

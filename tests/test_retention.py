@@ -93,7 +93,7 @@ def evolve(directory: Path, seed: int, gigabytes: float) -> tuple[FileExecutor, 
     return executor, counts
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(seed=st.integers(0, 10_000))
 def test_a_checkpoint_is_never_deleted_before_its_heir_has_copied_it(
     seed: int, tmp_path_factory: pytest.TempPathFactory

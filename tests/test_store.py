@@ -76,7 +76,7 @@ def test_a_torn_last_line_is_left_out_and_overwritten(directory: Path) -> None:
     assert (len(history.results), history.finished) == (3, True)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(share=st.floats(0, 1))
 def test_cut_anywhere_the_journal_holds_whole_records_alone(
     share: float, tmp_path_factory: pytest.TempPathFactory
@@ -95,7 +95,7 @@ def test_cut_anywhere_the_journal_holds_whole_records_alone(
     assert (directory / JOURNAL).read_bytes() == cut[: cut.rfind(b"\n") + 1]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_a_flipped_bit_anywhere_is_noticed(
     place: float, bit: int, tmp_path_factory: pytest.TempPathFactory

@@ -74,7 +74,7 @@ def test_one_worker_with_whole_packs_spends_what_halving_spends(settings, asha, 
         assert search.funnel() == waiting.funnel()
 
 
-@hypothesis_settings(max_examples=25, deadline=None)
+@hypothesis_settings(max_examples=25)
 @given(RANDOMS, st.integers(1, 30), st.integers(1, 4))
 def test_each_genome_that_goes_on_is_of_the_best_share_told_by_then(
     asha, answer, rng, workers: int, pack: int
@@ -118,7 +118,7 @@ def test_nobody_waits_for_a_straggler(asha, answer) -> None:
     assert search.ask(1) != []
 
 
-@hypothesis_settings(max_examples=40, deadline=None)
+@hypothesis_settings(max_examples=40)
 @given(RANDOMS, st.integers(1, 12), st.floats(0, 1), st.sampled_from([1, 3]))
 def test_a_journal_cut_anywhere_goes_on_with_the_same_jobs(
     asha, answer, rng, workers: int, share: float, pack: int
@@ -141,7 +141,7 @@ def test_a_journal_cut_anywhere_goes_on_with_the_same_jobs(
     assert one.given[workers:] == two.given[workers:]
 
 
-@hypothesis_settings(max_examples=20, deadline=None)
+@hypothesis_settings(max_examples=20)
 @given(RANDOMS, st.integers(1, 12))
 def test_results_in_their_order_are_enough_to_know_the_same(
     asha, answer, rng, workers: int
@@ -192,7 +192,7 @@ def test_a_pack_told_in_part_stays_whole_and_telling_twice_changes_nothing(asha,
     assert job not in search.ask(1)
 
 
-@hypothesis_settings(max_examples=15, deadline=None)
+@hypothesis_settings(max_examples=15)
 @given(RANDOMS, st.integers(1, 20))
 def test_what_a_job_starts_from_was_referred_to_before(asha, answer, rng, workers: int) -> None:
     config = asha(training={"pack_size": 1}, evolution={"generations": 6})

@@ -82,7 +82,7 @@ def test_telling_twice_changes_nothing(settings, answer) -> None:
     assert evolution.tell(worse) is None
 
 
-@hypothesis_settings(max_examples=25, deadline=None)
+@hypothesis_settings(max_examples=25)
 @given(st.randoms(use_true_random=False), st.integers(0, 2))
 def test_order_of_arrival_within_a_stage_does_not_matter(settings, answer, shuffler, seed) -> None:
     config = settings(evolution={"seed": seed, "generations": 2})
@@ -101,7 +101,7 @@ def test_order_of_arrival_within_a_stage_does_not_matter(settings, answer, shuff
     assert one.closed == two.closed
 
 
-@hypothesis_settings(max_examples=25, deadline=None)
+@hypothesis_settings(max_examples=25)
 @given(st.randoms(use_true_random=False), st.integers(0, 63))
 def test_a_journal_replayed_to_any_point_goes_on_as_before(
     settings, answer, shuffler, cut: int
@@ -398,7 +398,7 @@ def test_exploit_puts_copies_of_the_best_in_the_places_of_the_worst(settings, an
     assert all(set(closed.population) <= known for closed in evolution.closed)
 
 
-@hypothesis_settings(max_examples=15, deadline=None)
+@hypothesis_settings(max_examples=15)
 @given(st.randoms(use_true_random=False))
 def test_the_checkpoint_of_a_copys_model_is_referred_to_until_the_copy_is_told(
     settings, answer, shuffler
@@ -416,7 +416,7 @@ def test_the_checkpoint_of_a_copys_model_is_referred_to_until_the_copy_is_told(
                 evolution.tell(result)
 
 
-@hypothesis_settings(max_examples=15, deadline=None)
+@hypothesis_settings(max_examples=15)
 @given(st.randoms(use_true_random=False), st.integers(0, 41))
 def test_a_journal_with_copies_is_replayed_to_the_same_end(settings, answer, shuffler, cut) -> None:
     config = settings(evolution=EXPLOITING)

@@ -7,7 +7,7 @@ import random
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from moocore import hypervolume
@@ -102,7 +102,6 @@ def test_ends_and_middle_of_a_line_come_before_a_cluster(name: str) -> None:
 
 
 @every_tie_break
-@settings(deadline=None)  # the first one imports pymoo
 @given(matrix=MATRICES, data=st.data())
 def test_dominance_holds_and_arrival_makes_no_difference(make_result, name, matrix, data) -> None:
     results, names = as_results(make_result, matrix)
@@ -120,7 +119,6 @@ def test_dominance_holds_and_arrival_makes_no_difference(make_result, name, matr
 
 
 @every_tie_break
-@settings(deadline=None)
 @given(matrix=MATRICES)
 def test_scores_are_numbers(name: str, matrix) -> None:
     score = TIE_BREAKS[name](matrix, selection.ranks(matrix), 4)
@@ -129,7 +127,6 @@ def test_scores_are_numbers(name: str, matrix) -> None:
 
 
 @every_tie_break
-@settings(deadline=None)
 @given(seed=st.integers(0, 999), n=st.integers(1, 40), m=st.integers(1, 6))
 def test_scores_move_with_the_rows(name: str, seed: int, n: int, m: int) -> None:
     rng = np.random.default_rng(seed)

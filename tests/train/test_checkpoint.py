@@ -63,9 +63,7 @@ def test_equal_weights_have_equal_names_and_others_have_others(tmp_path: Path) -
     assert len(names | {name}) == 5
 
 
-@settings(
-    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_a_flipped_bit_anywhere_is_noticed(place: float, bit: int, tmp_path: Path) -> None:
     name = save_checkpoint(tmp_path, make())
