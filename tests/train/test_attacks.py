@@ -11,7 +11,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from coralx.train import attacks
-from coralx.train.attacks import IMAGE_ATTACKS, SPELLING_ATTACKS, WRAPPING_ATTACKS, attack_rows
+from coralx.train.attacks import (
+    IMAGE_ATTACKS,
+    SPELLING_ATTACKS,
+    WRAPPING_ATTACKS,
+    Attacked,
+    attack_rows,
+)
 from coralx.train.data import Splits
 from coralx.train.rows import Rows
 
@@ -26,7 +32,11 @@ def rows(splits: Splits) -> Rows:
 
 @pytest.fixture(scope="module")
 def attacked(rows: Rows) -> dict[str, Rows]:
-    return attack_rows(rows, 10, seed=3)
+    return _rows_of(attack_rows(rows, 10, seed=3))
+
+
+def _rows_of(attacked: dict[str, Attacked]) -> dict[str, Rows]:
+    return {kind: own.rows for kind, own in attacked.items()}
 
 
 def _rng(seed: int = 0) -> np.random.Generator:
@@ -46,7 +56,7 @@ def test_every_kind_attacks_as_many_of_both_classes(attacked: dict[str, Rows]) -
 def test_counts_stop_at_the_smaller_class(rows: Rows) -> None:
     pictured = [image is not None for image in rows.images]
     smaller = min(np.bincount(rows.labels[pictured]))
-    attacked = attack_rows(rows, 10_000, seed=3)
+    attacked = _rows_of(attack_rows(rows, 10_000, seed=3))
     assert np.bincount(attacked["rotation"].labels).tolist() == [smaller, smaller]
     assert len(attacked["leetspeak"]) == 2 * min(np.bincount(rows.labels))
 
@@ -54,7 +64,7 @@ def test_counts_stop_at_the_smaller_class(rows: Rows) -> None:
 def test_equal_seeds_give_equal_rows_and_others_do_not(
     rows: Rows, attacked: dict[str, Rows]
 ) -> None:
-    again, other = attack_rows(rows, 10, seed=3), attack_rows(rows, 10, seed=4)
+    again, other = (_rows_of(attack_rows(rows, 10, seed)) for seed in (3, 4))
     for kind, part in attacked.items():
         assert (again[kind].texts, again[kind].images) == (part.texts, part.images)
         assert (other[kind].texts, other[kind].images) != (part.texts, part.images)
@@ -85,9 +95,19 @@ def test_without_pictures_asked_for_none_are_attacked(rows: Rows) -> None:
 
 def test_wrappings_go_on_all_rows_where_every_row_has_a_picture(rows: Rows) -> None:
     pictured = rows.take([i for i, image in enumerate(rows.images) if image is not None])
-    attacked = attack_rows(pictured, 3, 0)
+    attacked = _rows_of(attack_rows(pictured, 3, 0))
     assert list(attacked) == KINDS
     assert all(attacked["jailbreak"].images)
+
+
+def test_each_attacked_row_knows_the_row_it_was(rows: Rows) -> None:
+    for kind, own in attack_rows(rows, 10, seed=3).items():
+        before = rows.take(own.origins)
+        assert (own.rows.labels == before.labels).all()
+        kept = (before.texts, own.rows.texts), (before.images, own.rows.images)
+        (one, other) = kept[0] if kind in IMAGE_ATTACKS else kept[1]
+        assert one == other
+        assert len(set(own.origins.tolist())) == len(own.origins)
 
 
 def test_rows_of_one_class_are_not_attacked(rows: Rows) -> None:

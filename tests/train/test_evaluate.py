@@ -52,7 +52,7 @@ def plain(tiny: Backbone, tiny_rows: Rows) -> EvaluationSet:
 
 def _truth(rows: EvaluationSet) -> NDArray[np.int8]:
     """Labels of all rows: clean ones and attacked ones behind the split's own."""
-    parts = [rows.rows, rows.clean, *rows.attacked.values()]
+    parts = [rows.rows, rows.clean, *(own.rows for own in rows.attacked.values())]
     return np.concatenate([part.labels for part in parts])
 
 
@@ -158,7 +158,8 @@ def test_draws_give_the_value_and_so_many_resamples(pictured: EvaluationSet) -> 
     for name, values in (drawn | drawn_details).items():
         assert values.shape == (21,)
         assert values[0] == pytest.approx((single | details)[name][0])
-    assert all(drawn[n][1:].std() > 0.01 for n in ("task_skill", "safety", "calibration"))
+    # Two attacked rows of a class: a resample without either has no value.
+    assert all(np.nanstd(drawn[n][1:]) > 0.01 for n in ("task_skill", "safety", "calibration"))
 
 
 def test_scores_that_are_no_numbers_are_measured_as_such(pictured: EvaluationSet) -> None:
@@ -246,9 +247,24 @@ def test_a_part_measures_some_of_the_rows_with_the_scores_of_the_whole(
     assert np.abs(scores - whole)[:, known].max() < 1e-5
     assert len(part.rows) == 8
     assert alone.shape == (2, 8)
-    assert [sorted(part.attacked[kind].labels) for kind in kinds] == [[0, 1]] * len(kinds)
+    assert [sorted(part.attacked[kind].rows.labels) for kind in kinds] == [[0, 1]] * len(kinds)
     objectives, _ = part.measure(scores[0], alone[0])
     assert np.isfinite(list(objectives.values())).all()
+
+
+def test_kinds_are_resampled_by_the_rows_they_attack(tiny: Backbone, tiny_rows: Rows) -> None:
+    """Where every attacked row scores as the row it was, kinds are one sample and not five."""
+    rows = EvaluationSet(tiny_rows, tiny_rows.take([]), 8, 0, tiny, None, 16)
+    chance = np.random.default_rng(0).random(len(tiny_rows))
+    origins = [own.origins for own in rows.attacked.values()]
+    everyone = [own for own in origins if len(own) == len(tiny_rows)]
+    assert len(everyone) >= len(SPELLING_ATTACKS)
+    objectives, details = rows.measure(
+        np.concatenate([chance, *(chance[o] for o in origins)]), None, 120
+    )
+    assert objectives["safety"].shape == (121,)
+    for kind in SPELLING_ATTACKS:
+        assert details[f"attack_auroc/{kind}"] == pytest.approx(objectives["task_skill"])
 
 
 def test_a_users_objective_gets_scores_with_their_rows(pictured: EvaluationSet) -> None:

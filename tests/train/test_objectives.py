@@ -10,12 +10,15 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from coralx.train.objectives import (
-    Resamples,
+    BLOCK,
+    Floats,
     auroc,
     calibration,
+    centre,
     false_positive_rate,
     interval,
     macro_auroc,
+    resample,
     threshold_at_recall,
 )
 
@@ -129,27 +132,53 @@ def test_macro_auroc_is_the_mean_over_tasks_of_both_classes() -> None:
     assert np.isnan(macro_auroc(scores[alone], labels[alone], _plain(1), tasks[alone])).all()
 
 
+def _weights(draws: int, seed: int, labels: NDArray[np.int8], salt: int = 0) -> Floats:
+    return np.concatenate([block.weights(labels, salt) for block in resample(draws, seed)])
+
+
 def test_resamples_are_stratified_and_begin_with_the_rows_themselves() -> None:
     labels = np.array([0] * 5 + [1] * 3, np.int8)
-    weights = Resamples(50, seed=1).weights(labels)
-    assert weights.shape == (51, 8)
+    weights = _weights(2 * BLOCK + 7, 1, labels)
+    assert weights.shape == (2 * BLOCK + 8, 8)
     assert (weights[0] == 1).all()
     assert (weights[:, :5].sum(axis=1) == 5).all()
     assert (weights[:, 5:].sum(axis=1) == 3).all()
     assert weights[1:].std(axis=0).min() > 0.3
     assert (weights == np.round(weights)).all()
+    assert not np.array_equal(weights[1 : 1 + BLOCK], weights[1 + BLOCK : 1 + 2 * BLOCK])
 
 
 def test_resamples_depend_on_seed_and_salt_alone() -> None:
     labels = np.array([0, 1] * 10, np.int8)
-    one = Resamples(5, seed=1).weights(labels, 2)
-    assert np.array_equal(one, Resamples(5, seed=1).weights(labels, 2))
-    assert not np.array_equal(one, Resamples(5, seed=1).weights(labels, 3))
-    assert not np.array_equal(one, Resamples(5, seed=2).weights(labels, 2))
+    one = _weights(5, 1, labels, 2)
+    assert np.array_equal(one, _weights(5, 1, labels, 2))
+    assert not np.array_equal(one, _weights(5, 1, labels, 3))
+    assert not np.array_equal(one, _weights(5, 2, labels, 2))
 
 
 def test_no_draws_give_the_plain_value_alone() -> None:
-    assert Resamples(0, 0).weights(np.array([0, 1], np.int8)).tolist() == [[1, 1]]
+    assert _weights(0, 0, np.array([0, 1], np.int8)).tolist() == [[1, 1]]
+
+
+def test_no_more_resamples_are_held_at_once_than_a_block() -> None:
+    blocks = list(resample(1000, 0))
+    assert max(block.size for block in blocks) == BLOCK
+    assert sum(block.size for block in blocks) == 1001
+
+
+def test_the_interval_of_a_calibration_error_holds_its_value() -> None:
+    """Of well calibrated rows nearly every resample is calibrated worse than the rows are."""
+    rng = np.random.default_rng(0)
+    outside = 0
+    for _ in range(20):
+        scores = rng.random(300)
+        labels = (rng.random(300) < scores).astype(np.int8)
+        drawn = calibration(scores, labels, _weights(200, 0, labels))
+        outside += interval(drawn).high < drawn[0]
+        found = interval(centre(drawn))
+        assert found.low < found.value < found.high <= 1
+        assert found.value == drawn[0]
+    assert outside  # what centring is for
 
 
 def test_interval_holds_the_middle_of_the_draws() -> None:
@@ -170,7 +199,7 @@ def test_bootstrap_interval_contains_the_value_and_narrows_with_rows() -> None:
     for count in (100, 1600):
         labels = rng.integers(0, 2, count).astype(np.int8)
         scores = labels * 0.5 + rng.random(count)
-        found = interval(auroc(scores, labels, Resamples(200, 0).weights(labels)))
+        found = interval(auroc(scores, labels, _weights(200, 0, labels)))
         assert found.low < found.value < found.high
         widths.append(found.high - found.low)
     assert 3 < widths[0] / widths[1] < 5.5  # root of 16, about

@@ -12,10 +12,12 @@ import io
 import json
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageOps
 
 from coralx.train.rows import Rows
@@ -121,7 +123,18 @@ IMAGE_ATTACKS: dict[str, ImageAttack] = {
 }
 
 
-def attack_rows(rows: Rows, per_class: int, seed: int, images: bool = True) -> dict[str, Rows]:
+@dataclass(frozen=True, eq=False)
+class Attacked:
+    """Rows after an attack, and the place that each had among the rows before it: (N,)."""
+
+    rows: Rows
+    origins: NDArray[np.int64]
+
+    def take(self, places: NDArray[np.int64]) -> Attacked:
+        return Attacked(self.rows.take(places), self.origins[places])
+
+
+def attack_rows(rows: Rows, per_class: int, seed: int, images: bool = True) -> dict[str, Attacked]:
     """Attacked rows by kind: at most `per_class` unsafe and as many safe ones of each.
 
     Wrappings go on rows without a picture (on all when every row has one), spellings on all,
@@ -138,7 +151,7 @@ def attack_rows(rows: Rows, per_class: int, seed: int, images: bool = True) -> d
         rng = np.random.default_rng([seed, salt])
         chosen = _choose(rows, candidates, per_class, rng)
         if chosen:
-            attacked[kind] = _attack(kind, rows.take(chosen), rng)
+            attacked[kind] = Attacked(_attack(kind, rows.take(chosen), rng), np.array(chosen))
     return attacked
 
 

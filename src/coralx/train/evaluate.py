@@ -1,6 +1,6 @@
 """Measure a pack of genomes: score rows once, derive every objective from the scores.
 
-Letters: K genomes, N rows, W weightings (1, or 1 + bootstrap draws).
+Letters: K genomes, N rows.
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ from coralx.train.objectives import (
     Resamples,
     auroc,
     calibration,
+    centre,
     false_positive_rate,
     macro_auroc,
+    resample,
     threshold_at_recall,
 )
 from coralx.train.prefix import EncodedRows
@@ -73,8 +75,9 @@ class EvaluationSet:
         store: PrefixStore | None = None,
     ) -> None:
         attacked = attack_rows(rows, per_class, seed, tower is not None) if per_class else {}
-        everything, places = merge_rows([rows, clean, *attacked.values()])
+        everything, places = merge_rows([rows, clean, *(own.rows for own in attacked.values())])
         self.rows, self.clean, self.attacked = rows, clean, attacked
+        self._attackable = rows.labels
         self._main, self._clean = places[0], places[1]
         self._attacks = dict(zip(attacked, places[2:], strict=True))
         self._backbone, self._seed = backbone, seed
@@ -88,7 +91,7 @@ class EvaluationSet:
         rows `per_class` of each kind and class; what is encoded is shared."""
         rows, clean = (subset(own, share, self._seed) for own in (self.rows, self.clean))
         attacks = {
-            kind: _some_of_each(own.labels, per_class) for kind, own in self.attacked.items()
+            kind: _some_of_each(own.rows.labels, per_class) for kind, own in self.attacked.items()
         }
         part = copy.copy(self)
         part.rows, part.clean = self.rows.take(rows), self.clean.take(clean)
@@ -110,6 +113,12 @@ class EvaluationSet:
         labels, tasks = self.labels[chosen], self.tasks[chosen]
         return np.array([macro_auroc(own, labels, one, tasks)[0] for own in scores])
 
+    def score_rows(
+        self, pack: PackedAdapters, entries: Sequence[int], batch: int, images: bool
+    ) -> Floats:
+        """Probabilities of the rows alone, in their order: (K, N)."""
+        return self._score(pack, entries, self._main.tolist(), batch, images)[:, self._main]
+
     def score_all(
         self, pack: PackedAdapters, entries: Sequence[int], batch: int, images: bool
     ) -> tuple[Floats, Floats | None]:
@@ -128,8 +137,33 @@ class EvaluationSet:
     def measure(
         self, scores: Floats, text_alone: Floats | None, draws: int = 0
     ) -> tuple[Measures, Measures]:
-        """Objectives and details of one genome from its probabilities (N,): each (W,)."""
-        resamples = Resamples(draws, self._seed)
+        """Objectives and details of one genome from its probabilities (N,): each (1 + draws,),
+        the value and those of resamples."""
+        blocks = [
+            self._measure(scores, text_alone, resamples)
+            for resamples in resample(draws, self._seed)
+        ]
+        objectives, details = (_join(parts) for parts in zip(*blocks, strict=True))
+        objectives["calibration"] = centre(objectives["calibration"])
+        return objectives, {k: v for k, v in details.items() if not np.isnan(v).all()}
+
+    def calibration(self, scores: Floats, draws: int = 0) -> Floats:
+        """P6 alone, of one genome's probabilities (N,): (1 + draws,)."""
+        main = scores[self._main]
+        blocks = [
+            calibration(main, self.labels, resamples.weights(self.labels))
+            for resamples in resample(draws, self._seed)
+        ]
+        return centre(np.concatenate(blocks))
+
+    def scored(self, scores: Floats) -> Scored:
+        """One genome's probabilities with their rows, for a user's own objective."""
+        return Scored(scores[self._main], self.labels, self.tasks, self.has_image)
+
+    def _measure(
+        self, scores: Floats, text_alone: Floats | None, resamples: Resamples
+    ) -> tuple[Measures, Measures]:
+        """As `measure`, of one block of resamples."""
         main, clean = scores[self._main], scores[self._clean]
         weights = resamples.weights(self.labels)
         everyone = np.concatenate([self.labels, np.zeros(len(clean), np.int8)])
@@ -152,16 +186,7 @@ class EvaluationSet:
             objectives["cross_modal_gain"] = full - alone
             details["auroc/text_alone"] = alone
         details["threshold"] = limit
-        return objectives, {k: v for k, v in details.items() if not np.isnan(v).all()}
-
-    def calibration(self, scores: Floats, draws: int = 0) -> Floats:
-        """P6 alone, of one genome's probabilities (N,): (W,)."""
-        weights = Resamples(draws, self._seed).weights(self.labels)
-        return calibration(scores[self._main], self.labels, weights)
-
-    def scored(self, scores: Floats) -> Scored:
-        """One genome's probabilities with their rows, for a user's own objective."""
-        return Scored(scores[self._main], self.labels, self.tasks, self.has_image)
+        return objectives, details
 
     def _by_part(self, main: Floats, weights: Floats) -> Measures:
         """AUROC per task and per modality."""
@@ -182,15 +207,21 @@ class EvaluationSet:
         objectives: Measures,
         details: Measures,
     ) -> None:
-        """P2 and the attack success rate beside it, per kind and as their means."""
+        """P2 and the attack success rate beside it, per kind and as their means.
+
+        Kinds attack the same rows, so what is resampled is these, with all that was made of them:
+        drawn apart, kinds would pass for independent samples and the interval be too narrow.
+        """
         resisted, escaped = [], []
-        for salt, (kind, span) in enumerate(self._attacks.items(), start=2):
-            labels = self.attacked[kind].labels
-            weights = resamples.weights(labels, salt)
+        drawn = resamples.weights(self._attackable)
+        for kind, span in self._attacks.items():
+            attacked = self.attacked[kind]
+            labels, weights = attacked.rows.labels, drawn[:, attacked.origins]
             found = auroc(scores[span], labels, weights)
             unsafe = weights * (labels == 1)
             under = unsafe * (scores[span][None] < limit[:, None])
-            success = under.sum(axis=1) / unsafe.sum(axis=1)
+            with np.errstate(invalid="ignore"):  # none of a kind's few rows drawn
+                success = under.sum(axis=1) / unsafe.sum(axis=1)
             details[f"attack_auroc/{kind}"], details[f"attack_success/{kind}"] = found, success
             resisted.append(found)
             escaped.append(success)
@@ -240,9 +271,10 @@ class EvaluationSet:
 
 
 def _some_of_each(labels: NDArray[np.int8], count: int) -> NDArray[np.int64]:
-    """Places of `count` rows of each class, evenly spaced in the order of the rows."""
+    """Places of `count` rows of each class, or all there are, evenly spaced in their order."""
     classes = [np.flatnonzero(labels == label) for label in (0, 1)]
-    spaced = [np.arange(min(count, len(own))) * len(own) // max(count, 1) for own in classes]
+    counts = [min(count, len(own)) for own in classes]
+    spaced = [np.arange(n) * len(own) // max(n, 1) for n, own in zip(counts, classes, strict=True)]
     return np.sort(np.concatenate([own[p] for own, p in zip(classes, spaced, strict=True)]))
 
 
@@ -261,3 +293,8 @@ def apply_objective(
     if not math.isfinite(value):
         raise ObjectiveError(name, genome, f"must be a finite number, got {value}")
     return value
+
+
+def _join(parts: Sequence[Measures]) -> Measures:
+    """Measures of blocks of resamples, each (size,), end to end."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

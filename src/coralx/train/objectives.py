@@ -7,7 +7,7 @@ A score that is not a number makes every metric NaN, which the gates stop.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from coralx.records import Interval
 
 Floats = NDArray[np.float64]
-Metric = Callable[[Floats, NDArray[np.int8], Floats], Floats]
 RECALL = 0.9
 BINS = 15
+BLOCK = 50  # resamples
 
 
 def auroc(scores: Floats, labels: NDArray[np.int8], weights: Floats) -> Floats:
@@ -90,21 +90,46 @@ def macro_auroc(
 
 @dataclass(frozen=True)
 class Resamples:
-    """Bootstrap weights, row 0 being all ones: the value itself. Stratified by label, so that
-    no resample lacks a class."""
+    """Bootstrap weights of a block of resamples, stratified by label, so that no resample lacks a
+    class. Block 0 is all ones, one row: the value itself. The same seed, block and salt give the
+    same resamples of the same labels."""
 
-    draws: int
     seed: int
+    block: int = 0
+    size: int = 1
 
     def weights(self, labels: NDArray[np.int8], salt: int = 0) -> Floats:
-        rng = np.random.default_rng([self.seed, salt])
-        weights = np.ones((self.draws + 1, len(labels)))
+        """(size, N): how often each row is drawn."""
+        weights = np.ones((self.size, len(labels)))
+        if not self.block:
+            return weights
+        rng = np.random.default_rng([self.seed, salt, self.block])
         for label in (0, 1):
             rows = np.flatnonzero(labels == label)
-            if len(rows) and self.draws:
+            if len(rows):
                 share = np.full(len(rows), 1 / len(rows))
-                weights[1:, rows] = rng.multinomial(len(rows), share, size=self.draws)
+                weights[:, rows] = rng.multinomial(len(rows), share, size=self.size)
         return weights
+
+
+def resample(draws: int, seed: int) -> Iterator[Resamples]:
+    """The value itself, then `draws` resamples, BLOCK at a time: all at once would take memory of
+    draws x rows, many times over."""
+    yield Resamples(seed)
+    for block, first in enumerate(range(0, draws, BLOCK), start=1):
+        yield Resamples(seed, block, min(BLOCK, draws - first))
+
+
+def centre(values: Floats) -> Floats:
+    """Values (W,) with those of resamples moved so that their mean is the first, the plain one.
+
+    For P6: a resample's bins are noisier than the sample's, and errors of either sign add up, so
+    its expected calibration error is larger, often enough for all of its interval to lie above.
+    """
+    if len(values) == 1:
+        return values
+    shift = values[0] - np.nanmean(values[1:])
+    return np.concatenate([values[:1], np.minimum(values[1:] + shift, 1.0)])
 
 
 def interval(values: Floats, level: float = 0.95) -> Interval:
