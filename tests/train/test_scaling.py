@@ -20,6 +20,7 @@ from coralx.train.measuring import AS_TRAINED
 from coralx.train.objectives import Floats, calibration
 from coralx.train.predict import Predictor
 from coralx.train.scaling import LEAST, MOST, Scaling, fit_scaling, scale_held_out
+from coralx.train.threshold import SERVED
 from coralx.train.worker import Worker
 
 CONFIG: dict[str, Any] = {
@@ -214,7 +215,7 @@ def test_an_export_gives_scaled_probabilities(
     assert known != Scaling()
     np.testing.assert_allclose(logit(ours), logit(known.apply(raw)), atol=1e-4)
     facts = json.loads((tmp_path / "scaled" / "coralx.json").read_text())
-    assert facts["threshold"] == scaled.details["threshold"]
+    assert facts["threshold"] == scaled.details[SERVED]
 
 
 def test_a_layer_without_bias_folds_its_scale_alone() -> None:

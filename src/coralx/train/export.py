@@ -13,6 +13,7 @@ from coralx.train.adapters import Weights
 from coralx.train.backbone import Backbone
 from coralx.train.checkpoint import export_adapter, load_checkpoint
 from coralx.train.scaling import Scaling
+from coralx.train.threshold import SERVED
 
 
 def export_result(
@@ -22,11 +23,14 @@ def export_result(
     result: TrainingResult,
     images: bool,
     folder: Path,
+    threshold: float | None = None,
 ) -> None:
     """Write the adapter of a result.
 
     Args:
         images: whether the run's rows have pictures.
+        threshold: as measured with the final figures; None for a genome that has none, which
+            gets that of its training.
 
     Raises:
         CheckpointError: its weights are missing or damaged.
@@ -39,7 +43,9 @@ def export_result(
             f"{result.genome.id} went no further than {result.stage}, where no decision threshold "
             "is measured; export a genome that reached a later stage"
         )
-    known = load_checkpoint(checkpoints, result.checkpoint)
+    known, scaling = load_checkpoint(checkpoints, result.checkpoint), Scaling.of(result.details)
+    if threshold is None:  # and a journal of before has the limit itself
+        threshold = result.details.get(SERVED, result.details["threshold"])
     facts: dict[str, object] = {
         "base_model": config.base_model,
         "vision_tower": config.vision_tower if images else None,
@@ -47,10 +53,10 @@ def export_result(
         "max_tokens": config.data.max_tokens,
         "text_column": config.data.text_column,
         "image_column": config.data.image_column if images else None,
-        "threshold": result.details["threshold"],
+        "threshold": threshold,
         "stage": result.stage,
     }
-    weights = Weights(known.weights.lora, Scaling.of(result.details).fold(known.weights.extra))
+    weights = Weights(known.weights.lora, scaling.fold(known.weights.extra))
     export_adapter(folder, backbone, result.genome, known.lora_cfg, weights, facts)
 
 

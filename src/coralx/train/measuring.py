@@ -9,12 +9,14 @@ import numpy as np
 
 from coralx.config import OBJECTIVES, Config
 from coralx.records import Genome, Job, Start, TestResult, TrainingResult
+from coralx.train.adapters import PackedAdapters
 from coralx.train.checkpoint import load_checkpoint
 from coralx.train.evaluate import EvaluationSet, Measures, Scored, apply_objective
 from coralx.train.member import Member
 from coralx.train.objectives import Floats, calibration, interval
 from coralx.train.own_function import load_function
 from coralx.train.scaling import Scaling, fit_scaling, scale_held_out
+from coralx.train.threshold import ROUNDING, SERVED, find_threshold
 from coralx.train.workbench import Workbench
 
 AS_TRAINED = "calibration/as_trained"  # P6 before the logits are scaled
@@ -130,22 +132,42 @@ class Measurer:
             objectives={name: interval(objectives[name]) for name in self._names(objectives)},
             details={name: interval(values) for name, values in details.items()},
             attack_threshold=float(details["threshold"][0]),
+            threshold=self._find_threshold(pack, entries, scaling),
         )
+
+    def _find_threshold(
+        self, pack: PackedAdapters, entries: Sequence[int], scaling: Scaling
+    ) -> float:
+        """Of the one genome in the pack, exported."""
+        rows, batch = self._bench.served_validation(), self._config.training.evaluation_batch
+        (scores,) = rows.score_rows(pack, entries, batch, self._bench.has_images)
+        found = find_threshold(scores, rows.labels, self._rounding)
+        return float(scaling.apply(np.array(found)))
 
     def _measure_one(
         self, member: Member, rows: EvaluationSet, scores: Floats, alone: Floats | None
     ) -> Figures:
-        scaling, calibrated, more = self._calibrate(member, rows.scored(scores))
+        known = rows.scored(scores)
+        scaling, calibrated, more = self._calibrate(member, known)
         scores = scaling.apply(scores)
         objectives, details = rows.measure(scores, alone)
         objectives |= calibrated
         details |= more
+        if "threshold" in details:  # not where scores are no numbers
+            served = find_threshold(known.scores, known.labels, self._rounding)
+            details[SERVED] = scaling.apply(np.array([served]))
         self._add_own(objectives, rows, scores, member.genome.id)
         solo = self._bench.pack([member])
         objectives["memory"] = np.array([float(self._bench.served_bytes(member, solo))])
         plain = {name: float(objectives[name][0]) for name in self._names(objectives)}
         figures = {name: float(values[0]) for name, values in details.items()}
         return plain, {**figures, "auroc": float(objectives["task_skill"][0])}
+
+    @property
+    def _rounding(self) -> float:
+        """Between logits as computed now and as they will be by an exported adapter."""
+        products = str(self._bench.backbone.products.dtype).removeprefix("torch.")
+        return max(ROUNDING[name] for name in (products, self._config.training.dtype))
 
     def _calibrate(self, member: Member, rows: Scored) -> tuple[Scaling, Measures, Measures]:
         """The scaling of the member's logits; P6, each row scaled without it; details."""

@@ -48,8 +48,7 @@ class Scaling:
         """Probabilities of any shape, NaN left as it is."""
         if self == Scaling():
             return scores
-        scaled = self.scale * _logits(scores) + self.shift
-        return 1 / (1 + np.exp(-np.clip(scaled, -MOST_LOGIT, MOST_LOGIT)))
+        return probabilities_of(self.scale * logits_of(scores) + self.shift)
 
     def fold(self, extra: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A genome's weights beside the adapters with the scaling in its classification layer."""
@@ -75,7 +74,7 @@ def fit_scaling(scores: Floats, labels: NDArray[np.int8], shift: bool) -> Scalin
     unsafe, safe = int((labels == 1).sum()), int((labels == 0).sum())
     if not unsafe or not safe or not np.isfinite(scores).all():
         return Scaling()
-    logits = _logits(scores)
+    logits = logits_of(scores)
     width = float(logits.std())
     if width == 0:
         return Scaling()
@@ -106,6 +105,12 @@ def scale_held_out(scores: Floats, labels: NDArray[np.int8], shift: bool, seed: 
     return scaled
 
 
-def _logits(scores: Floats) -> Floats:
+def logits_of(scores: Floats) -> Floats:
+    """Of probabilities, those nearer than SURE to 0 or 1 as if they were that near."""
     clipped = np.clip(scores, SURE, 1 - SURE)
     return np.log(clipped / (1 - clipped))
+
+
+def probabilities_of(logits: Floats) -> Floats:
+    """Sigmoid, without overflow."""
+    return 1 / (1 + np.exp(-np.clip(logits, -MOST_LOGIT, MOST_LOGIT)))

@@ -127,11 +127,17 @@ class Worker:
         """Final figures of a trained genome: see `Measurer.test`."""
         return self._measurer.test(result)
 
-    def export(self, result: TrainingResult, folder: Path) -> None:
-        """Write a trained genome as a PEFT adapter."""
+    def export(self, result: TrainingResult, folder: Path, threshold: float | None = None) -> None:
+        """Write a trained genome as a PEFT adapter; `threshold` as of its test, if it has one."""
         bench = self.bench
         export_result(
-            self.config, bench.backbone, bench.checkpoints, result, bench.has_images, folder
+            self.config,
+            bench.backbone,
+            bench.checkpoints,
+            result,
+            bench.has_images,
+            folder,
+            threshold,
         )
 
     def numerics(self) -> dict[str, str | int]:
