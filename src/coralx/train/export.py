@@ -48,6 +48,7 @@ def export_result(
         threshold = result.details.get(SERVED, result.details["threshold"])
     facts: dict[str, object] = {
         "base_model": config.base_model,
+        "dtype": config.training.dtype,
         "vision_tower": config.vision_tower if images else None,
         "image_tokens": config.image_tokens,
         "max_tokens": config.data.max_tokens,
