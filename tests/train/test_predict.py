@@ -276,3 +276,32 @@ def test_code_of_the_base_is_trusted_only_where_the_caller_says_so(
     with pytest.raises(ModelError, match="seen"):
         Predictor(folder, "cpu", trusted)
     assert asked == [trusted]
+
+
+def test_the_base_is_loaded_in_the_format_that_it_was_trained_in(
+    adapted: tuple[Genome, Any],
+    backbone: Backbone,
+    predictor: Predictor,
+    build_pack: Any,
+    tmp_path: Path,
+) -> None:
+    own, weights = adapted
+    export_adapter(tmp_path, backbone, own, own.lora_cfg, weights, {**FACTS, "dtype": "bfloat16"})
+    texts = ["how do i bake bread", "how do i break into a house"]
+    found = Predictor(tmp_path, "cpu").score(texts, [None, None])
+    rounded = Backbone("all-minilm-l6-v2", backbone.device, torch.bfloat16)
+    rows = Rows(tuple(texts), np.zeros(2, np.int8), ("all", "all"), (None, None))
+    batch = EncodedRows(rows, rounded, None, 24).batch([0, 1])
+    with torch.no_grad():
+        logits = score(rounded, build_pack([own], [weights], [0]), [backbone.depth - 2], batch)[0]
+    assert found == pytest.approx(torch.sigmoid(logits.double()).tolist(), abs=1e-3)
+    assert found != pytest.approx(predictor.score(texts, [None, None]), abs=1e-5)
+
+
+def test_features_of_pictures_are_not_kept_beyond_a_chunk(
+    predictor: Predictor, mixed_rows: Rows
+) -> None:
+    for _ in range(2):
+        predictor.score(mixed_rows.texts, mixed_rows.images)
+    assert predictor._tower is not None
+    assert not predictor._tower._known

@@ -6,7 +6,7 @@ import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from coralx.records import LoRAConfig
 from coralx.train.adapters import PackedAdapters
 from coralx.train.backbone import Backbone
 from coralx.train.checkpoint import import_adapter, read_sidecar
+from coralx.train.frozen import FORMATS
 from coralx.train.network import score
 from coralx.train.prefix import EncodedRows
 from coralx.train.rows import Rows, check_text, read_image
@@ -33,6 +34,7 @@ class Facts(BaseModel):
     """What scoring reads of an adapter's coralx.json; columns are those of the training rows."""
 
     base_model: str = Field(min_length=1)
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of the base that it was trained on
     vision_tower: str | None
     image_tokens: int = Field(ge=1, le=64)
     max_tokens: int = Field(ge=1)
@@ -67,10 +69,12 @@ class Predictor:
         self.text_column, self.image_column = facts.text_column, facts.image_column or "image"
         self._max_tokens, self._say, self._warned = facts.max_tokens, say, False
         self._device = choose_device(device)
-        self._backbone = Backbone(facts.base_model, self._device, torch.float32, trust_remote_code)
+        dtype = FORMATS[facts.dtype]
+        self._backbone = Backbone(facts.base_model, self._device, dtype, trust_remote_code)
         self._tower = None
         if facts.vision_tower:
-            self._tower = VisionTower(facts.vision_tower, facts.image_tokens, self._device)
+            tokens = facts.image_tokens
+            self._tower = VisionTower(facts.vision_tower, tokens, self._device, keep=False)
         weights = import_adapter(folder, self._backbone)
         self._pack = PackedAdapters([weights], [facts.lora_cfg.scale], [0.0], [0], self._device)
         self._entry = min(int(target.partition(".")[0]) for target in weights.lora)

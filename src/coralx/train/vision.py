@@ -32,6 +32,7 @@ class VisionTower:
         pixels: side of the square that pictures are scaled to.
         batch: pictures computed together; more are slower, as their layers' outputs are too large
             for the allocator to keep.
+        keep: whether to remember the features of every picture, for rows that come again.
 
     Raises:
         ModelError: the name is unknown or its package is not installed.
@@ -40,13 +41,20 @@ class VisionTower:
     width = 1280
 
     def __init__(
-        self, name: str, tokens: int, device: torch.device, pixels: int = 128, batch: int = 8
+        self,
+        name: str,
+        tokens: int,
+        device: torch.device,
+        pixels: int = 128,
+        batch: int = 8,
+        keep: bool = True,
     ) -> None:
         if name not in VISION_TOWERS:
             raise ModelError(
                 f"vision_tower: {name!r} is not known; choose {', '.join(VISION_TOWERS)} or null"
             )
         self.tokens, self.device, self.pixels, self.batch = tokens, device, pixels, batch
+        self._keep = keep
         self._known: dict[bytes, Tensor] = {}  # features by the hash of the image's bytes
         network: Any = _load_network()
         self._network = network.to(device, memory_format=torch.channels_last)
@@ -54,17 +62,18 @@ class VisionTower:
     def features(self, images: Sequence[bytes]) -> Tensor:
         """Of each image, normalised to mean 0 and variance 1 over V: (n, S, V).
 
-        Each distinct image is computed once in the life of the tower.
+        Each distinct image is computed once in the life of a tower that keeps, else once here.
         """
+        known = self._known if self._keep else {}
         keys = [hashlib.sha256(data).digest() for data in images]
-        new = {k: data for k, data in zip(keys, images, strict=True) if k not in self._known}
+        new = {k: data for k, data in zip(keys, images, strict=True) if k not in known}
         names, fresh = list(new), list(new.values())
         for first in range(0, len(fresh), self.batch):
             part = slice(first, first + self.batch)
-            self._known.update(zip(names[part], self.compute(fresh[part]), strict=True))
+            known.update(zip(names[part], self.compute(fresh[part]), strict=True))
         if not keys:
             return torch.zeros(0, self.tokens, self.width, device=self.device)
-        return torch.stack([self._known[key] for key in keys])
+        return torch.stack([known[key] for key in keys])
 
     @torch.no_grad()
     def compute(self, images: Sequence[bytes]) -> Tensor:
