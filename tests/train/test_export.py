@@ -15,7 +15,7 @@ from coralx.records import Genome, LoRAConfig, TrainingResult
 from coralx.train.backbone import Backbone
 from coralx.train.checkpoint import SIDECAR, Checkpoint, save_checkpoint
 from coralx.train.export import export_result
-from coralx.train.member import empty_moments
+from coralx.train.resize import Moments
 
 
 def test_a_genome_without_a_threshold_is_refused_by_name(
@@ -43,7 +43,8 @@ def test_the_format_of_the_base_is_kept(
 ) -> None:
     own, base = genome(r=2, layers=1), tiny_model("bert")
     weights = draw_weights(base, own)
-    known = Checkpoint(own.id, "S2", own.lora_cfg, weights, empty_moments(weights))
+    moments = Moments(draw_weights(base, own), draw_weights(base, own), 1)
+    known = Checkpoint(own.id, "S2", own.lora_cfg, weights, moments)
     result = TrainingResult(
         job="j",
         genome=own,
