@@ -179,7 +179,7 @@ def _read_everywhere(path: Path) -> None:
     said = str(path)
     for mode in ("refuse", "skip"):
         try:
-            assert isinstance(read_rows(path, DataSettings(on_bad_rows=mode)), Rows)
+            assert isinstance(read_rows(path, DataSettings(on_bad_rows=mode)).rows, Rows)
         except DataError as error:
             said = str(error)
         assert str(path) in said

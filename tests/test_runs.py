@@ -62,6 +62,17 @@ class Listener(Watcher):
         self.said.append(message)
 
 
+def test_rows_left_out_are_told_and_recorded(tmp_path: Path) -> None:
+    rows = [{"text": f"text {i}", "label": i % 2} for i in range(40)] + [{"text": "", "label": 0}]
+    path, directory, listener = tmp_path / "rows.jsonl", tmp_path / "run", Listener()
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = {"train": str(path), "on_bad_rows": "skip", "max_tokens": 16}
+    history = start_run(load_config(SOUND | {"data": data}), directory, listener)
+    warning = f"warning: {path}: 1 of 41 rows left out: row 41: text must be a non-empty string"
+    assert any(line.startswith(warning) for line in listener.said)
+    assert history.facts["left_out"] == {str(path): 1}
+
+
 def test_a_run_that_dies_out_leaves_a_report_of_what_was_tried(tmp_path: Path) -> None:
     directory, listener = tmp_path / "run", Listener()
     with pytest.raises(ExtinctError):

@@ -224,6 +224,7 @@ def _facts(config: Config, worker: Worker) -> dict[str, Any]:
         "seed": config.evolution.seed,
         "steps_per_epoch": worker.bench.steps_per_epoch,
         "rows": rows,
+        "left_out": dict(splits.left_out),
         "tasks": sorted(set(splits.train.tasks)),
         "images": worker.bench.has_images,
         **_machine_facts(worker),

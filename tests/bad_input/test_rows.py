@@ -215,7 +215,7 @@ def test_bad_rows_can_be_skipped(job: Any, name: str) -> None:
 
     job.spoil_row(**VALUES[name][0])
     settings = DataSettings(on_bad_rows="skip")
-    assert len(rows_module.read_rows(job.folder / "train.jsonl", settings)) == 15
+    assert len(rows_module.read_rows(job.folder / "train.jsonl", settings).rows) == 15
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -318,7 +318,8 @@ def test_outside_pictures_can_be_allowed(
     elsewhere.write_bytes(_png())
     job.spoil_row(image=str(elsewhere))
     settings = DataSettings(allow_outside_images=True)
-    assert rows_module.read_rows(job.folder / "train.jsonl", settings).images[2] == _png()
+    found = rows_module.read_rows(job.folder / "train.jsonl", settings)
+    assert found.rows.images[2] == _png()
 
 
 def test_parquet_that_unpacks_to_too_much_is_refused(
@@ -344,7 +345,7 @@ def test_columns_that_are_not_read_are_not_decoded(job: Any) -> None:
     path.write_bytes(_parquet(columns, metadata))
     from coralx.sections import DataSettings
 
-    assert len(rows_module.read_rows(path, DataSettings())) == 2
+    assert len(rows_module.read_rows(path, DataSettings()).rows) == 2
     with pytest.raises(rows_module.DataError, match="more than 40,000,000 pixels"):
         rows_module.read_rows(path, DataSettings(image_column="photo"))
 

@@ -211,6 +211,25 @@ def test_copies_enlarge_no_share_that_is_set_aside(seed: int, tmp_path: Path) ->
     assert [len(part) for part in (found.train, found.validation, found.test)] == [380, 100, 120]
 
 
+def test_rows_left_out_are_told_and_counted(tmp_path: Path) -> None:
+    """Bad ones, and those that another split has as well."""
+    test = _write(tmp_path / "test.jsonl", [1, 0])
+    train = _write(tmp_path / "train.jsonl", [0, 1] * 10 + [5] * 4)
+    with train.open("a") as file:
+        file.write(test.read_text())
+    said: list[str] = []
+    settings = DataSettings(train=train, test=test, on_bad_rows="skip")
+    found = load_splits(settings, seed=0, say=said.append)
+    bad, twice = said
+    assert bad.startswith(f"warning: {train}: 4 of 26 rows left out: row 21: label must be 0 or 1")
+    assert bad.endswith("; ...")
+    row = f"row 21 of {train} is row 1 of {test}"
+    assert twice.startswith(f"warning: {train}: 2 of 22 rows left out: {row}; row 22 of")
+    assert found.left_out == {str(train): 6}
+    assert not load_splits(DataSettings(), seed=0, say=said.append).left_out
+    assert len(said) == 2
+
+
 def test_given_splits_are_taken_whole(tmp_path: Path) -> None:
     settings = DataSettings(
         train=_write(tmp_path / "train.jsonl", [0, 1] * 10),

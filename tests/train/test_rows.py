@@ -57,8 +57,8 @@ def write(tmp_path: Path) -> Write:
     return to
 
 
-def _read(path: Path, **settings: Any) -> Rows:
-    return read_rows(path, DataSettings(**settings))
+def _read(path: Path, safe: bool = False, **settings: Any) -> Rows:
+    return read_rows(path, DataSettings(**settings), safe).rows
 
 
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.csv", "rows.parquet", "R.JSONL"])
@@ -95,7 +95,7 @@ def test_images_as_datasets_keeps_them(tmp_path: Path, write: Write) -> None:
 def test_columns_are_named_by_the_settings(write: Write, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(_png())
     path = write([{"body": "bake", "bad": 1, "photo": "a.png", "kind": "food"}])
-    names = {"text_column": "body", "label_column": "bad", "image_column": "photo"}
+    names: dict[str, Any] = {"text_column": "body", "label_column": "bad", "image_column": "photo"}
     rows = _read(path, **names, task_column="kind")
     assert (rows.texts, rows.labels.tolist(), rows.images) == (("bake",), [1], (_png(),))
     assert rows.tasks == ("food",)
@@ -203,7 +203,10 @@ def test_all_bad_rows_are_listed_up_to_twenty(write: Write) -> None:
 
 def test_skipping_leaves_bad_rows_out(write: Write) -> None:
     path = write([PLAIN[0], {"text": "x", "label": 5}, PLAIN[1]])
-    assert _read(path, on_bad_rows="skip").texts == ("bake bread", "break in")
+    found = read_rows(path, DataSettings(on_bad_rows="skip"))
+    assert found.rows.texts == ("bake bread", "break in")
+    assert found.columns == ("text", "label")
+    assert [reason[:20] for reason in found.left_out] == ["row 2: label must be"]
 
 
 def test_skipping_every_row_is_refused(write: Write) -> None:
@@ -221,21 +224,21 @@ def test_a_missing_column_is_named_with_those_there_are(write: Write) -> None:
 
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv", "rows.parquet"])
 def test_safe_rows_need_no_labels(name: str, write: Write) -> None:
-    rows = read_rows(write([{"text": "a"}], name), DataSettings(), safe=True)
+    rows = _read(write([{"text": "a"}], name), safe=True)
     assert (rows.texts, rows.labels.tolist()) == (("a",), [0])
     some = write([{"text": "a", "label": None}, {"text": "b", "label": 0}], name)
-    assert read_rows(some, DataSettings(), safe=True).labels.tolist() == [0, 0]
+    assert _read(some, safe=True).labels.tolist() == [0, 0]
 
 
 def test_a_safe_row_that_is_labelled_unsafe_is_bad(write: Write) -> None:
     path = write([*PLAIN, {"text": "odd", "label": "bad"}])
     with pytest.raises(DataError) as caught:
-        read_rows(path, DataSettings(), safe=True)
+        _read(path, safe=True)
     _, unsafe, wrong = str(caught.value).split("\n")
     rule = "label is 1 (unsafe), and a row of data.clean_holdout must be safe (0 or no label)"
     assert unsafe.startswith(f"  row 2: {rule}; take it out, or move it to")
     assert wrong.startswith("  row 3: label must be 0 or 1, got 'bad'")
-    assert len(read_rows(path, DataSettings(on_bad_rows="skip"), safe=True)) == 1
+    assert len(_read(path, safe=True, on_bad_rows="skip")) == 1
 
 
 @pytest.mark.parametrize(

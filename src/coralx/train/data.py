@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -14,49 +14,65 @@ from numpy.typing import NDArray
 from coralx.errors import DataError
 from coralx.records import TrainingStage
 from coralx.sections import DataSettings
-from coralx.train.rows import Key, Rows, builtin_file, join, list_some, read_rows
+from coralx.train.rows import SPLITS, Key, Rows, builtin_file, join, list_some, read_rows
 
 Indices = NDArray[np.int64]
 SET_ASIDE = 20.0  # per cent of the training rows for a split that has no file
 # Batches whose rows are sorted by length together. More would save padding (96 % useful tokens at
 # 32, 91 % at 8), but rows of one length are of one kind, and batches of one kind train worse.
 BUCKET = 8
+REASONS = 3  # shown of the rows that a file's warning counts
 
 
 @dataclass(frozen=True)
 class Splits:
     """Rows by use: `validation` for all selection, `test` for final figures alone. The clean
-    rows are benign ones of other sources, one half for selection and one for the final."""
+    rows are benign ones of other sources, one half for selection and one for the final.
+    `left_out` counts the rows of each file that `on_bad_rows: skip` left out."""
 
     train: Rows
     validation: Rows
     test: Rows
     clean_validation: Rows
     clean_test: Rows
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
-def load_splits(settings: DataSettings, seed: int) -> Splits:
+@dataclass
+class _LeftOut:
+    """Rows that are left out: told file by file, and counted."""
+
+    say: Callable[[str], None]
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def add(self, path: Path | None, reasons: Sequence[str], rows: int) -> None:
+        """Of `rows` rows of a file, those that there is a reason to leave out."""
+        if not reasons:
+            return
+        shown = "; ".join(reasons[:REASONS]) + ("; ..." if len(reasons) > REASONS else "")
+        self.say(f"warning: {path}: {len(reasons)} of {rows} rows left out: {shown}")
+        self.counts[f"{path}"] = self.counts.get(f"{path}", 0) + len(reasons)
+
+
+def load_splits(
+    settings: DataSettings, seed: int, say: Callable[[str], None] = lambda _: None
+) -> Splits:
     """Read a run's rows; splits without a file are set aside from the training rows.
+
+    Args:
+        say: told of each file how many of its rows are left out, and why.
 
     Raises:
         DataError: unreadable rows, a row in two splits, or a split that lacks one of the classes.
     """
-    paths = {
-        "train": settings.train or builtin_file("train"),
-        "validation": settings.validation,
-        "test": settings.test,
-        "clean": settings.clean_holdout,
-    }
-    if settings.train is None:
-        paths["validation"] = builtin_file("validation")
-        paths["test"] = builtin_file("test")
-        paths["clean"] = builtin_file("clean_holdout")
-    rows = {
-        name: read_rows(path, settings, safe=name == "clean")
-        for name, path in paths.items()
-        if path
-    }
-    rows = _keep_apart(rows, paths, settings.on_bad_rows)
+    paths, left_out = _name_files(settings), _LeftOut(say)
+    rows = {}
+    for name, path in paths.items():
+        if path:
+            found = read_rows(path, settings, safe=name == "clean_holdout")
+            rows[name] = found.rows
+            left_out.add(path, found.left_out, len(found.rows) + len(found.left_out))
+    rows = _keep_apart(rows, paths, settings.on_bad_rows, left_out)
     whole = rows["train"]
     for salt, name in enumerate(("test", "validation"), start=1):
         if name not in rows:
@@ -65,10 +81,17 @@ def load_splits(settings: DataSettings, seed: int) -> Splits:
     rows = {name: _limit(part, settings.max_rows, seed) for name, part in rows.items()}
     for name in ("train", "validation", "test"):
         _check_classes(paths[name] or paths["train"], name, rows[name])
-    clean = rows.get("clean")
+    clean = rows.get("clean_holdout")
     empty = rows["train"].take([])
     first, second = divide(clean, 50, seed) if clean else (empty, empty)
-    return Splits(rows["train"], rows["validation"], rows["test"], first, second)
+    measured = rows["validation"], rows["test"], first, second
+    return Splits(rows["train"], *measured, left_out.counts)
+
+
+def _name_files(settings: DataSettings) -> dict[str, Path | None]:
+    if settings.train is None:
+        return {name: builtin_file(name) for name in SPLITS}
+    return {name: getattr(settings, name) for name in SPLITS}
 
 
 def set_aside(rows: Rows, percentage: float, seed: int) -> tuple[Rows, Rows]:
@@ -86,7 +109,7 @@ def set_aside(rows: Rows, percentage: float, seed: int) -> tuple[Rows, Rows]:
 
 
 def _keep_apart(
-    rows: dict[str, Rows], paths: Mapping[str, Path | None], on_bad_rows: str
+    rows: dict[str, Rows], paths: Mapping[str, Path | None], on_bad_rows: str, left_out: _LeftOut
 ) -> dict[str, Rows]:
     """A row (its text and picture) may stand in one split: what was trained on says nothing when
     measured. In mode skip the row stays where it is measured and is left out of the others.
@@ -97,14 +120,18 @@ def _keep_apart(
     seen: dict[Key, tuple[str, int]] = {}
     kept: dict[str, Rows] = {}
     bad: list[str] = []
-    for name in ("test", "clean", "validation", "train"):
+    for name in ("test", "clean_holdout", "validation", "train"):
         if name not in rows:
             continue
         own = rows[name].keys()
         fresh = [i for i, key in enumerate(own) if key not in seen]
+        twice = []
         for i in sorted(set(range(len(own))) - set(fresh)):
             other, place = seen[own[i]]
-            bad.append(f"row {i + 1} of {paths[name]} is row {place + 1} of {paths[other]}")
+            twice.append(f"row {i + 1} of {paths[name]} is row {place + 1} of {paths[other]}")
+        if on_bad_rows == "skip":
+            left_out.add(paths[name], twice, len(own))
+        bad.extend(twice)
         seen.update({own[i]: (name, i) for i in fresh})
         kept[name] = rows[name].take(fresh) if len(fresh) < len(own) else rows[name]
     if bad and on_bad_rows == "refuse":

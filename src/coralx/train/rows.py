@@ -61,6 +61,16 @@ class Rows:
         ]
 
 
+@dataclass(frozen=True)
+class CheckedFile:
+    """The usable rows of a file, the names of its columns, and of each row that is left out
+    (`on_bad_rows: skip`) its number and what is wrong with it."""
+
+    rows: Rows
+    columns: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+
 def join(parts: Sequence[Rows]) -> Rows:
     """All rows of the parts, in order."""
     return Rows(
@@ -76,7 +86,7 @@ def builtin_file(split: str) -> Path:
     return Path(str(resources.files("coralx") / "assets" / f"{split}.parquet"))
 
 
-def read_rows(path: Path, settings: DataSettings, safe: bool = False) -> Rows:
+def read_rows(path: Path, settings: DataSettings, safe: bool = False) -> CheckedFile:
     """Read and check a JSONL, CSV or Parquet file; the last through `datasets`.
 
     Args:
@@ -107,7 +117,8 @@ def read_rows(path: Path, settings: DataSettings, safe: bool = False) -> Rows:
             f"{path}: no usable rows; at least one is needed\n{list_some(bad)}".rstrip()
         )
     texts, labels, tasks, images = zip(*good, strict=True)
-    return Rows(texts, np.array(labels, dtype=np.int8), tasks, images)
+    rows = Rows(texts, np.array(labels, dtype=np.int8), tasks, images)
+    return CheckedFile(rows, tuple(names), tuple(bad))
 
 
 def _load(path: Path, settings: DataSettings) -> tuple[list[str], Iterable[Mapping[str, Any]]]:

@@ -62,7 +62,7 @@ class Workbench:
             torch.set_num_threads(config.training.threads)
         dtype = torch.float32 if config.training.dtype == "float32" else torch.bfloat16
         say(f"reading rows ({config.data.train or 'built-in data set'})")
-        self.splits: Splits = load_splits(config.data, self.seed)
+        self.splits: Splits = load_splits(config.data, self.seed, say)
         say(f"loading base model {config.base_model}")
         trusted = config.trust_remote_code
         products = choose_products(config.training.frozen_products, dtype, self.device)
