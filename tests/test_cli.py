@@ -319,7 +319,9 @@ def test_bad_configurations_are_refused_with_every_problem(tmp_path: Path) -> No
     [
         (("run", "nowhere.yaml"), "no such file"),
         (("plan", "nowhere.yaml"), "no such file"),
-        (("plan", "--steps-per-epoch", "0"), "must be above 0"),
+        (("plan", "--steps-per-epoch", "0"), "must be above 0 and at most 1e+12, got 0"),
+        (("plan", "--steps-per-epoch", "inf"), "must be above 0 and at most 1e+12, got inf"),
+        (("plan", "--steps-per-epoch", "nan"), "--steps-per-epoch"),
         (("plan", "--population", "many"), "--population"),
         (("compare", "nowhere.yaml"), "no such file"),
         (("compare", "--genomes", "0"), "--genomes"),

@@ -11,6 +11,8 @@ import typer
 from coralx.cli.arguments import ConfigFile, Generations, Population, Seed, load
 from coralx.cli.terminal import INTERRUPTED, open_console, quiet_stdout, quote
 
+MOST_STEPS = 1e12  # of an epoch; sums of steps are finite and exact far beyond
+
 
 def plan(
     config: ConfigFile = None,
@@ -34,8 +36,11 @@ def plan(
     from coralx.plan import plan_run
 
     settings = load(config, population=population, generations=generations)
-    if steps_per_epoch == 0:
-        raise typer.BadParameter("must be above 0", param_hint="--steps-per-epoch")
+    if steps_per_epoch is not None and not 0 < steps_per_epoch <= MOST_STEPS:
+        raise typer.BadParameter(
+            f"must be above 0 and at most {MOST_STEPS:g}, got {steps_per_epoch:g}",
+            param_hint="--steps-per-epoch",
+        )
     found = plan_run(settings, steps_per_epoch)
     if as_json:
         typer.echo(json.dumps(found, indent=2))
