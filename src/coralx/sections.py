@@ -45,8 +45,9 @@ DEFAULT_STAGES = (
 class DataSettings(Settings):
     """Which rows are trained on and measured, and what their columns are called.
 
-    Without `train` the data set inside the package is used. Without `validation`, `test` or
-    `clean_holdout` files, stratified shares of the training rows are set aside.
+    Without `train` the data set inside the package is used. Without `validation` or `test` files,
+    stratified shares of the training rows are set aside; without `clean_holdout` P3 is measured on
+    the benign rows of the split alone.
     """
 
     train: Path | None = None
