@@ -5,7 +5,7 @@ from coralx import Genome, HyperbandTrainer, LoRAConfig
 
 CONFIG = {
     "vision_tower": None,
-    "data": {"image_column": "none", "max_rows": 400},  # the built-in rows, text alone
+    "data": {"image_column": None, "max_rows": 400},  # the built-in rows, text alone
     "training": {"attack_rows": 4},
 }
 

@@ -136,7 +136,7 @@ def settings_of(task: str, base: Config, folder: Path) -> Config:
         settings["data"] |= cut_rows(task, folder / task)
     if task == "harmful_request":
         settings["vision_tower"] = None
-        settings["data"]["image_column"] = "none"  # no such column
+        settings["data"]["image_column"] = None
         settings["objectives"] = [name for name in OBJECTIVES if name != "cross_modal_gain"]
     return load_config(settings)
 

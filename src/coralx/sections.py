@@ -56,8 +56,9 @@ class DataSettings(Settings):
     clean_holdout: Path | None = None
     text_column: str = Field(default="text", min_length=1)
     label_column: str = Field(default="label", min_length=1)
-    image_column: str = Field(default="image", min_length=1)
-    task_column: str = Field(default="task", min_length=1)
+    # None reads no pictures, or makes all rows one task; so does a default that no file has.
+    image_column: str | None = Field(default="image", min_length=1)
+    task_column: str | None = Field(default="task", min_length=1)
     # Whether a picture's path may lead out of the folder that its data file lies in.
     allow_outside_images: bool = False
     on_bad_rows: Literal["refuse", "skip"] = "refuse"
@@ -74,9 +75,15 @@ class DataSettings(Settings):
             )
         return path
 
+    @field_validator("image_column", "task_column", mode="before")
+    @classmethod
+    def _read_none(cls, column: object) -> object:
+        """The word none switches a column off as null does: it did before null could."""
+        return None if column == "none" else column
+
     @field_validator("label_column", "image_column")
     @classmethod
-    def _check_own_column(cls, column: str, info: ValidationInfo) -> str:
+    def _check_own_column(cls, column: str | None, info: ValidationInfo) -> str | None:
         for other in ("text_column", "label_column"):
             if info.data.get(other) == column:
                 raise ValueError(f"must not be that of {other}, got {column!r}; name another")

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from coralx.errors import DataError
 from coralx.sections import DEFAULT_STAGES, DataSettings
@@ -228,6 +229,40 @@ def test_rows_left_out_are_told_and_counted(tmp_path: Path) -> None:
     assert found.left_out == {str(train): 6}
     assert not load_splits(DataSettings(), seed=0, say=said.append).left_out
     assert len(said) == 2
+
+
+@pytest.mark.parametrize("column", ["image_column", "task_column"])
+def test_a_named_column_that_no_file_has_is_refused(column: str, tmp_path: Path) -> None:
+    path = _write(tmp_path / "train.jsonl", [0, 1] * 20)
+    said = rf"data.{column}: must be a column of one of the files, got 'foto'; there are 'text', 'l"
+    with pytest.raises(DataError, match=said):
+        load_splits(DataSettings(train=path, **{column: "foto"}), seed=0)
+    load_splits(DataSettings(train=path, **{column: None}), seed=0)
+
+
+def test_optional_columns_can_be_switched_off() -> None:
+    settings = DataSettings(image_column=None, task_column=None, max_rows=200)
+    train = load_splits(settings, seed=0).train
+    assert set(train.tasks) == {"all"}
+    assert not any(train.images)
+    assert DataSettings(image_column="none", task_column="none", max_rows=200) == settings
+
+
+def test_pictures_that_are_only_measured_are_told(tmp_path: Path) -> None:
+    train = _write(tmp_path / "train.jsonl", [0, 1] * 20)
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    test = tmp_path / "test.jsonl"
+    rows = [{"text": f"t{i}", "label": i, "image": "a.png"} for i in range(2)]
+    test.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    said: list[str] = []
+    load_splits(DataSettings(train=train, test=test), seed=0, say=said.append)
+    assert said == [
+        f"warning: {test}: 2 test rows have a picture, and no training row has; the pictures are "
+        "not looked at"
+    ]
+    said.clear()
+    load_splits(DataSettings(train=train, test=test, image_column=None), seed=0, say=said.append)
+    assert not said
 
 
 def test_given_splits_are_taken_whole(tmp_path: Path) -> None:

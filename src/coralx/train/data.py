@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from coralx.errors import DataError
 from coralx.records import TrainingStage
+from coralx.row_count import SET_ASIDE
 from coralx.sections import DataSettings
 from coralx.train.rows import SPLITS, Key, Rows, builtin_file, join, list_some, read_rows
 
 Indices = NDArray[np.int64]
-SET_ASIDE = 20.0  # per cent of the training rows for a split that has no file
 # Batches whose rows are sorted by length together. More would save padding (96 % useful tokens at
 # 32, 91 % at 8), but rows of one length are of one kind, and batches of one kind train worse.
 BUCKET = 8
@@ -60,18 +60,22 @@ def load_splits(
     """Read a run's rows; splits without a file are set aside from the training rows.
 
     Args:
-        say: told of each file how many of its rows are left out, and why.
+        say: told of each file how many of its rows are left out, and why; and of pictures that
+            are measured, but not trained on.
 
     Raises:
-        DataError: unreadable rows, a row in two splits, or a split that lacks one of the classes.
+        DataError: unreadable rows, a column that no file has, a row in two splits, or a split that
+            lacks one of the classes.
     """
     paths, left_out = _name_files(settings), _LeftOut(say)
-    rows = {}
+    rows, columns = {}, dict[str, None]()
     for name, path in paths.items():
         if path:
             found = read_rows(path, settings, safe=name == "clean_holdout")
             rows[name] = found.rows
+            columns |= dict.fromkeys(found.columns)
             left_out.add(path, found.left_out, len(found.rows) + len(found.left_out))
+    _check_columns(settings, columns)
     rows = _keep_apart(rows, paths, settings.on_bad_rows, left_out)
     whole = rows["train"]
     for salt, name in enumerate(("test", "validation"), start=1):
@@ -81,6 +85,7 @@ def load_splits(
     rows = {name: _limit(part, settings.max_rows, seed) for name, part in rows.items()}
     for name in ("train", "validation", "test"):
         _check_classes(paths[name] or paths["train"], name, rows[name])
+    _warn_of_pictures(rows, paths, say)
     clean = rows.get("clean_holdout")
     empty = rows["train"].take([])
     first, second = divide(clean, 50, seed) if clean else (empty, empty)
@@ -92,6 +97,32 @@ def _name_files(settings: DataSettings) -> dict[str, Path | None]:
     if settings.train is None:
         return {name: builtin_file(name) for name in SPLITS}
     return {name: getattr(settings, name) for name in SPLITS}
+
+
+def _check_columns(settings: DataSettings, columns: Iterable[str]) -> None:
+    """An optional column that the user has named is there: one typed wrong would leave all
+    pictures out, or make all rows one task, without a word."""
+    for field_name in ("image_column", "task_column"):
+        column = getattr(settings, field_name)
+        default = type(settings).model_fields[field_name].default
+        if column not in (None, default, *columns):
+            raise DataError(
+                f"data.{field_name}: must be a column of one of the files, got {column!r}; there "
+                f"are {', '.join(map(repr, columns))}; name one of them, or null to do without"
+            )
+
+
+def _warn_of_pictures(
+    rows: Mapping[str, Rows], paths: Mapping[str, Path | None], say: Callable[[str], None]
+) -> None:
+    """Without a picture to train on no vision tower is loaded."""
+    for name in ("validation", "test"):
+        count = sum(image is not None for image in rows[name].images)
+        if count and not any(rows["train"].images):
+            say(
+                f"warning: {paths[name]}: {count} {name} rows have a picture, and no training row "
+                "has; the pictures are not looked at"
+            )
 
 
 def set_aside(rows: Rows, percentage: float, seed: int) -> tuple[Rows, Rows]:
@@ -268,5 +299,5 @@ def _check_classes(path: Path | None, name: str, rows: Rows) -> None:
         raise DataError(
             f"{path}: {name} rows: P1 is a mean over tasks that have both classes, and none of the "
             f"{len(classes)} tasks has; add rows, or name another column as data.task_column "
-            "(one that does not exist makes all rows one task)"
+            "(null makes all rows one task)"
         )

@@ -6,7 +6,6 @@ import dataclasses
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from coralx.errors import DataError
 from coralx.sections import DataSettings
 from coralx.train.row_file import check_file, iterate_csv, iterate_json
+from coralx.train.row_file import builtin_file as builtin_file  # found here too
 from coralx.train.vision import decode_image
 
 SPLITS = ("train", "validation", "test", "clean_holdout")
@@ -81,11 +81,6 @@ def join(parts: Sequence[Rows]) -> Rows:
     )
 
 
-def builtin_file(split: str) -> Path:
-    """Where a split of the data set in the package lies."""
-    return Path(str(resources.files("coralx") / "assets" / f"{split}.parquet"))
-
-
 def read_rows(path: Path, settings: DataSettings, safe: bool = False) -> CheckedFile:
     """Read and check a JSONL, CSV or Parquet file; the last through `datasets`.
 
@@ -124,8 +119,9 @@ def read_rows(path: Path, settings: DataSettings, safe: bool = False) -> Checked
 def _load(path: Path, settings: DataSettings) -> tuple[list[str], Iterable[Mapping[str, Any]]]:
     """The names of all columns, and the rows with those that are read. Nothing else is looked at:
     a file can declare other columns to be pictures or sounds, which `datasets` would decode."""
-    texts = (settings.text_column, settings.task_column, settings.image_column)
-    wanted = dict.fromkeys((*texts, settings.label_column))
+    needed = (settings.text_column, settings.label_column)
+    optional = (settings.task_column, settings.image_column)
+    wanted = dict.fromkeys((*needed, *filter(None, optional)))
     reader = check_file(path)
     if reader == "parquet":
         table = _load_table(path)
@@ -175,8 +171,9 @@ def _check_row(
     text = row[settings.text_column]
     check_text(text)
     label = (_check_safe if safe else _check_label)(row.get(settings.label_column))
-    task = _read_task(row.get(settings.task_column))
-    image = read_image(row.get(settings.image_column), folder, settings.allow_outside_images)
+    task = _read_task(row.get(settings.task_column or ""))
+    picture = row.get(settings.image_column or "")
+    image = read_image(picture, folder, settings.allow_outside_images)
     return text, label, task, image
 
 
@@ -274,7 +271,7 @@ def _read_picture(value: str, folder: Path, allow_outside: bool) -> bytes:
     if not allow_outside and not place.is_relative_to(folder.resolve()):
         raise DataError(
             f"image {value!r} lies outside the data file's folder; move it there, or set "
-            "data.allow_outside_images: true"
+            "data.allow_outside_images: true (for predict: --allow-outside-images)"
         )
     if not found:
         raise DataError(f"image {value!r}: no such file beside the data file")

@@ -219,7 +219,7 @@ class Workbench:
         if name is None:
             raise ModelError(
                 "vision_tower: the training rows have images but vision_tower is null; "
-                "name a tower, or leave the image column out (data.image_column)"
+                "name a tower, or set data.image_column: null to leave the pictures out"
             )
         say(f"loading vision tower {name}")
         return VisionTower(name, self.config.image_tokens, self.device)
