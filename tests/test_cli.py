@@ -368,6 +368,16 @@ def test_bad_rows_are_refused_by_number(
     assert result.exit_code == 2
     assert "row 2: text must be a non-empty" in result.stderr
     assert not out.exists()
+    skipping = ["--on-bad-rows", "skip", "--out", str(out)]
+    result = CliRunner().invoke(app, ["predict", str(adapter), str(rows), *skipping])
+    assert result.exit_code == 0
+    assert "1 of 2 rows have an `error` and no score" in result.stderr
+    good, bad = map(json.loads, out.read_text(encoding="utf-8").splitlines())
+    assert (set(good), set(bad)) == ({"text", "score", "unsafe"}, {"text", "error"})
+    nowhere = ["--out", str(tmp_path / "nowhere" / "scored.jsonl")]
+    result = CliRunner().invoke(app, ["predict", str(adapter), str(rows), *nowhere])
+    assert result.exit_code == 2
+    assert f"{tmp_path / 'nowhere'} is no folder; make it" in result.stderr
     result = CliRunner().invoke(app, ["predict", str(tmp_path), str(rows)])
     assert result.exit_code == 2
     assert "not an adapter exported by CoralX" in result.stderr

@@ -21,7 +21,7 @@ from coralx.records import (
     TrainingResult,
 )
 from coralx.store import History
-from coralx.summary import directions, highest_results, plain, summarize, write_summary
+from coralx.summary import directions, highest_results, summarize, write_summary
 
 STAGES = [
     {"name": "cheap", "epoch_budget": 0.5, "data_percentage": 10, "survival_rate": 0.5},
@@ -196,11 +196,6 @@ def test_what_json_cannot_hold_is_null(history: History, tmp_path: Path) -> None
 def test_front_member_without_result_is_left_out(history: History) -> None:
     history.results = [item for item in history.results if item.genome.id != "d"]
     assert [member["genome"] for member in summarize(history)["front"]] == ["a"]
-
-
-def test_plain() -> None:
-    value = {"a": (1, math.inf), "b": {"c": -math.inf}, "d": True, "e": None}
-    assert plain(value) == {"a": [1, None], "b": {"c": None}, "d": True, "e": None}
 
 
 def test_directions() -> None:

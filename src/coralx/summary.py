@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from coralx.config import OBJECTIVES
+from coralx.json_values import plain
 from coralx.records import Generation, Interval, TestResult, TrainingResult, jsonable
 from coralx.search.budget import efficiency
 from coralx.search.correlation import stage_correlations
@@ -111,17 +112,6 @@ def count_merged(results: Iterable[TrainingResult]) -> dict[str, int]:
         if "auroc_at_start" in result.details
     ]
     return {"children": len(pairs), "beat_better_parent": sum(own > best for own, best in pairs)}
-
-
-def plain(value: Any) -> Any:
-    """The value with tuples as lists and what JSON has no word for (NaN, infinity) as None."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [plain(item) for item in value]
-    return value
 
 
 def _front(history: History) -> list[dict[str, Any]]:

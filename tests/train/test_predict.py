@@ -132,15 +132,54 @@ def test_pictures_come_from_beside_the_rows(
         ({"text": None}, "row 2: text must be a non-empty string"),
         ({"body": "x"}, "row 2: no column 'text'; there are 'body'"),
         ({"text": "x", "image": "nowhere.png"}, "row 2: image 'nowhere.png': no such file"),
-        ({"text": "x", "image": "../secret.png"}, "row 2: image .* lies outside"),
+        ({"text": "x", "image": "../s.png"}, "row 2: image .* lies outside.*allow-outside-images"),
         ({"text": "x", "image": b"no picture"}, "row 2: unreadable image"),
     ],
 )
 def test_bad_rows_are_named(
     predictor: Predictor, tmp_path: Path, row: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(DataError, match=message):
-        list(predictor.predict([{"text": "fine"}, row], tmp_path, "text", "image"))
+    scored = predictor.predict([{"text": "fine"}, row, {"text": "x"}], tmp_path, "text", "image")
+    assert next(scored)["text"] == "fine"  # of the same chunk
+    with pytest.raises(DataError, match=message + ".*--on-bad-rows skip"):
+        next(scored)
+
+
+def test_bad_rows_that_shall_pass_come_out_with_an_error(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    rows = [{"text": ""}, {"text": "fine"}, {"text": "x", "image": "nowhere.png"}, {"body": "x"}]
+    before = predictor.bad
+    found = list(predictor.predict(rows, tmp_path, skip=True))
+    assert [set(line) - set(row) for line, row in zip(found, rows, strict=True)] == [
+        {"error"},
+        {"score", "unsafe"},
+        {"error"},
+        {"error"},
+    ]
+    assert found[0]["error"].startswith("row 1: text must be")
+    assert predictor.bad - before == 3
+    assert len(list(predictor.predict(rows[:1], tmp_path, skip=True))) == 1
+
+
+@pytest.mark.parametrize(("name", "skip"), [("score", False), ("unsafe", True), ("error", True)])
+def test_columns_of_the_users_are_not_replaced(
+    predictor: Predictor, tmp_path: Path, name: str, skip: bool
+) -> None:
+    with pytest.raises(DataError, match=f"row 1: .* column '{name}' already; rename"):
+        list(predictor.predict([{"text": "x", name: 1}], tmp_path, skip=skip))
+    (line,) = predictor.predict([{"text": "x", "error": 1}], tmp_path)
+    assert line["error"] == 1
+
+
+def test_pictures_outside_are_read_where_that_is_allowed(
+    predictor: Predictor, mixed_rows: Rows, tmp_path: Path
+) -> None:
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "picture.webp").write_bytes(next(filter(None, mixed_rows.images)))
+    rows = [{"text": "x", "image": "../picture.webp"}, {"text": "x"}]
+    found = list(predictor.predict(rows, tmp_path / "rows", allow_outside=True))
+    assert found[0]["score"] != pytest.approx(found[1]["score"], abs=1e-4)
 
 
 def test_every_kind_of_file_gives_the_same_rows(tmp_path: Path) -> None:
@@ -179,6 +218,9 @@ def test_lines_are_parsed_and_written_as_they_are() -> None:
     lines = ['\ufeff{"text": "ö"}\n', "\n", '{"a": [1]}', '{"half": "\\ud800"}']
     assert write_lines(parse_lines([line.encode() for line in lines], "standard input"), file) == 3
     assert file.getvalue() == '{"text": "ö"}\n{"a": [1]}\n{"half": "\\ud800"}\n'
+    file = io.StringIO()
+    assert write_lines([{"a": float("nan"), "b": [float("inf"), 1.5]}], file) == 1
+    assert file.getvalue() == '{"a": null, "b": [null, 1.5]}\n'
     with pytest.raises(DataError, match="standard input: line 1 is not UTF-8 text"):
         list(parse_lines([b"\xff\n"], "standard input"))
 

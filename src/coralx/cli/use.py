@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
@@ -130,6 +133,19 @@ def predict(
         str | None,
         typer.Option(help="Column of the picture (bytes, or a path beside ROWS); the same."),
     ] = None,
+    on_bad_rows: Annotated[
+        str,
+        typer.Option(
+            help="refuse: stop at a row without text or with an unreadable picture. "
+            "skip: give it an `error` in place of a score, and go on."
+        ),
+    ] = "refuse",
+    allow_outside_images: Annotated[
+        bool,
+        typer.Option(
+            "--allow-outside-images", help="Let paths of pictures lead out of the folder of ROWS."
+        ),
+    ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     trust_remote_code: Annotated[
         bool,
@@ -142,17 +158,20 @@ def predict(
 
     Each row comes back with `score`, the probability of unsafe as calibrated on the run's
     validation rows, and `unsafe`, whether the score reaches the threshold that caught 90% of the
-    unsafe ones among them.
+    unsafe ones among them. A file given by --out is written whole or, where a row is refused,
+    not at all; on standard output all rows before that one are written.
 
     Example: `coralx predict runs/mine/adapters/3f9a41c07d12 new_rows.jsonl --out scored.jsonl`
     """
     if device not in ("auto", "cpu", "cuda"):
         raise typer.BadParameter("must be auto, cpu or cuda", param_hint="--device")
+    if on_bad_rows not in ("refuse", "skip"):
+        raise typer.BadParameter("must be refuse or skip", param_hint="--on-bad-rows")
     standard_input = str(rows) == "-"
     if not standard_input and not rows.is_file():
         raise DataError(f"{rows}: no such file; `-` reads JSON lines from standard input")
-    if out is not None and out.is_dir():
-        raise StoreError(f"--out: {out} is a folder; name a file")
+    if out is not None:
+        _check_file(out)
     with quiet_stdout():
         from coralx.train.predict import Predictor, write_lines
         from coralx.train.row_file import iterate_rows, parse_lines
@@ -161,18 +180,48 @@ def predict(
     source, folder = iterate_rows(rows), rows.parent
     if standard_input:
         source, folder = parse_lines(sys.stdin.buffer, "standard input"), Path.cwd()
-    scored = predictor.predict(source, folder, text_column, image_column)
+    skip = on_bad_rows == "skip"
+    scored = predictor.predict(
+        source, folder, text_column, image_column, allow_outside_images, skip
+    )
     if out is None:
-        write_lines(scored, sys.stdout)
-        return
-    aside = out.with_name(f".{out.name}.writing")
+        count = write_lines(scored, sys.stdout)
+    else:
+        with _write_aside(out) as file:
+            count = write_lines(scored, file)
+        typer.echo(f"{out}: {count} rows, unsafe from {predictor.threshold:.4f}", err=True)
+    if predictor.bad:
+        typer.echo(f"{predictor.bad} of {count} rows have an `error` and no score", err=True)
+
+
+def _check_file(path: Path) -> None:
+    """Told before a model is loaded, not when all rows are scored."""
+    if path.is_dir():
+        raise StoreError(f"--out: {path} is a folder; name a file")
+    if not path.parent.is_dir():
+        raise StoreError(f"--out: {path.parent} is no folder; make it, or name another file")
+    if not os.access(path.parent, os.W_OK):
+        raise StoreError(
+            f"--out: {path.parent} cannot be written; allow writing, or name another file"
+        )
+
+
+@contextlib.contextmanager
+def _write_aside(path: Path) -> Iterator[TextIO]:
+    """A file that takes the path's place once all is written; if an error ends it, never."""
+    aside = path.with_name(f".{path.name}.writing")
     try:
         with aside.open("w", encoding="utf-8") as file:
-            count = write_lines(scored, file)
-        aside.replace(out)
+            yield file
+        aside.replace(path)
+    except OSError as error:
+        raise StoreError(
+            f"{path}: cannot be written: {error.strerror or error}; free space or allow writing "
+            f"in {path.parent}, or name another --out"
+        ) from None
     finally:
-        aside.unlink(missing_ok=True)
-    typer.echo(f"{out}: {count} rows scored, unsafe from {predictor.threshold:.4f}", err=True)
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
 
 
 def _find_genome(history: History, folder: Path, begin: str) -> str:

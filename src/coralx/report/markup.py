@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from coralx.summary import plain
+from coralx.json_values import plain
 
 
 class Markup(str):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
@@ -13,6 +14,7 @@ import torch
 from pydantic import BaseModel, Field, ValidationError
 
 from coralx.errors import DataError, ModelError
+from coralx.json_values import plain
 from coralx.records import LoRAConfig
 from coralx.train.adapters import PackedAdapters
 from coralx.train.backbone import Backbone
@@ -44,6 +46,16 @@ class Facts(BaseModel):
     image_column: str | None = None  # None where no pictures were trained on
 
 
+@dataclass(frozen=True)
+class _Read:
+    """A row with what is scored of it, or why it cannot be."""
+
+    row: Row
+    text: str = ""
+    image: bytes | None = None
+    error: str | None = None
+
+
 class Predictor:
     """One adapter on its base model.
 
@@ -66,6 +78,7 @@ class Predictor:
     ) -> None:
         facts = _read_facts(folder)
         self.threshold = facts.threshold
+        self.bad = 0  # rows that were given an error
         self.text_column, self.image_column = facts.text_column, facts.image_column or "image"
         self._max_tokens, self._say, self._warned = facts.max_tokens, say, False
         self._device = choose_device(device)
@@ -102,26 +115,64 @@ class Predictor:
         folder: Path,
         text_column: str | None = None,
         image_column: str | None = None,
+        allow_outside: bool = False,
+        skip: bool = False,
     ) -> Iterator[dict[str, Any]]:
         """Each row, without bytes, with its `score` and whether that makes it `unsafe`.
 
         Args:
             folder: that relative picture paths are taken from.
             text_column, image_column: those of the training rows if None.
+            allow_outside: let paths of pictures lead out of the folder.
+            skip: give a row without text or with an unreadable picture an `error` in place of
+                the two, rather than stop there.
 
         Raises:
-            DataError: a row without text or with an unreadable picture; it names the row.
+            DataError: such a row, unless `skip`, or one with columns of these names; it names the
+                row. All rows before it have been given.
         """
         columns = text_column or self.text_column, image_column or self.image_column
-        numbered = enumerate(rows, start=1)
-        while chunk := list(itertools.islice(numbered, CHUNK)):
-            read = [self._read(number, row, folder, *columns) for number, row in chunk]
-            scores = self.score([text for text, _ in read], [image for _, image in read])
-            for (_, row), value in zip(chunk, scores, strict=True):
-                yield {**_echo(row), "score": value, "unsafe": value >= self.threshold}
+
+        def read(number: int, row: Row) -> _Read:
+            _check_names(number, row, skip)
+            try:
+                return _Read(row, *self._read(number, row, folder, *columns, allow_outside))
+            except DataError as error:
+                if skip:
+                    return _Read(row, error=str(error))
+                raise DataError(
+                    f"{error}; mend the row, or let such rows pass with --on-bad-rows skip"
+                ) from None
+
+        numbered = itertools.starmap(read, enumerate(rows, start=1))
+        while True:
+            chunk, bad = _take(numbered)
+            yield from self._score_chunk(chunk)
+            if bad is not None:
+                raise bad
+            if not chunk:
+                return
+
+    def _score_chunk(self, chunk: Sequence[_Read]) -> Iterator[dict[str, Any]]:
+        good = [row for row in chunk if row.error is None]
+        found = self.score([r.text for r in good], [r.image for r in good]) if good else []
+        scores = iter(found)
+        for row in chunk:
+            if row.error is not None:
+                self.bad += 1
+                yield {**_echo(row.row), "error": row.error}
+                continue
+            value = next(scores)
+            yield {**_echo(row.row), "score": value, "unsafe": value >= self.threshold}
 
     def _read(
-        self, number: int, row: Row, folder: Path, text_column: str, image_column: str
+        self,
+        number: int,
+        row: Row,
+        folder: Path,
+        text_column: str,
+        image_column: str,
+        allow_outside: bool,
     ) -> tuple[str, bytes | None]:
         if text_column not in row:
             known = ", ".join(map(repr, row))
@@ -132,7 +183,7 @@ class Predictor:
         try:
             check_text(text)
             if self.reads_pictures:
-                return text, read_image(image, folder)
+                return text, read_image(image, folder, allow_outside)
         except DataError as error:
             raise DataError(f"row {number}: {error}") from None
         if image and not self._warned:
@@ -142,6 +193,31 @@ class Predictor:
                 "on text alone, so pictures are not looked at"
             )
         return text, None
+
+
+def _check_names(number: int, row: Row, skip: bool) -> None:
+    """Pass if what is added to a row takes the place of nothing in it.
+
+    Raises:
+        DataError: it has a column of such a name.
+    """
+    added = ("score", "unsafe", "error") if skip else ("score", "unsafe")
+    if taken := [name for name in added if name in row]:
+        raise DataError(
+            f"row {number}: {' and '.join(added)} are added to each row, and it has a column "
+            f"{taken[0]!r} already; rename that column"
+        )
+
+
+def _take(rows: Iterator[_Read]) -> tuple[list[_Read], DataError | None]:
+    """The next CHUNK rows or, with the error, those before one that cannot be read."""
+    taken: list[_Read] = []
+    try:
+        for row in itertools.islice(rows, CHUNK):
+            taken.append(row)
+    except DataError as error:
+        return taken, error
+    return taken, None
 
 
 def _read_facts(folder: Path) -> Facts:
@@ -157,14 +233,15 @@ def _read_facts(folder: Path) -> Facts:
 
 
 def write_lines(rows: Iterable[Row], file: TextIO) -> int:
-    """Write JSON lines; gives how many."""
+    """Write JSON lines, NaN and infinity as null; gives how many."""
     count = 0
     for row in rows:
-        line = json.dumps(row, ensure_ascii=False, default=str)
+        row = plain(row)
+        line = json.dumps(row, ensure_ascii=False, allow_nan=False, default=str)
         try:
             line.encode(file.encoding or "utf-8")
         except UnicodeEncodeError:  # half a character, or a terminal that has fewer
-            line = json.dumps(row, default=str)
+            line = json.dumps(row, allow_nan=False, default=str)
         file.write(line + "\n")
         count += 1
     return count
