@@ -1,20 +1,16 @@
-"""How many rows a run trains on and how long their texts are, found without torch.
-
-`builtin_file` stands here as well as in `train.rows` because that module imports torch.
-"""
+"""How many rows a run trains on and how long their texts are, found without torch."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 
 from coralx.errors import DataError
 from coralx.sections import DataSettings
-from coralx.train.row_file import iterate_rows
+from coralx.train.row_file import builtin_file, iterate_rows
 
-SET_ASIDE = 20  # per cent of the training rows for a split without a file, as in train.data
+SET_ASIDE = 20  # per cent of the training rows for a split without a file
 SAMPLE = 1000  # texts that the mean length is taken from, at most
 
 
@@ -47,11 +43,6 @@ def count_rows(settings: DataSettings) -> RowCount:
         for split in (settings.test, settings.validation):
             rows -= 0 if split else math.ceil(rows * SET_ASIDE / 100)
     return RowCount(min(rows, settings.max_rows or rows), counted.characters, exact)
-
-
-def builtin_file(split: str) -> Path:
-    """Where a split of the data set in the package lies."""
-    return Path(str(resources.files("coralx") / "assets" / f"{split}.parquet"))
 
 
 @dataclass

@@ -8,6 +8,7 @@ import csv
 import json
 import sys
 from collections.abc import Iterable, Iterator
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,11 @@ ARCHIVES = {
     b"7z\xbc\xaf\x27\x1c": "7-zip",
     b"Rar!": "rar",
 }
+
+
+def builtin_file(split: str) -> Path:
+    """Where a split of the data set in the package lies."""
+    return Path(str(resources.files("coralx") / "assets" / f"{split}.parquet"))
 
 
 def iterate_rows(path: Path, only: str | None = None) -> Iterator[dict[str, Any]]:
