@@ -126,6 +126,7 @@ def test_exploit_trains_copies_on_from_their_models_weights(
     by_place = {(r.genome.id, r.stage_index): r for r in history.results}
     copies = [r for r in history.results if r.stage_index and r.start.kind == "inherit"]
     assert len(copies) == 2
+    assert all(len(r.objectives) > 1 for r in history.results), "who is replaced is ranked by all"
     worker.bench.checkpoints = tmp_path / "run" / "checkpoints"
     whole = 0
     for result in copies:

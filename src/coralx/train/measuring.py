@@ -41,8 +41,10 @@ def load_own_objectives(config: Config) -> Own:
 
 
 def measures_all(job: Job, config: Config) -> bool:
-    """Whether all objectives are measured after the stage, or P1 alone."""
-    return job.stage.selects or job.stage_index == len(config.hyperband.stages) - 1
+    """Whether all objectives are measured after the stage, or P1 alone, as where it neither leaves
+    anybody behind nor has some replaced."""
+    ranks = job.stage.selects or config.evolution.exploit_below > 0
+    return ranks or job.stage_index == len(config.hyperband.stages) - 1
 
 
 class Measurer:
@@ -61,7 +63,7 @@ class Measurer:
     ) -> dict[int, Figures]:
         """Objectives and details of the members still in, by their place in the pack.
 
-        A stage that lets everyone go on selects nobody, so P1 alone is measured there.
+        Where nobody is selected P1 alone is measured.
         """
         going = {k: member for k, member in enumerate(members) if member.stop is None}
         if not going:
