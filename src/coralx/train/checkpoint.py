@@ -289,21 +289,6 @@ def _unwritable(path: Path, error: Exception) -> str:
     return f"{path}: cannot be written: {error}; free space or allow writing, and resume"
 
 
-def cpu(weights: Weights) -> Weights:
-    """The same weights in main memory."""
-    return Weights(
-        {t: (a.cpu(), b.cpu()) for t, (a, b) in weights.lora.items()},
-        {name: value.cpu() for name, value in weights.extra.items()},
-    )
-
-
-def count_bytes(weights: Weights) -> int:
-    """Of all tensors, as they are stored."""
-    tensors: list[Tensor] = [t for pair in weights.lora.values() for t in pair]
-    tensors += list(weights.extra.values())
-    return sum(t.numel() * t.element_size() for t in tensors)
-
-
 def largest_difference(one: Weights, other: Weights) -> float:
     """Between two values at the same place; infinite where shapes or names differ."""
     before, after = _flatten(one), _flatten(other)

@@ -20,7 +20,7 @@ from coralx.records import (
 )
 from coralx.train.adapters import PackedAdapters
 from coralx.train.checkpoint import Checkpoint, save_checkpoint
-from coralx.train.data import batches, subset
+from coralx.train.data import batches, stage_steps, subset
 from coralx.train.export import export_result
 from coralx.train.hook import apply_hook
 from coralx.train.measuring import Figures, Measurer, load_own_objectives, measures_all
@@ -158,7 +158,7 @@ class Worker:
         bench, stage = self.bench, job.stage
         size = self.config.training.batch_size
         chosen = subset(bench.splits.train, stage.data_percentage, bench.seed)
-        planned = stage.epoch_budget * math.ceil(len(chosen) / size)
+        planned = stage_steps(stage, len(chosen), size)
         steps = math.ceil(planned - 1e-9)
         key = [bench.seed, job.stage_index]
         plan = StagePlan(
