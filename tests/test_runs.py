@@ -62,14 +62,16 @@ class Listener(Watcher):
         self.said.append(message)
 
 
-def test_rows_left_out_are_told_and_recorded(tmp_path: Path) -> None:
-    rows = [{"text": f"text {i}", "label": i % 2} for i in range(40)] + [{"text": "", "label": 0}]
+def test_rows_left_out_or_cut_are_told(tmp_path: Path) -> None:
+    rows = [{"text": f"text no {i}", "label": i % 2} for i in range(40)]
+    rows.append({"text": "", "label": 0})
     path, directory, listener = tmp_path / "rows.jsonl", tmp_path / "run", Listener()
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    data = {"train": str(path), "on_bad_rows": "skip", "max_tokens": 16}
+    data = {"train": str(path), "on_bad_rows": "skip", "max_tokens": 4}
     history = start_run(load_config(SOUND | {"data": data}), directory, listener)
     warning = f"warning: {path}: 1 of 41 rows left out: row 41: text must be a non-empty string"
     assert any(line.startswith(warning) for line in listener.said)
+    assert "24 of 24 texts are longer than data.max_tokens (4) and are cut" in listener.said
     assert history.facts["left_out"] == {str(path): 1}
 
 

@@ -31,7 +31,7 @@ ENCODER_PATHS = [
 
 def _uncut_logits(model: Backbone, rows: Rows) -> torch.Tensor:
     """Of the classifier as transformers runs it, rows padded to one length."""
-    ids = model.tokenize(rows.texts, 16)
+    ids, _ = model.tokenize(rows.texts, 16)
     length = max(len(row) for row in ids)
     padded = torch.tensor([row + [0] * (length - len(row)) for row in ids])
     mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in ids])
@@ -225,7 +225,9 @@ def test_more_tokens_than_the_model_has_positions_are_refused(
 ) -> None:
     with pytest.raises(ModelError, match=r"max_tokens: .* has 32 positions, got 33"):
         tiny_model("bert").tokenize(["bake"], 33)
-    assert len(tiny_model("bert").tokenize(["bake " * 50], 32)[0]) == 32
+    ids, cut = tiny_model("bert").tokenize(["bake " * count for count in (50, 32, 33, 2)], 32)
+    assert [len(own) for own in ids] == [32, 32, 32, 2]
+    assert cut == 2
 
 
 SLIDING = {"use_sliding_window": True, "sliding_window": 4}

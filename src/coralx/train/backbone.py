@@ -113,15 +113,19 @@ class Backbone:
         """The path of the classification layer in the uncut model."""
         return HEADS[self.causal]
 
-    def tokenize(self, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
-        """Token ids of each text, special tokens included, cut at `max_tokens`.
+    def tokenize(self, texts: Sequence[str], max_tokens: int) -> tuple[list[list[int]], int]:
+        """Token ids of each text, special tokens included, cut at `max_tokens`; and how many
+        texts lost tokens by that.
 
         Raises:
             ModelError: as `check_length`.
         """
         self.check_length(max_tokens)
         encoded = self.tokenizer(list(texts), truncation=True, max_length=max_tokens)
-        return encoded["input_ids"]  # type: ignore[no-any-return]
+        ids = encoded["input_ids"]
+        if encoded.encodings is None:  # in Python it does not say: those that just fit count too
+            return ids, sum(len(own) == max_tokens for own in ids)
+        return ids, sum(bool(own.overflowing) for own in encoded.encodings)
 
     def check_length(self, max_tokens: int) -> None:
         """Pass if texts of so many tokens go through the blocks as through the uncut model.

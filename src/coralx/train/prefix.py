@@ -61,7 +61,8 @@ class EncodedRows:
         self._store = store or PrefixStore()
         self._depths = tuple(depths)
         self._backbone, self._keep = backbone, keep
-        ids = backbone.tokenize(rows.texts, max_tokens) if len(rows) else []
+        # `cut` counts the texts that are longer than `max_tokens`.
+        ids, self.cut = backbone.tokenize(rows.texts, max_tokens) if len(rows) else ([], 0)
         self.lengths = [len(row) for row in ids]
         self._ids = torch.tensor([0, *(i for row in ids for i in row)], device=backbone.device)
         # Row i's tokens start at offsets[i]; place 0 is the padding.

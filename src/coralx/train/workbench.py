@@ -227,7 +227,14 @@ class Workbench:
     def _encode(self, say: Callable[[str], None]) -> EncodedRows:
         count = sum(image is not None for image in self.splits.train.images)
         say(f"encoding {len(self.splits.train)} training rows, {count} with a picture")
-        return self.encode(self.splits.train)
+        encoded = self.encode(self.splits.train)
+        if encoded.cut:
+            most = self.config.data.max_tokens
+            say(
+                f"{encoded.cut} of {len(encoded)} texts are longer than data.max_tokens ({most}) "
+                "and are cut"
+            )
+        return encoded
 
     def encode(self, rows: Rows) -> EncodedRows:
         """Rows as tokens and image features, ready for any depth."""
