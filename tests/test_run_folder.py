@@ -6,11 +6,12 @@ import os
 from pathlib import Path
 
 import pytest
+import yaml
 
 from coralx.config import Config, load_config
 from coralx.errors import StoreError
 from coralx.lock import LOCK
-from coralx.run_folder import WRITTEN, check_new, check_writable
+from coralx.run_folder import SETTINGS, WRITTEN, changed_settings, check_new, check_writable
 from coralx.runs import Watcher, start_run
 from coralx.store import JOURNAL, Store
 
@@ -67,3 +68,28 @@ def test_whether_a_folder_can_be_written_is_told_first_and_leaves_nothing(
     monkeypatch.setattr("coralx.runs._load_worker", None)  # nothing is loaded before
     with pytest.raises(StoreError, match=r"cannot be written: Permission denied; .*another --out"):
         start_run(load_config(None), tmp_path / "run", Watcher())
+
+
+def test_settings_edited_after_the_start_are_named(tmp_path: Path) -> None:
+    config = load_config({"data": {"train": str(tmp_path / "rows.jsonl")}})
+    assert changed_settings(tmp_path, config) == []
+    written = config.model_dump(mode="json")
+
+    def write() -> None:
+        (tmp_path / SETTINGS).write_text(yaml.safe_dump(written), encoding="utf-8")
+
+    write()
+    assert changed_settings(tmp_path, config) == []
+    written["training"]["batch_size"] += 1
+    written["space"]["r"]["values"].append(32)
+    del written["space"]["dropout"]
+    write()
+    assert changed_settings(tmp_path, config) == [
+        "space.r.values",
+        "space.dropout",
+        "training.batch_size",
+    ]
+    written["training"]["batch_size"] = 0
+    write()
+    (problem,) = changed_settings(tmp_path, config)
+    assert problem.startswith("training.batch_size: must be")

@@ -1,12 +1,15 @@
-"""The folder of a new run: nothing of the user's own is in it, and it can be written."""
+"""The folder of a run: a new one overwrites nothing of the user's own; an edit of the settings in
+an old one is noticed."""
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from coralx.config import PREFIX_FOLDER
-from coralx.errors import StoreError
+from coralx.config import PREFIX_FOLDER, Config, load_config
+from coralx.errors import ConfigError, StoreError
 from coralx.lock import LOCK
 from coralx.store import JOURNAL, has_begun
 
@@ -61,6 +64,28 @@ def check_writable(directory: Path) -> None:
             f"{directory}: cannot be written: {error.strerror or error}; free space or allow "
             "writing, or choose another --out"
         ) from None
+
+
+def changed_settings(directory: Path, config: Config) -> list[str]:
+    """The keys that the folder's settings file gives other values than the run has, which are those
+    of its journal; what is wrong with the file if it cannot be read. Nothing without a file."""
+    path = directory / SETTINGS
+    if not path.exists():
+        return []
+    try:
+        written = load_config(path)
+    except ConfigError as error:
+        return list(error.problems)
+    return list(_differences(config.model_dump(mode="json"), written.model_dump(mode="json")))
+
+
+def _differences(one: Any, other: Any, place: str = "") -> Iterator[str]:
+    if not (isinstance(one, Mapping) and isinstance(other, Mapping)):
+        if one != other:
+            yield place
+        return
+    for key in dict.fromkeys((*one, *other)):
+        yield from _differences(one.get(key), other.get(key), f"{place}.{key}".lstrip("."))
 
 
 def _is_half_begun(journal: Path) -> bool:

@@ -64,14 +64,22 @@ def run(
 def resume(folder: RunFolder) -> None:
     """Go on where a stopped run was.
 
-    What the journal holds is not trained again. A finished run only gets its report anew.
+    What the journal holds, settings included, stays as it is and is not trained again. A finished
+    run only gets its report anew.
 
     Example: `coralx resume runs/20260101-120000`
     """
+    from coralx.run_folder import SETTINGS, changed_settings
     from coralx.runs import resume_run
     from coralx.store import read_history
 
     settings = read_history(folder).config
+    if changed := changed_settings(folder, settings):
+        typer.echo(
+            f"warning: a run keeps the settings that it began with, and {folder / SETTINGS} was "
+            f"edited: {', '.join(changed)}; for other settings start a new run",
+            err=True,
+        )
     _train(settings, folder, lambda watcher: resume_run(folder, watcher))
 
 
