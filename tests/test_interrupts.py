@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -78,6 +80,19 @@ def test_other_threads_keep_their_handlers() -> None:
     thread.start()
     thread.join()
     assert seen == [before]
+
+
+def test_a_signal_while_the_process_ends_says_nothing() -> None:
+    code = (
+        "import atexit, os, signal, sys\n"
+        "from coralx.cli import main\n"
+        "for kind in (signal.SIGINT, signal.SIGTERM):\n"
+        "    atexit.register(os.kill, os.getpid(), kind)\n"
+        "sys.argv = ['coralx', '--version']\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_any_command_ends_alike_on_sigterm(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,6 +44,21 @@ def stoppable() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def whole_process() -> Iterator[None]:
+    """As `stoppable`, and what comes after is the end of the process, in which signals are ignored:
+    a second Ctrl-C would interrupt Python's own clearing up with a traceback.
+    """
+    kinds = (signal.SIGINT, signal.SIGTERM)
+    for kind in kinds:
+        signal.signal(kind, _stop)
+    try:
+        yield
+    finally:
+        for kind in kinds:
+            signal.signal(kind, signal.SIG_IGN)
+
+
+@contextlib.contextmanager
 def unbroken() -> Iterator[None]:
     """Hold signals back to the end of what runs inside; for writes, which are short."""
     if threading.current_thread() is not threading.main_thread():

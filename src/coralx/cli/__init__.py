@@ -12,7 +12,7 @@ from coralx import __version__
 from coralx.cli import prepare, train, use
 from coralx.cli.terminal import BAD_INPUT, INTERRUPTED
 from coralx.errors import CoralXError
-from coralx.interrupts import stoppable
+from coralx.interrupts import stoppable, whole_process
 
 __all__ = ["app", "main"]
 
@@ -73,5 +73,9 @@ for panel, commands in PANELS.items():
 
 def main() -> Never:
     """Entry point of the `coralx` command."""
-    app(prog_name="coralx")
-    sys.exit(0)
+    with whole_process():
+        try:
+            app(prog_name="coralx")
+        except KeyboardInterrupt:  # one more, between two lines on the way out
+            sys.exit(INTERRUPTED)
+        sys.exit(0)
