@@ -117,6 +117,13 @@ def test_a_damaged_middle_line_is_named_by_number_with_advice(directory: Path) -
         read_history(directory)
 
 
+def test_with_a_damaged_first_line_there_is_nothing_to_keep(directory: Path) -> None:
+    data = (directory / JOURNAL).read_bytes()
+    (directory / JOURNAL).write_bytes(data[1:])
+    with pytest.raises(StoreError, match=r"line 1 is damaged .*backup, or begin anew"):
+        read_history(directory)
+
+
 @pytest.mark.parametrize(
     "order", [(0, 2), (0, 2, 1), (0, 1, 1, 2)], ids=["missing", "moved", "doubled"]
 )
