@@ -176,6 +176,15 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> TrainingResult:
     return _train(Worker(load_config(settings), tmp_path_factory.mktemp("plain")), False)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("width", [1e-15, 1e-9, 1e-6])
+def test_scores_all_but_alike_are_left_alone_without_a_warning(width: float) -> None:
+    scores, labels = np.full(40, 0.3), np.array([0, 1] * 20, dtype=np.int8)
+    scores[3] += width
+    for shift in (True, False):
+        assert fit_scaling(scores, labels, shift) == Scaling()
+
+
 def test_calibration_is_all_that_scaling_changes(
     scaled: TrainingResult, plain: TrainingResult
 ) -> None:

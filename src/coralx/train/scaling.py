@@ -8,11 +8,14 @@ objective moves, and an export folds both into its classification layer: they co
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import LinAlgWarning
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 from torch import Tensor
@@ -85,7 +88,10 @@ def fit_scaling(scores: Floats, labels: NDArray[np.int8], shift: bool) -> Scalin
     model = LogisticRegression(
         C=1 / PENALTY, fit_intercept=shift, solver="newton-cholesky", tol=TOL
     )
-    model.fit(rows, classes, np.concatenate([target, 1 - target]))
+    with warnings.catch_warnings():  # of scores all but alike, whose scale is out of bounds
+        warnings.simplefilter("ignore", LinAlgWarning)
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(rows, classes, np.concatenate([target, 1 - target]))
     scale = float(model.coef_[0, 0]) / width
     if not LEAST <= scale <= MOST:
         return Scaling()
