@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from coralx.config import load_config
+from coralx.errors import StoreError
 from coralx.records import (
     Cost,
     Generation,
@@ -191,6 +195,19 @@ def test_what_json_cannot_hold_is_null(history: History, tmp_path: Path) -> None
     summary = json.loads(text, parse_constant=pytest.fail)
     assert summary["front"][-1]["objectives"]["task_skill"] is None
     assert [item.name for item in tmp_path.iterdir()] == ["summary.json"]
+
+
+def test_a_folder_that_cannot_be_written_is_named(
+    history: History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), "/a/temporary/name")
+
+    monkeypatch.setattr(tempfile, "mkstemp", refuse)
+    with pytest.raises(StoreError, match=r"cannot be written: Read-only.*writing in") as caught:
+        write_summary(history, tmp_path / "summary.json")
+    assert str(caught.value).startswith(f"{tmp_path}/summary.json: ")
+    assert "temporary" not in str(caught.value).replace(str(tmp_path), "")
 
 
 def test_front_member_without_result_is_left_out(history: History) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from coralx.config import OBJECTIVES
+from coralx.errors import StoreError
 from coralx.json_values import plain
 from coralx.records import Generation, Interval, TestResult, TrainingResult, jsonable
 from coralx.search.budget import efficiency
@@ -64,7 +65,21 @@ def write_summary(history: History, path: Path) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write aside, then rename, so that a reader never meets half a file."""
+    """Write aside, then rename, so that a reader never meets half a file.
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
+    try:
+        _write_whole(path, text)
+    except OSError as error:
+        raise StoreError(
+            f"{path}: cannot be written: {error.strerror or error}; free space or allow writing in "
+            f"{path.parent}"
+        ) from None
+
+
+def _write_whole(path: Path, text: str) -> None:
     handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
