@@ -54,8 +54,8 @@ def _describe_saving(plan: Plan) -> str:
     sure = "exact and unrounded, if every genome passes its gates"
     if "rows" in plan["estimated"]:
         sure = (
-            "as many as the training rows make them, which are an estimate: some are set aside, or "
-            "bad ones are left out; name data.validation and data.test to have them counted"
+            "unrounded, and follow from an estimate of the training rows: some are set aside, or "
+            "bad ones are left out"
         )
     lines.append(
         f"Steps are {sure}. ~ marks estimates: "
