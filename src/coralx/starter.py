@@ -40,7 +40,9 @@ data:
   on_bad_rows: refuse # or skip: missing label, empty text, unreadable picture
   max_tokens: 64
 
-# What the front is made of; name your own as module:function (larger is better).
+# What the front is made of; name your own as module:function (larger is better). It gets one
+# coralx.train.evaluate.Scored (arrays scores, labels, tasks, has_image) and returns a number. Its
+# module is looked for where Python does: PYTHONPATH=. is the folder you are in.
 objectives: [task_skill, safety, false_positive_cost, memory, cross_modal_gain, calibration]
 
 # The genes. What is not named here keeps the default of a genome.

@@ -233,7 +233,9 @@ def test_settings_that_break_a_rule_are_refused(job: Any, name: str) -> None:
 def test_an_own_objective_that_is_not_there_is_refused(job: Any) -> None:
     job.settings["objectives"] = ["task_skill", "no_such_module:function"]
     job.refuse(
-        "objectives: 1 problem(s)", "'no_such_module:function' cannot be imported: No module named"
+        "objectives: 1 problem(s)",
+        "PYTHONPATH=. coralx",
+        "'no_such_module:function' cannot be imported: No module named",
     )
     job.settings["objectives"] = ["task_skill", "math:pi"]
     job.refuse("objectives: 1 problem(s)", "'math:pi' must be a function, got 3.14")

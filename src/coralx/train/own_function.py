@@ -17,6 +17,9 @@ def load_function(setting: str, name: str) -> Any:
     module, _, function = name.partition(":")
     try:
         found = getattr(importlib.import_module(module), function)
+    except ModuleNotFoundError as error:
+        advice = "name the folder that it lies in, as in `PYTHONPATH=. coralx ...`, or install it"
+        raise ConfigError(setting, [f"{name!r} cannot be imported: {error}; {advice}"]) from None
     except (Exception, SystemExit) as error:  # whatever the module does when it is imported
         raise ConfigError(setting, [f"{name!r} cannot be imported: {error}"]) from None
     if not callable(found):
