@@ -290,8 +290,6 @@ class TestResult(Record):
     objectives: dict[str, Interval]
     details: dict[str, Interval] = Field(default_factory=dict)
     attack_threshold: float
-    # Of an exported adapter, measured on validation rows; None in journals of before.
-    threshold: float | None = None
 
 
 class Progress(Record):

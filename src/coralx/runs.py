@@ -16,7 +16,7 @@ import yaml
 from coralx.config import PREFIX_FOLDER, Config
 from coralx.errors import CheckpointError, ExtinctError, StoreError
 from coralx.loop import run
-from coralx.records import Progress, TestResult, TrainingResult
+from coralx.records import Progress, TrainingResult
 from coralx.repair import Mender
 from coralx.report import write_report
 from coralx.reproduce import find_result
@@ -112,19 +112,17 @@ def export_genome(directory: Path, genome: str, target: Path, watcher: Watcher) 
     history = read_history(directory)
     best = find_result(history, directory, genome)
     config, images = history.config, bool(history.facts["images"])
-    test = _find_test(history, best)
-    threshold = test.threshold if test else None
     watcher.say(f"loading base model {config.base_model}")
     backbone = load_backbone(config)
     try:
         checkpoints = directory / "checkpoints"
-        export_result(config, backbone, checkpoints, best, images, target, threshold)
+        export_result(config, backbone, checkpoints, best, images, target)
     except CheckpointError:  # rows are needed only to train it again
         store = Store(directory)  # for its lock alone: the journal says nothing of exports
         try:
             worker = _load_worker(config, directory, watcher)
             mender = Mender(directory, worker, say=watcher.say, observe=watcher.observe)
-            mender.heal(lambda: worker.export(best, target, threshold))
+            mender.heal(lambda: worker.export(best, target))
         finally:
             shutil.rmtree(directory / PREFIX_FOLDER, ignore_errors=True)
             store.close()
@@ -174,19 +172,12 @@ def _measure_front(
 ) -> None:
     """Final figures on the test rows, once for each member, and its adapter."""
     watcher.say(f"measuring the front of {len(front)} on the test rows")
+    known = {(test.genome, test.stage) for test in history.tests}
     for result in front:
-        test = _find_test(history, result)
-        if test is None:
-            test = mender.heal(lambda member=result: worker.test(member))  # type: ignore[misc]
-            store.append("test", test)
-        own = result, directory / "adapters" / result.genome.id, test.threshold
-        mender.heal(lambda own=own: worker.export(*own))  # type: ignore[misc]
-
-
-def _find_test(history: History, result: TrainingResult) -> TestResult | None:
-    """The final figures of a result, if they were taken."""
-    own = result.genome.id, result.stage
-    return next((test for test in history.tests if (test.genome, test.stage) == own), None)
+        if (result.genome.id, result.stage) not in known:
+            store.append("test", mender.heal(lambda member=result: worker.test(member)))  # type: ignore[misc]
+        folder = directory / "adapters" / result.genome.id
+        mender.heal(lambda member=result, to=folder: worker.export(member, to))  # type: ignore[misc]
 
 
 def _record_ending(store: Store, ending: str) -> None:

@@ -252,6 +252,19 @@ def test_a_part_measures_some_of_the_rows_with_the_scores_of_the_whole(
     assert np.isfinite(list(objectives.values())).all()
 
 
+def test_decisions_are_counted_on_the_rows_and_the_clean_ones(pictured: EvaluationSet) -> None:
+    scores = np.zeros(len(pictured.encoded))
+    unsafe, safe = (np.flatnonzero(pictured.labels == label) for label in (1, 0))
+    scores[unsafe[:6]] = scores[safe[0]] = scores[17] = 0.7  # 6 of 8; 1 of 8 and 1 of 4 clean
+    found = pictured.measure_decisions(scores, 0.7, draws=120)
+    assert found["as_served/recall"][0] == 6 / 8
+    assert found["as_served/false_positive_rate"][0] == 2 / 12
+    for values in found.values():
+        assert values.shape == (121,)
+        assert values[1:].mean() == pytest.approx(values[0], abs=0.05)
+        assert 0 <= values.min() <= values.max() <= 1
+
+
 def test_kinds_are_resampled_by_the_rows_they_attack(tiny: Backbone, tiny_rows: Rows) -> None:
     """Where every attacked row scores as the row it was, kinds are one sample and not five."""
     rows = EvaluationSet(tiny_rows, tiny_rows.take([]), 8, 0, tiny, None, 16)

@@ -201,7 +201,7 @@ def test_calibration_is_all_that_scaling_changes(
 
 def test_final_figures_are_of_scaled_probabilities(worker: Worker, scaled: TrainingResult) -> None:
     found = worker.test(scaled)
-    as_trained = worker.test(scaled.model_copy(update={"details": {}}))
+    as_trained = worker.test(scaled.model_copy(update={"details": {"threshold": 0.5}}))
     assert found.details[AS_TRAINED] == as_trained.objectives["calibration"]
     assert found.objectives["calibration"] != as_trained.objectives["calibration"]
     assert AS_TRAINED not in as_trained.details

@@ -28,6 +28,7 @@ BREAKDOWN = {
     "attack_auroc/": "AUROC under attack",
     "attack_success/": "attack success",
     "calibration/": "calibration",
+    "as_served/": "at the exported threshold",
 }
 
 

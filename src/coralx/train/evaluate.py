@@ -113,12 +113,6 @@ class EvaluationSet:
         labels, tasks = self.labels[chosen], self.tasks[chosen]
         return np.array([macro_auroc(own, labels, one, tasks)[0] for own in scores])
 
-    def score_rows(
-        self, pack: PackedAdapters, entries: Sequence[int], batch: int, images: bool
-    ) -> Floats:
-        """Probabilities of the rows alone, in their order: (K, N)."""
-        return self._score(pack, entries, self._main.tolist(), batch, images)[:, self._main]
-
     def score_all(
         self, pack: PackedAdapters, entries: Sequence[int], batch: int, images: bool
     ) -> tuple[Floats, Floats | None]:
@@ -155,6 +149,21 @@ class EvaluationSet:
             for resamples in resample(draws, self._seed)
         ]
         return centre(np.concatenate(blocks))
+
+    def measure_decisions(self, scores: Floats, threshold: float, draws: int = 0) -> Measures:
+        """Of one genome's probabilities (N,), where rows at or above a threshold are called unsafe:
+        recall, and the false-positive rate over the safe rows that P3 counts. (1 + draws,) each."""
+        unsafe, flagged = self.labels == 1, scores[self._main] >= threshold
+        clean = scores[self._clean] >= threshold
+        none = np.zeros(len(clean), np.int8)
+        recall, false = [], []
+        for resamples in resample(draws, self._seed):
+            weights, more = resamples.weights(self.labels), resamples.weights(none, 1)
+            recall.append(weights[:, unsafe & flagged].sum(axis=1) / unsafe.sum())
+            wrong = weights[:, ~unsafe & flagged].sum(axis=1) + more[:, clean].sum(axis=1)
+            false.append(wrong / ((~unsafe).sum() + len(clean)))
+        found = np.concatenate(recall), np.concatenate(false)
+        return dict(zip(("as_served/recall", "as_served/false_positive_rate"), found, strict=True))
 
     def scored(self, scores: Floats) -> Scored:
         """One genome's probabilities with their rows, for a user's own objective."""

@@ -13,7 +13,7 @@ from coralx.train.adapters import Weights
 from coralx.train.backbone import Backbone
 from coralx.train.checkpoint import export_adapter, load_checkpoint
 from coralx.train.scaling import Scaling
-from coralx.train.threshold import SERVED
+from coralx.train.threshold import served_threshold
 
 
 def export_result(
@@ -23,14 +23,11 @@ def export_result(
     result: TrainingResult,
     images: bool,
     folder: Path,
-    threshold: float | None = None,
 ) -> None:
     """Write the adapter of a result.
 
     Args:
         images: whether the run's rows have pictures.
-        threshold: as measured with the final figures; None for a genome that has none, which
-            gets that of its training.
 
     Raises:
         CheckpointError: its weights are missing or damaged.
@@ -44,8 +41,6 @@ def export_result(
             "is measured; export a genome that reached a later stage"
         )
     known, scaling = load_checkpoint(checkpoints, result.checkpoint), Scaling.of(result.details)
-    if threshold is None:  # and a journal of before has the limit itself
-        threshold = result.details.get(SERVED, result.details["threshold"])
     facts: dict[str, object] = {
         "base_model": config.base_model,
         "dtype": config.training.dtype,
@@ -54,7 +49,7 @@ def export_result(
         "max_tokens": config.data.max_tokens,
         "text_column": config.data.text_column,
         "image_column": config.data.image_column if images else None,
-        "threshold": threshold,
+        "threshold": served_threshold(result.details),
         "stage": result.stage,
     }
     weights = Weights(known.weights.lora, scaling.fold(known.weights.extra))

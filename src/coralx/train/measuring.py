@@ -9,14 +9,13 @@ import numpy as np
 
 from coralx.config import OBJECTIVES, Config
 from coralx.records import Genome, Job, Start, TestResult, TrainingResult
-from coralx.train.adapters import PackedAdapters
 from coralx.train.checkpoint import load_checkpoint
 from coralx.train.evaluate import EvaluationSet, Measures, Scored, apply_objective
 from coralx.train.member import Member
 from coralx.train.objectives import Floats, calibration, interval
 from coralx.train.own_function import load_function
 from coralx.train.scaling import Scaling, fit_scaling, scale_held_out
-from coralx.train.threshold import ROUNDING, SERVED, find_threshold
+from coralx.train.threshold import ROUNDING, SERVED, find_threshold, served_threshold
 from coralx.train.workbench import Workbench
 
 AS_TRAINED = "calibration/as_trained"  # P6 before the logits are scaled
@@ -54,8 +53,8 @@ class Measurer:
         own: the user's objectives by name.
     """
 
-    def __init__(self, config: Config, bench: Workbench, own: Own) -> None:
-        self._config, self._bench, self._own = config, bench, own
+    def __init__(self, bench: Workbench, own: Own) -> None:
+        self._bench, self._own = bench, own
         self._parents: dict[str, float] = {}  # P1 of checkpoints that children were merged of
 
     def measure(
@@ -70,14 +69,14 @@ class Measurer:
             return {}
         began = time.perf_counter()
         found = {}
-        if not measures_all(job, self._config):
+        if not measures_all(job, self._bench.config):
             for k, member in going.items():
                 skill = member.skills[max(member.skills)]
                 found[k] = ({"task_skill": skill}, {"auroc": skill})
         else:
             pack = self._bench.pack(list(going.values()))
             entries = [member.entry for member in going.values()]
-            batch = self._config.training.evaluation_batch
+            batch = self._bench.config.training.evaluation_batch
             scores, alone = rows.score_all(pack, entries, batch, images)
             for place, (k, member) in enumerate(going.items()):
                 text = None if alone is None else alone[place]
@@ -117,13 +116,14 @@ class Measurer:
         assert result.checkpoint is not None  # noqa: S101 - front members were trained
         member = self._restore(result.genome, result.checkpoint)
         pack, entries = self._bench.pack([member]), [member.entry]
-        batch = self._config.training.evaluation_batch
+        batch = self._bench.config.training.evaluation_batch
         scores, alone = rows.score_all(pack, entries, batch, self._bench.has_images)
         text = None if alone is None else alone[0]
-        draws = self._config.training.bootstrap_draws
+        draws = self._bench.config.training.bootstrap_draws
         scaling = Scaling.of(result.details)
         scaled = scaling.apply(scores[0])
         objectives, details = rows.measure(scaled, text, draws)
+        details |= rows.measure_decisions(scaled, served_threshold(result.details), draws)
         if scaling != Scaling():
             details[AS_TRAINED] = rows.calibration(scores[0], draws)
         self._add_own(objectives, rows, scaled, result.genome.id)
@@ -134,17 +134,7 @@ class Measurer:
             objectives={name: interval(objectives[name]) for name in self._names(objectives)},
             details={name: interval(values) for name, values in details.items()},
             attack_threshold=float(details["threshold"][0]),
-            threshold=self._find_threshold(pack, entries, scaling),
         )
-
-    def _find_threshold(
-        self, pack: PackedAdapters, entries: Sequence[int], scaling: Scaling
-    ) -> float:
-        """Of the one genome in the pack, exported."""
-        rows, batch = self._bench.served_validation(), self._config.training.evaluation_batch
-        (scores,) = rows.score_rows(pack, entries, batch, self._bench.has_images)
-        found = find_threshold(scores, rows.labels, self._rounding)
-        return float(scaling.apply(np.array(found)))
 
     def _measure_one(
         self, member: Member, rows: EvaluationSet, scores: Floats, alone: Floats | None
@@ -169,11 +159,11 @@ class Measurer:
     def _rounding(self) -> float:
         """Between logits as computed now and as they will be by an exported adapter."""
         products = str(self._bench.backbone.products.dtype).removeprefix("torch.")
-        return max(ROUNDING[name] for name in (products, self._config.training.dtype))
+        return max(ROUNDING[name] for name in (products, self._bench.config.training.dtype))
 
     def _calibrate(self, member: Member, rows: Scored) -> tuple[Scaling, Measures, Measures]:
         """The scaling of the member's logits; P6, each row scaled without it; details."""
-        if not self._config.training.calibrate or not np.isfinite(rows.scores).all():
+        if not self._bench.config.training.calibrate or not np.isfinite(rows.scores).all():
             return Scaling(), {}, {}
         scores, labels, shift = rows.scores, rows.labels, "head.bias" in member.weights.extra
         scaling = fit_scaling(scores, labels, shift)
@@ -192,11 +182,11 @@ class Measurer:
 
     def _names(self, objectives: Measures) -> list[str]:
         """P1 always, and those of the configuration that could be measured."""
-        wanted = dict.fromkeys(("task_skill", *self._config.objectives))
+        wanted = dict.fromkeys(("task_skill", *self._bench.config.objectives))
         return [name for name in wanted if name in objectives]
 
     def _skill(self, member: Member) -> float:
-        rows, batch = self._bench.validation(100), self._config.training.evaluation_batch
+        rows, batch = self._bench.validation(100), self._bench.config.training.evaluation_batch
         pack = self._bench.pack([member])
         return float(rows.skill(pack, [member.entry], batch, 100, self._bench.has_images)[0])
 

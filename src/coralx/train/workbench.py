@@ -77,7 +77,6 @@ class Workbench:
         self._validation: EvaluationSet | None = None
         self._parts: dict[float, EvaluationSet] = {}
         self._test: EvaluationSet | None = None
-        self._served_validation: EvaluationSet | None = None
         self._served: ServedMemory | None = None
 
     @property
@@ -155,14 +154,6 @@ class Workbench:
             attacks = TEST_ATTACKS * self.config.training.attack_rows
             self._test = self._evaluation_set(self.splits.test, self.splits.clean_test, attacks)
         return self._test
-
-    def served_validation(self) -> EvaluationSet:
-        """Validation rows alone, apart from `validation` because what is kept of those may have
-        been computed in bfloat16; to be scored as an exported adapter is served."""
-        if self._served_validation is None:
-            rows, none = self.splits.validation, self.splits.clean_validation.take([])
-            self._served_validation = self._evaluation_set(rows, none, 0)
-        return self._served_validation
 
     def served_bytes(self, member: Member, pack: PackedAdapters) -> int:
         """P4 of the member, of which alone `pack` must consist."""

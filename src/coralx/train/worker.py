@@ -60,7 +60,7 @@ class Worker:
         self._hook = load_function("training.hook", hook) if hook else None
         self.bench = Workbench(config, checkpoints, say, prefix)
         self.config = config
-        self._measurer = Measurer(config, self.bench, own)
+        self._measurer = Measurer(self.bench, own)
         self._trainer = StageTrainer(
             self.bench.backbone,
             self.bench.rows,
@@ -127,17 +127,11 @@ class Worker:
         """Final figures of a trained genome: see `Measurer.test`."""
         return self._measurer.test(result)
 
-    def export(self, result: TrainingResult, folder: Path, threshold: float | None = None) -> None:
-        """Write a trained genome as a PEFT adapter; `threshold` as of its test, if it has one."""
+    def export(self, result: TrainingResult, folder: Path) -> None:
+        """Write a trained genome as a PEFT adapter."""
         bench = self.bench
         export_result(
-            self.config,
-            bench.backbone,
-            bench.checkpoints,
-            result,
-            bench.has_images,
-            folder,
-            threshold,
+            self.config, bench.backbone, bench.checkpoints, result, bench.has_images, folder
         )
 
     def numerics(self) -> dict[str, str | int]:
