@@ -75,6 +75,18 @@ def test_rows_left_out_or_cut_are_told(tmp_path: Path) -> None:
     assert history.facts["left_out"] == {str(path): 1}
 
 
+def test_a_run_whose_space_is_exhausted_says_so(tmp_path: Path) -> None:
+    genes = {"r": [2, 4], "alpha": [8], "dropout": [0.0], "target_modules": [["query"]]}
+    genes |= {"layers": [1], "learning_rate": [0.001], "weight_decay": [0.0], "use_rslora": [False]}
+    space = {name: {"kind": "choice", "values": values} for name, values in genes.items()}
+    settings = SOUND | {"space": space, "evolution": {"population": 2, "generations": 3}}
+    listener = Listener()
+    start_run(load_config(settings), tmp_path / "run", listener)
+    told = [line for line in listener.said if "the space holds no genome" in line]
+    assert len(told) == 1
+    assert "ended after generation 1 of 3" in told[0]
+
+
 def test_a_run_that_dies_out_leaves_a_report_of_what_was_tried(tmp_path: Path) -> None:
     directory, listener = tmp_path / "run", Listener()
     with pytest.raises(ExtinctError):
@@ -85,6 +97,7 @@ def test_a_run_that_dies_out_leaves_a_report_of_what_was_tried(tmp_path: Path) -
     page = (directory / "report.html").read_text(encoding="utf-8")
     assert summary["stopped"][0]["reason"].split(" < ")[0] in page
     assert any(str(directory / "report.html") in line for line in listener.said)
+    assert not (directory / PREFIX_FOLDER).exists()
     with pytest.raises(ExtinctError):  # nothing to go on with, and no other error
         resume_run(directory, listener)
 

@@ -144,6 +144,12 @@ def _continue(directory: Path, store: Store, worker: Worker, watcher: Watcher) -
     try:
         front = run(evolution, executor, store, history, retention.tidy, watcher.begin)
         retention.tidy(evolution)  # a sitting that finds all trained has told nothing new
+        closed, planned = len(evolution.closed), history.config.evolution.generations
+        if closed < planned:
+            watcher.say(
+                f"the space holds no genome that was not trained: ended after generation {closed} "
+                f"of {planned}; widen the space for more"
+            )
         _measure_front(directory, front, history, store, worker, mender, watcher)
         ending = "run_finished"
     except ExtinctError:
@@ -152,6 +158,7 @@ def _continue(directory: Path, store: Store, worker: Worker, watcher: Watcher) -
             f"what was tried, and why it was stopped: {directory / 'report.html'}; what passed an "
             "earlier stage can still be had by `coralx export`"
         )
+        shutil.rmtree(directory / PREFIX_FOLDER, ignore_errors=True)
         raise
     finally:
         _record_ending(store, ending)
