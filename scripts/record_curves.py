@@ -44,7 +44,8 @@ from coralx.replay_table import Row, TableFacts, as_row, read_rows, write_rows
 from coralx.search.jobs import plan_jobs
 from coralx.search.packing import pack
 from coralx.search.space import sample_distinct
-from coralx.train.rows import SPLITS, builtin_file
+from coralx.train.row_file import builtin_file
+from coralx.train.rows import SPLITS
 from coralx.train.worker import Worker
 
 TABLE = Path(__file__).parent.parent / "src" / "coralx" / "assets" / "replay_table.parquet"

@@ -16,7 +16,8 @@ from PIL import Image
 
 from coralx.errors import DataError
 from coralx.sections import DataSettings
-from coralx.train.rows import Rows, builtin_file, join, read_rows
+from coralx.train.row_file import builtin_file
+from coralx.train.rows import Rows, join, read_rows
 
 PLAIN = [{"text": "bake bread", "label": 0}, {"text": "break in", "label": 1}]
 Write = Callable[..., Path]

@@ -15,7 +15,8 @@ from coralx.errors import DataError
 from coralx.records import TrainingStage
 from coralx.row_count import SET_ASIDE
 from coralx.sections import DataSettings
-from coralx.train.rows import SPLITS, Key, Rows, builtin_file, join, list_some, read_rows
+from coralx.train.row_file import builtin_file
+from coralx.train.rows import SPLITS, Key, Rows, join, list_some, read_rows
 
 Indices = NDArray[np.int64]
 # Batches whose rows are sorted by length together. More would save padding (96 % useful tokens at

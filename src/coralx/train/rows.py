@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from coralx.errors import DataError
 from coralx.sections import DataSettings
-from coralx.train.row_file import builtin_file as builtin_file  # scripts take it from here
 from coralx.train.row_file import check_file, iterate_csv, iterate_json
 from coralx.train.vision import decode_image
 
