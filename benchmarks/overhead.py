@@ -41,7 +41,7 @@ QUICK = Path(__file__).parents[1] / "configs" / "quick.yaml"
 GOAL_MS, GOAL_SHARE = 1.0, 0.03
 CURVE_POINTS, DETAILS = 24, 40  # about as many as a real result holds
 PARTS = ("ask", "judge", "tell", "journal")
-SHAPE = ModelShape(layers=6, hidden=384, intermediate=1536, heads=12, vocab=30_522)
+SHAPE = ModelShape(layers=6, hidden=384, intermediate=1536, vocab=30_522)
 
 
 class Stopwatch:

@@ -74,7 +74,6 @@ def read_shape(name: str, value_bytes: int = 4) -> ModelShape | None:
             layers=_size(config, "num_hidden_layers"),
             hidden=_size(config, "hidden_size"),
             intermediate=_size(config, "intermediate_size"),
-            heads=_size(config, "num_attention_heads"),
             vocab=_size(config, "vocab_size"),
             value_bytes=value_bytes,
         )

@@ -98,7 +98,7 @@ def test_the_proxy_scores_the_first_two_of_more_than_two_stages(settings, make_r
 
 
 def test_memory_bounds_packs_where_the_shape_is_known(settings) -> None:
-    shape = ModelShape(layers=6, hidden=384, intermediate=1536, heads=12, vocab=30522)
+    shape = ModelShape(layers=6, hidden=384, intermediate=1536, vocab=30522)
     genomes = [Genome(id=name) for name in "abcdefgh"]
     tight = settings(training={"memory_budget_gb": 0.2})
     assert len(plan_jobs(tight, 0, 0, genomes, {})) == 1

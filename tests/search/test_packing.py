@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from coralx.records import Genome, LoRAConfig
 from coralx.search import packing
 
-SHAPE = packing.ModelShape(layers=6, hidden=384, intermediate=1536, heads=12, vocab=30522)
+SHAPE = packing.ModelShape(layers=6, hidden=384, intermediate=1536, vocab=30522)
 
 
 def genome(name: str, r: int = 8, layers: int | str = 2) -> Genome:
@@ -75,7 +75,7 @@ def test_base_bytes_of_minilm() -> None:
 
 
 def test_estimate_by_hand() -> None:
-    tiny = packing.ModelShape(layers=2, hidden=4, intermediate=8, heads=1, vocab=10)
+    tiny = packing.ModelShape(layers=2, hidden=4, intermediate=8, vocab=10)
     base = 4 * (10 * 4 + 2 * (4 * 16 + 2 * 32))
     adapters = [
         LoRAConfig(r=2, layers=1, target_modules=("query", "up")),

@@ -20,15 +20,14 @@ _SHARED = ("query", "key", "value")  # roles whose input is the same
 class ModelShape:
     """The sizes of a transformer encoder that its memory depends on.
 
-    `layers` blocks of width `hidden`, with an MLP of width `intermediate` and `heads` attention
-    heads; `vocab` token embeddings; `value_bytes` per weight and activation (4: fp32, 2: bf16);
-    `vision` features of a picture, 0 without pictures.
+    `layers` blocks of width `hidden`, with an MLP of width `intermediate`; `vocab` token embeddings;
+    `value_bytes` per weight and activation (4: fp32, 2: bf16); `vision` features of a picture, 0
+    without pictures.
     """
 
     layers: int
     hidden: int
     intermediate: int
-    heads: int
     vocab: int
     value_bytes: int = 4
     vision: int = 0
