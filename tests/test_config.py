@@ -111,3 +111,26 @@ def test_files_that_hold_no_settings_are_named(tmp_path: Path, content: str) -> 
 def test_a_missing_file_points_at_init(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="coralx init"):
         load_config(tmp_path / "none.yaml")
+
+
+def test_a_base_model_in_a_folder_is_found_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, work = tmp_path / "job", tmp_path / "work"
+    (job / "base").mkdir(parents=True)
+    (work / "mine").mkdir(parents=True)
+    monkeypatch.chdir(work)
+    path = job / "config.yaml"
+    for name, found in {
+        "base": str(job / "base"),
+        "mine": str(work / "mine"),
+        str(job / "base"): str(job / "base"),
+        "all-minilm-l6-v2": "all-minilm-l6-v2",
+        "owner/name": "owner/name",
+    }.items():
+        path.write_text(f"base_model: {name}", encoding="utf-8")
+        assert load_config(path).base_model == found
+    assert load_config({"base_model": "mine"}).base_model == str(work / "mine")
+    assert load_config({"base_model": "base"}).base_model == "base"
+    with pytest.raises(ConfigError, match="base_model"):
+        load_config({"base_model": ""})

