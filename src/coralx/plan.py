@@ -14,7 +14,7 @@ from coralx.records import Genome, LoRAConfig, TrainingStage
 from coralx.row_count import RowCount, count_rows
 from coralx.search import budget
 from coralx.search.breeding import found
-from coralx.search.packing import estimate_bytes, pack, trained_parameters
+from coralx.search.packing import added_bytes, base_bytes, pack, trained_parameters
 from coralx.search.space import diversity
 from coralx.sections import DataSettings
 
@@ -171,17 +171,19 @@ def _peak(
     shape: ModelShape,
     count: int,
 ) -> int:
-    """Of the largest pack, were the `count` most costly genomes the ones that get this far."""
+    """Of the base with the largest pack, were the `count` most costly genomes the ones that get
+    this far."""
     rows, tokens = config.training.batch_size, config.data.max_tokens
 
     def cost(members: Sequence[LoRAConfig]) -> int:
-        return estimate_bytes(members, shape, rows, tokens)
+        return added_bytes(members, shape, rows, tokens)
 
     own = {genome.id: adapter for genome, adapter in zip(genomes, adapters, strict=True)}
     costly = sorted(genomes, key=lambda genome: -cost([own[genome.id]]))[:count]
     limit = config.training.memory_budget_gb * 1e9
     packs = pack(costly, config.training.pack_size, cost, limit, own)
-    return max(cost([own[genome.id] for genome in members]) for members in packs)
+    largest = max(cost([own[genome.id] for genome in members]) for members in packs)
+    return base_bytes(shape) + largest
 
 
 def _total(stages: Sequence[Plan], name: str) -> float | None:

@@ -212,7 +212,7 @@ def test_what_a_job_starts_from_was_referred_to_before(asha, answer, rng, worker
 
 def test_memory_bounds_packs(asha) -> None:
     shape = ModelShape(layers=6, hidden=384, intermediate=1536, vocab=30522)
-    search = new_search(asha(training={"memory_budget_gb": 0.2}), shape=shape)
+    search = new_search(asha(training={"memory_budget_gb": 0.11}), shape=shape)
     jobs = search.ask(2)
     packed = [genome.id for job in jobs for genome in job.genomes]
     founders = {genome.id for genome in new_search(asha()).ask(1)[0].genomes}

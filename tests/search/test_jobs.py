@@ -6,7 +6,7 @@ import pytest
 
 from coralx.records import Cost, Genome, LoRAConfig, Start
 from coralx.search.jobs import measured_in_full, plan_jobs
-from coralx.search.packing import ModelShape
+from coralx.search.packing import ModelShape, base_bytes
 
 
 def test_ids_are_stable_and_starts_go_with_their_genomes(settings) -> None:
@@ -100,9 +100,17 @@ def test_the_proxy_scores_the_first_two_of_more_than_two_stages(settings, make_r
 def test_memory_bounds_packs_where_the_shape_is_known(settings) -> None:
     shape = ModelShape(layers=6, hidden=384, intermediate=1536, vocab=30522)
     genomes = [Genome(id=name) for name in "abcdefgh"]
-    tight = settings(training={"memory_budget_gb": 0.2})
+    tight = settings(training={"memory_budget_gb": 0.11})
     assert len(plan_jobs(tight, 0, 0, genomes, {})) == 1
     assert len(plan_jobs(tight, 0, 0, genomes, {}, shape=shape)) > 1
+    assert len(plan_jobs(settings(), 0, 0, genomes, {}, shape=shape)) == 1
+
+
+def test_a_base_above_the_budget_does_not_part_packs(settings) -> None:
+    """It is in memory however few genomes train on it, so the budget is of what they add."""
+    shape = ModelShape(layers=24, hidden=2048, intermediate=5632, vocab=32000)
+    assert base_bytes(shape) > settings().training.memory_budget_gb * 1e9
+    genomes = [Genome(id=name, lora_cfg=LoRAConfig(layers=2)) for name in "abcdefgh"]
     assert len(plan_jobs(settings(), 0, 0, genomes, {}, shape=shape)) == 1
 
 

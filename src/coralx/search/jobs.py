@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from coralx.config import Config
 from coralx.records import Genome, Job, LoRAConfig, Start, TrainingResult
-from coralx.search.packing import ModelShape, PackCost, estimate_bytes, pack
+from coralx.search.packing import ModelShape, PackCost, added_bytes, pack
 
 # The results of each genome so far, by its id, in order of stage.
 Past = Mapping[str, Sequence[TrainingResult]]
@@ -135,4 +135,4 @@ def _pack_cost(config: Config, shape: ModelShape | None) -> PackCost | None:
     if shape is None:
         return None
     rows, tokens = config.training.batch_size, config.data.max_tokens
-    return functools.partial(estimate_bytes, shape=shape, rows=rows, tokens=tokens)
+    return functools.partial(added_bytes, shape=shape, rows=rows, tokens=tokens)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from coralx.records import Genome, LoRAConfig
 
-# Bytes of peak memory that a pack of these adapters needs; `estimate_bytes` with its shape bound.
+# Bytes of peak memory that a pack of these adapters adds; `added_bytes` with its shape bound.
 PackCost = Callable[[Sequence[LoRAConfig]], float]
 
 # Weight, gradient and AdamW's two moments of a trained parameter, in fp32.
@@ -68,8 +68,14 @@ def pack(
 def estimate_bytes(
     adapters: Sequence[LoRAConfig], shape: ModelShape, rows: int, tokens: int
 ) -> int:
-    """Peak bytes to train a pack of K adapters with `rows` rows of `tokens` tokens per genome:
-    base (once) + trained weights + activations kept for the backward pass + the largest passing.
+    """Peak bytes to train a pack: the base, once, and what training adds."""
+    return base_bytes(shape) + added_bytes(adapters, shape, rows, tokens)
+
+
+def added_bytes(adapters: Sequence[LoRAConfig], shape: ModelShape, rows: int, tokens: int) -> int:
+    """Peak bytes that training a pack of K adapters with `rows` rows of `tokens` tokens per genome
+    adds to the base: trained weights + activations kept for the backward pass + the largest
+    passing.
 
     Ranks are padded to the largest of those that adapt a layer. A genome is present from its
     lowest adapted block up. When the backward pass reaches the blocks below it, what the last
@@ -93,7 +99,7 @@ def estimate_bytes(
     above = sum(depth > 1 for depth in depths)
     passing = max(above * 2 * shape.intermediate, len(adapters) * 7 * shape.hidden // 2)
     seen = rows * tokens * shape.value_bytes
-    return base_bytes(shape) + trained * _BYTES_PER_TRAINED + round(seen * (kept + passing))
+    return trained * _BYTES_PER_TRAINED + round(seen * (kept + passing))
 
 
 def base_bytes(shape: ModelShape) -> int:
