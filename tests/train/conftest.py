@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor
 from torch.nn import functional
 from transformers import (
@@ -273,31 +273,48 @@ def distance() -> Callable[[Weights, Weights], float]:
 
 
 def _save_tiny(folder: Path, kind: str, **more: Any) -> Path:
-    """A model of random weights with a tokenizer of whole words; `more` goes into its config."""
+    """A model of random weights with its tokenizer; `more` goes into its config."""
     torch.manual_seed(0)
     decoder = {} if kind == "bert" else {"num_key_value_heads": 2, "head_dim": 8}
-    config = AutoConfig.for_model(
-        kind,
-        vocab_size=40,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        max_position_embeddings=32,
-        pad_token_id=0,
-        bos_token_id=None,
-        eos_token_id=None,
-        num_labels=1,
-        initializer_range=0.3,
-        **decoder | more,
-    )
+    tokenizer = _split_bytes() if kind == "qwen2" else _split_words()
+    sizes = {
+        "vocab_size": 320 if kind == "qwen2" else 40,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 32,
+        "pad_token_id": 0,
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "num_labels": 1,
+        "initializer_range": 0.3,
+    }
+    config = AutoConfig.for_model(kind, **sizes | decoder | more)
     AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
-    ids = {word: i for i, word in enumerate(["[PAD]", "[UNK]", *WORDS])}
-    tokenizer = Tokenizer(models.WordLevel(ids, unk_token="[UNK]"))  # noqa: S106
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]")  # noqa: S106
     fast.save_pretrained(folder)
     return folder
+
+
+def _split_words() -> Tokenizer:
+    """Whole words."""
+    ids = {word: i for i, word in enumerate(["[PAD]", "[UNK]", *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token="[UNK]"))  # noqa: S106
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return tokenizer
+
+
+def _split_bytes() -> Tokenizer:
+    """Bytes, made words again by merges: transformers reads no other vocabulary for qwen2."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=310, special_tokens=["[PAD]"], initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator([" ".join(WORDS)], trainer)
+    return tokenizer
 
 
 @pytest.fixture(scope="session")

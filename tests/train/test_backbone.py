@@ -65,6 +65,9 @@ def test_tiny_models_score_as_transformers_does(
     cut = _cut_logits(model, tiny_rows, build_pack, depth)
     assert (cut - uncut).abs().max() < 1e-5
     assert uncut.std() > 0.05
+    ids, _ = model.tokenize(tiny_rows.texts, 16)
+    assert len({i for own in ids for i in own}) > 10
+    assert min(map(len, ids)) > 1
 
 
 @pytest.mark.parametrize("depth", [0, 5])
