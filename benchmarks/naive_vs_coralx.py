@@ -130,23 +130,10 @@ class Noting(Printer):
 
 
 def train_packed(config: Config, genomes: Sequence[Genome], folder: Path) -> None:
-    """All genomes from fresh weights through one stage of the full epochs, patience off."""
+    """All genomes trained in full, in packs."""
     if (folder / "packed.json").exists():
         return
-    full = config.hyperband.training_stages[-1].model_dump()
-    full |= {"epoch_budget": config.hyperband.full_epochs, "data_percentage": 100.0}
-    alone = load_config(
-        config.model_dump(mode="json"),
-        {
-            "evolution": {"generations": 1, "population": len(genomes), "warm_start": False},
-            "hyperband": {
-                "training_stages": [full],
-                "promotion": "halving",
-                "adaptive_budgets": False,
-            },
-            "training": {"patience": None},
-        },
-    )
+    alone = full_training(config, len(genomes))
     founders = [genome.model_copy(update={"generation": 0}) for genome in genomes]
     with tempfile.TemporaryDirectory() as scratch:
         worker = Worker(alone, Path(scratch) / "checkpoints", print)
@@ -157,6 +144,24 @@ def train_packed(config: Config, genomes: Sequence[Genome], folder: Path) -> Non
         front = selection.front(trained, alone.objectives)
         side["front"], side["best"] = measure_front(worker, front)
     keep_side(folder / "packed.json", side, timed=False)
+
+
+def full_training(config: Config, count: int) -> Config:
+    """So many genomes from fresh weights through one stage of the full epochs, patience off."""
+    full = config.hyperband.training_stages[-1].model_dump()
+    full |= {"epoch_budget": config.hyperband.full_epochs, "data_percentage": 100.0}
+    return load_config(
+        config.model_dump(mode="json"),
+        {
+            "evolution": {"generations": 1, "population": count, "warm_start": False},
+            "hyperband": {
+                "training_stages": [full],
+                "promotion": "halving",
+                "adaptive_budgets": False,
+            },
+            "training": {"patience": None},
+        },
+    )
 
 
 def as_trained(result: TrainingResult) -> TrainingResult:
