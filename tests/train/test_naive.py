@@ -7,11 +7,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from coralx.config import load_config
 from coralx.records import Genome
 from coralx.train import naive
-from coralx.train.naive import NaiveRun, NaiveTrainer
+from coralx.train.adapters import Weights
+from coralx.train.backbone import Backbone
+from coralx.train.naive import NaiveModel, NaiveRun, NaiveTrainer, gather
+from coralx.train.network import score
+from coralx.train.prefix import EncodedRows
+from coralx.train.rows import Rows
+from coralx.train.vision import VisionTower
 from coralx.train.workbench import Workbench
 
 
@@ -89,3 +96,46 @@ def test_loading_the_base_takes_no_time_of_training(
     found = NaiveTrainer(bench, 0.2).train(genome(1e-3, r=2, layers=1))
     assert clock.now == 100
     assert (found.train_seconds, found.eval_seconds) == (0, 0)
+
+
+def _fill(model: NaiveModel, backbone: Backbone, weights: Weights) -> None:
+    """Give the model a genome's weights."""
+    inner = model.peft.base_model.model
+    with torch.no_grad():
+        for target, (a, b) in weights.lora.items():
+            layer = inner.get_submodule(backbone.full_path(target))
+            layer.lora_A["default"].weight.copy_(a)
+            layer.lora_B["default"].weight.copy_(b)
+        head = inner.get_submodule(backbone.head_name).modules_to_save["default"]
+        head.weight.copy_(weights.extra["head.weight"])
+        model.projector.weight.copy_(weights.extra["projector.weight"])  # type: ignore[union-attr]
+        model.projector.bias.copy_(weights.extra["projector.bias"])  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("kind", "pad"), [("llama", 0), ("llama", None), ("mistral", 0), ("qwen3", 0)]
+)
+def test_a_decoder_scores_as_in_a_pack_whatever_its_padding(
+    kind: str,
+    pad: int | None,
+    tiny_model: Callable[..., Backbone],
+    tiny_rows: Rows,
+    tower: VisionTower,
+    genome: Callable[..., Genome],
+    draw_weights: Callable[..., Weights],
+    build_pack: Callable[..., Any],
+) -> None:
+    """Where pictures enter below all blocks, as the baseline has them."""
+    backbone = tiny_model(kind, pad_token_id=pad)
+    own = genome(r=2, layers="all")
+    weights = draw_weights(backbone, own, 0, VisionTower.width, 0.1)
+    bench: Any = SimpleNamespace(backbone=backbone, tower=tower)
+    model = NaiveModel(bench, own).eval()
+    _fill(model, backbone, weights)
+    encoded = EncodedRows(tiny_rows, backbone, tower, 16)
+    with torch.no_grad():
+        found = model(*gather(encoded, list(range(16))))
+        batch = encoded.batch(range(16))
+        packed = score(backbone, build_pack([own], [weights], [0]), [0], batch)[0]
+    assert (found - packed).abs().max() < 1e-5
+    assert packed.std() > 0.05

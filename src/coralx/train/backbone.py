@@ -27,7 +27,7 @@ from coralx.models import resolve_model
 from coralx.train.adapters import AdaptedLinear, AtWork, PackedAdapters, Weights
 from coralx.train.frozen import FrozenProducts
 from coralx.train.hub import fetch_model
-from coralx.train.last_block import run_decoder, run_encoder
+from coralx.train.last_block import find_last, run_decoder, run_encoder
 from coralx.train.prefix_store import digest_model
 
 # Role -> suffixes of module paths inside a block, for each supported family.
@@ -198,8 +198,8 @@ class Backbone:
         with self._adapted(pack):
             if not self.causal:
                 return self.base.pooler(run_encoder(block, hidden, mask, slots))  # type: ignore[no-any-return]
-            last = mask.shape[1] - 1 - mask.flip(1).int().argmax(1)
-            out = run_decoder(block, hidden, mask, last, self._rotary(hidden, slots))
+            rotary = self._rotary(hidden, slots)
+            out = run_decoder(block, hidden, mask, find_last(mask), rotary)
             return self.base.norm(out[:, 0])  # type: ignore[no-any-return]
 
     def find_targets(self, target_modules: Sequence[str], layers: int | str) -> list[str]:

@@ -57,6 +57,11 @@ def run_decoder(
     return after + block.mlp(block.post_attention_layernorm(after))  # type: ignore[no-any-return]
 
 
+def find_last(mask: Tensor) -> Tensor:
+    """The place of each row's last token that carries meaning: (N, T) -> (N,)."""
+    return mask.shape[1] - 1 - mask.flip(1).int().argmax(1)
+
+
 def _split(x: Tensor, width: int) -> Tensor:
     """(N, T, H E) -> (N, H, T, E)."""
     return x.view(*x.shape[:2], -1, width).transpose(1, 2)

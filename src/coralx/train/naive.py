@@ -29,6 +29,7 @@ from coralx.records import Genome, Start
 from coralx.train.adapters import hash_name
 from coralx.train.backbone import load_classifier
 from coralx.train.evaluate import EvaluationSet
+from coralx.train.last_block import find_last
 from coralx.train.objectives import Floats, macro_auroc
 from coralx.train.prefix import EncodedRows
 from coralx.train.workbench import Workbench
@@ -65,19 +66,38 @@ class NaiveModel(nn.Module):
             modules_to_save=[backbone.head_name],
         )
         self.peft: Any = get_peft_model(base, config)
+        self._causal, self._head = backbone.causal, backbone.head_name
         width = bench.tower.width if bench.tower else None
         self.projector = nn.Linear(width, backbone.hidden) if width else None
 
     def forward(self, ids: Tensor, mask: Tensor, images: Tensor | None, shown: Tensor) -> Tensor:
         embedding = self.peft.get_input_embeddings()(ids)
+        slots = 0
         if images is not None and self.projector is not None:
             tokens = self.projector(images)
-            # Behind the text, so that encoders still pool their first token.
-            embedding = torch.cat([embedding, tokens], dim=1)
-            slots = shown[:, None].expand(-1, tokens.shape[1]).to(mask.dtype)
-            mask = torch.cat([mask, slots], dim=1)
+            slots = tokens.shape[1]
+            seen = shown[:, None].expand(-1, slots).to(mask.dtype)
+            # Behind the text, so that encoders still pool their first token; before it, so that
+            # the last token of decoders sees them.
+            turn = -1 if self._causal else 1
+            embedding = torch.cat([embedding, tokens][::turn], dim=1)
+            mask = torch.cat([mask, seen][::turn], dim=1)
+        if self._causal:
+            return self._score_last(embedding, mask, slots)
         out = self.peft(inputs_embeds=embedding, attention_mask=mask)
         return out.logits.squeeze(-1)  # type: ignore[no-any-return]
+
+    def _score_last(self, embedding: Tensor, mask: Tensor, slots: int) -> Tensor:
+        """Logits of a decoder at each row's last token, which transformers would look for at the
+        end of the padding: it is given no ids. The `slots` image tokens share position 0."""
+        model = self.peft.base_model.model
+        positions = (torch.arange(mask.shape[1], device=mask.device) - slots).clamp(min=0)[None]
+        out = getattr(model, model.base_model_prefix)(
+            inputs_embeds=embedding, attention_mask=mask, position_ids=positions, use_cache=False
+        )
+        rows = torch.arange(len(mask), device=mask.device)
+        pooled = out.last_hidden_state[rows, find_last(mask)]
+        return model.get_submodule(self._head)(pooled).squeeze(-1)  # type: ignore[no-any-return]
 
 
 class NaiveRun:
