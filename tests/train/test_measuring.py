@@ -12,7 +12,6 @@ from coralx.config import load_config
 from coralx.records import Genome, Job, LoRAConfig, Start
 from coralx.search import gates
 from coralx.train.evaluate import EvaluationSet
-from coralx.train.own_function import load_function
 from coralx.train.worker import Worker
 
 SETTINGS = {
