@@ -146,3 +146,7 @@ def test_bad_input_is_refused() -> None:
         HyperbandTrainer({"hyperband": {"training_stages": []}})
     with pytest.raises(CoralXError):
         HyperbandTrainer({"data": {"max_rows": 96}}).train_population([])
+
+
+def test_checkpoints_may_be_named_by_a_text() -> None:
+    assert HyperbandTrainer(checkpoints="ck").checkpoints == Path("ck")

@@ -32,14 +32,14 @@ class HyperbandTrainer:
     def __init__(
         self,
         config: Config | Mapping[str, Any] | str | Path | None = None,
-        checkpoints: Path | None = None,
+        checkpoints: str | Path | None = None,
         observe: Callable[[Progress], None] = lambda _: None,
     ) -> None:
         self.config = load_config(config)
         self._observe = observe
         self._temporary = tempfile.TemporaryDirectory(prefix="coralx-")
         self._folder = Path(self._temporary.name)
-        self.checkpoints = checkpoints or self._folder / "checkpoints"
+        self.checkpoints = Path(checkpoints or self._folder / "checkpoints")
         self._worker: Worker | None = None
 
     @property
