@@ -57,3 +57,16 @@ def test_records_cannot_be_changed() -> None:
     with pytest.raises(ValidationError):
         Genome().learning_rate = 1.0  # type: ignore[misc]
     assert Progress.model_config["frozen"]
+
+
+@pytest.mark.parametrize(
+    "name", ["../../out", "..", ".hidden", "a/b", "a\\b", "a b", "a\n", "x" * 65]
+)
+def test_an_id_that_is_no_name_of_a_folder_is_refused(name: str) -> None:
+    with pytest.raises(ValidationError, match="id"):
+        Genome(id=name)
+
+
+def test_short_names_and_generated_ids_are_ids() -> None:
+    for name in ("a", "007", "mine-2.b_c", Genome().id):
+        assert Genome.model_validate({"id": name}).id == name

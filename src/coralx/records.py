@@ -77,10 +77,11 @@ class Genome(Record):
     `parents` lists ids, the better parent first: its checkpoint is what a child inherits.
     `warmup` is the share of one epoch over which the learning rate rises to `learning_rate`.
     `extra` holds genes of the space that CoralX itself does not read. The id is a hash of genes
-    and lineage unless one is given, so equal runs give equal ids.
+    and lineage unless one is given, so equal runs give equal ids. It names folders, so one that is
+    given may hold letters, digits, `_`, `.` and `-` alone and must not begin with a dot.
     """
 
-    id: str = ""
+    id: str = Field(default="", max_length=64, pattern=r"^([A-Za-z0-9_-][A-Za-z0-9_.-]*)?$")
     lora_cfg: LoRAConfig = LoRAConfig()
     learning_rate: Number = Field(default=1e-3, gt=0)
     weight_decay: Number = Field(default=0.0, ge=0)
