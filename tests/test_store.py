@@ -195,7 +195,7 @@ def test_a_record_that_does_not_fit_on_the_disk_is_taken_back_whole(directory: P
     store = Store(directory)
     before = (directory / JOURNAL).read_bytes()
     with pytest.raises(StoreError, match="cannot be written: File too large"):
-        store.append("results", [result("x" * 500)] * 30)
+        store.append("results", [result("x" * 64)] * 90)
     assert (directory / JOURNAL).read_bytes() == before
     store.append("paused", {})  # a short one still fits
     store.close()
