@@ -3,6 +3,7 @@
 import gc
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -98,6 +99,7 @@ def test_the_report_adds_up(trainer: HyperbandTrainer, results: list[TrainingRes
     assert report["steps"] == steps
     assert report["naive_steps"] == 4 * 12  # as many epochs as the last stage has
     assert report["efficiency_ratio"] == pytest.approx(48 / steps)
+    assert trainer.get_training_efficiency_report(iter(results)) == report
 
 
 def test_equal_runs_give_equal_weights(
@@ -146,6 +148,18 @@ def test_bad_input_is_refused() -> None:
         HyperbandTrainer({"hyperband": {"training_stages": []}})
     with pytest.raises(CoralXError):
         HyperbandTrainer({"data": {"max_rows": 96}}).train_population([])
+
+
+@pytest.mark.parametrize("config", [5, [1], {1}])
+def test_a_configuration_of_another_kind_is_refused(config: Any) -> None:
+    with pytest.raises(ConfigError, match="must be a mapping of settings, the path"):
+        HyperbandTrainer(config)
+
+
+@pytest.mark.parametrize("genomes", [None, 3, Genome(), [{"learning_rate": 1e-3}], "ab"])
+def test_a_population_of_something_else_is_refused(genomes: Any) -> None:
+    with pytest.raises(CoralXError, match="genomes must be a list of Genome, got"):
+        HyperbandTrainer().train_population(genomes)
 
 
 def test_checkpoints_may_be_named_by_a_text() -> None:

@@ -46,7 +46,16 @@ def test_not_a_number_survives_json() -> None:
 
 @pytest.mark.parametrize(
     "bad",
-    [{"r": 0}, {"alpha": 0}, {"dropout": 1.0}, {"target_modules": ()}, {"layers": 0}, {"rank": 8}],
+    [
+        {"r": 0},
+        {"r": True},
+        {"alpha": 0},
+        {"dropout": 1.0},
+        {"target_modules": ()},
+        {"layers": 0},
+        {"layers": True},
+        {"rank": 8},
+    ],
 )
 def test_illegal_adapters_cannot_be_made(bad: dict[str, object]) -> None:
     with pytest.raises(ValidationError):

@@ -27,7 +27,7 @@ from coralx.genes import (
     check_gene,
 )
 from coralx.models import find_folder
-from coralx.problems import explain
+from coralx.problems import describe_value, explain
 from coralx.records import TrainingStage, Whole
 from coralx.sections import (
     DataSettings,
@@ -161,6 +161,9 @@ def load_config(
         return source
     if isinstance(source, Config):
         source = source.model_dump()
+    if not isinstance(source, Mapping | str | Path | None):
+        rule = "must be a mapping of settings, the path of a YAML file, a Config or None"
+        raise ConfigError("configuration", [f"{rule}, got {describe_value(source)}"])
     name, data = ("configuration", source) if isinstance(source, Mapping) else _read_yaml(source)
     data = _anchor_model(_lay_over(data, overrides or {}), Path())
     try:

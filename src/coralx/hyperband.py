@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coralx.config import PREFIX_FOLDER, Config, load_config
+from coralx.errors import CoralXError
+from coralx.problems import describe_value
 from coralx.records import Genome, Progress, TrainingResult
 from coralx.search.budget import efficiency
 from coralx.search.evolution import new_search
@@ -56,19 +58,20 @@ class HyperbandTrainer:
             self._worker = Worker(self.config, self.checkpoints, prefix=prefix)
         return self._worker
 
-    def train_population(self, genomes: Sequence[Genome]) -> list[TrainingResult]:
+    def train_population(self, genomes: Iterable[Genome]) -> list[TrainingResult]:
         """Train genomes through all stages; one result per genome and stage it entered.
 
         Raises:
-            CoralXError: no genomes, or one id twice.
+            CoralXError: no genomes, something else than genomes, or one id twice.
             ExtinctError: every genome was stopped; the message lists each reason.
         """
         from coralx.executors.local import LocalExecutor
 
+        population = _check_population(genomes)
         settings = self.config.evolution.model_copy(update={"generations": 1})
         config = self.config.model_copy(update={"evolution": settings})
         bench = self.worker.bench
-        evolution = new_search(config, list(genomes), bench.has_images, bench.shape)
+        evolution = new_search(config, population, bench.has_images, bench.shape)
         executor = LocalExecutor(self.worker, self._observe)
         while not evolution.finished:
             for job in evolution.ask(executor.slots):
@@ -78,14 +81,28 @@ class HyperbandTrainer:
                     evolution.tell(result)
         return evolution.results
 
-    def get_training_efficiency_report(self, results: Sequence[TrainingResult]) -> dict[str, Any]:
+    def get_training_efficiency_report(self, results: Iterable[TrainingResult]) -> dict[str, Any]:
         """What was spent, per stage, against naive full training of the same genomes.
 
         `efficiency_ratio` is naive steps / steps taken.
         """
         return efficiency(
-            results,
+            list(results),
             self.config.hyperband.stages,
             self.worker.bench.steps_per_epoch,
             self.config.hyperband.full_epochs,
         )
+
+
+def _check_population(genomes: Iterable[Genome]) -> list[Genome]:
+    """The genomes as a list, told from what a caller may give by mistake."""
+    if isinstance(genomes, Genome) or not isinstance(genomes, Iterable):
+        raise CoralXError(f"genomes must be a list of Genome, got {describe_value(genomes)}")
+    population = list(genomes)
+    for genome in population:
+        if not isinstance(genome, Genome):
+            raise CoralXError(
+                f"genomes must be a list of Genome, got one with {describe_value(genome)}; make it "
+                "one by Genome.model_validate"
+            )
+    return population

@@ -52,11 +52,11 @@ class LoRAConfig(Record):
     the last k blocks of the base, or "all" of them.
     """
 
-    r: int = Field(default=8, ge=1, le=1024)
+    r: Whole = Field(default=8, ge=1, le=1024)
     alpha: Number = Field(default=16.0, gt=0)
     dropout: Number = Field(default=0.0, ge=0, lt=1)
     target_modules: tuple[str, ...] = Field(default=("query", "value"), min_length=1)
-    layers: int | Literal["all"] = "all"
+    layers: Whole | Literal["all"] = "all"
     use_rslora: bool = False
 
     @model_validator(mode="after")
