@@ -291,7 +291,8 @@ def _save_tiny(folder: Path, kind: str, **more: Any) -> Path:
         "initializer_range": 0.3,
     }
     config = AutoConfig.for_model(kind, **sizes | decoder | more)
-    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+    model = AutoModelForSequenceClassification.from_config(config)
+    model.to(more.get("dtype", torch.float32)).save_pretrained(folder)
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]")  # noqa: S106
     fast.save_pretrained(folder)
     return folder

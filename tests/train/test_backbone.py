@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForSequenceClassification
 
 from coralx.errors import ModelError
 from coralx.models import resolve_model
@@ -68,6 +70,24 @@ def test_tiny_models_score_as_transformers_does(
     ids, _ = model.tokenize(tiny_rows.texts, 16)
     assert len({i for own in ids for i in own}) > 10
     assert min(map(len, ids)) > 1
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+def test_in_bfloat16_a_model_is_that_of_transformers(
+    kind: str, tiny_model: Callable[..., Backbone]
+) -> None:
+    """Buffers as well: rotary frequencies stay float32."""
+    path = tiny_model(kind).path
+    ours = Backbone(path, torch.device("cpu"), torch.bfloat16).classifier
+    stock = AutoModelForSequenceClassification.from_pretrained(
+        path, num_labels=1, dtype=torch.bfloat16
+    )
+    theirs = dict(itertools.chain(stock.named_parameters(), stock.named_buffers()))
+    for name, own in itertools.chain(ours.named_parameters(), ours.named_buffers()):
+        other = theirs.pop(name.replace(".base.", "."))
+        assert own.dtype == other.dtype
+        assert torch.equal(own, other)
+    assert not theirs
 
 
 @pytest.mark.parametrize("depth", [0, 5])

@@ -113,11 +113,18 @@ def _fill(model: NaiveModel, backbone: Backbone, weights: Weights) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "pad"), [("llama", 0), ("llama", None), ("mistral", 0), ("qwen3", 0)]
+    ("kind", "more"),
+    [
+        ("llama", {}),
+        ("llama", {"pad_token_id": None}),
+        ("llama", {"dtype": torch.bfloat16}),
+        ("mistral", {}),
+        ("qwen3", {}),
+    ],
 )
-def test_a_decoder_scores_as_in_a_pack_whatever_its_padding(
+def test_a_decoder_scores_as_in_a_pack_however_padded_and_stored(
     kind: str,
-    pad: int | None,
+    more: dict[str, Any],
     tiny_model: Callable[..., Backbone],
     tiny_rows: Rows,
     tower: VisionTower,
@@ -126,11 +133,12 @@ def test_a_decoder_scores_as_in_a_pack_whatever_its_padding(
     build_pack: Callable[..., Any],
 ) -> None:
     """Where pictures enter below all blocks, as the baseline has them."""
-    backbone = tiny_model(kind, pad_token_id=pad)
+    backbone = tiny_model(kind, **more)
     own = genome(r=2, layers="all")
     weights = draw_weights(backbone, own, 0, VisionTower.width, 0.1)
     bench: Any = SimpleNamespace(backbone=backbone, tower=tower)
     model = NaiveModel(bench, own).eval()
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
     _fill(model, backbone, weights)
     encoded = EncodedRows(tiny_rows, backbone, tower, 16)
     with torch.no_grad():

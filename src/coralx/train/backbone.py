@@ -85,7 +85,8 @@ class Backbone:
         self.path = fetch_model(resolve_model(base_model), trust_remote_code)
         self.trust_remote_code = trust_remote_code
         self.device, self.dtype = device, dtype
-        self.classifier = load_classifier(self.path, trust_remote_code).to(device, dtype)
+        # Not `.to(dtype)`, which would round the rotary frequencies, too.
+        self.classifier = load_classifier(self.path, trust_remote_code, dtype).to(device)
         self.classifier.eval().requires_grad_(False)
         self.tokenizer = _load_tokenizer(self.path, trust_remote_code)
         settings: Any = self.classifier.config
@@ -332,8 +333,13 @@ def _load_tokenizer(path: str, trust_remote_code: bool) -> Any:
     return tokenizer
 
 
-def load_classifier(path: str, trust_remote_code: bool = False) -> nn.Module:
+def load_classifier(
+    path: str, trust_remote_code: bool = False, dtype: torch.dtype = torch.float32
+) -> nn.Module:
     """The uncut base model with one logit, loaded without progress bars and reports.
+
+    Args:
+        dtype: of the weights in memory, in whatever format they are stored.
 
     Raises:
         ModelError: no supported model, or its weights are damaged, of other shapes or not all
@@ -353,6 +359,7 @@ def load_classifier(path: str, trust_remote_code: bool = False) -> nn.Module:
             model, report = AutoModelForSequenceClassification.from_pretrained(
                 path,
                 num_labels=1,
+                dtype=dtype,
                 attn_implementation="sdpa",
                 use_safetensors=True,
                 trust_remote_code=trust_remote_code,
