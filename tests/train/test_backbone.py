@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer, processors
 from transformers import AutoModelForSequenceClassification
 
 from coralx.errors import ModelError
@@ -251,6 +253,30 @@ def test_more_tokens_than_the_model_has_positions_are_refused(
     ids, cut = tiny_model("bert").tokenize(["bake " * count for count in (50, 32, 33, 2)], 32)
     assert [len(own) for own in ids] == [32, 32, 32, 2]
     assert cut == 2
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+def test_a_tokenizer_that_ends_texts_with_padding_pools_as_transformers_does(
+    kind: str,
+    tiny_model: Callable[..., Backbone],
+    tiny_rows: Rows,
+    build_pack: Callable[..., object],
+    tmp_path: Path,
+) -> None:
+    shutil.copytree(tiny_model(kind).path, tmp_path, dirs_exist_ok=True)
+    tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A [PAD]", special_tokens=[("[PAD]", 0)]
+    )
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    model = Backbone(str(tmp_path), torch.device("cpu"), torch.float32)
+    stock = model.tokenizer(list(tiny_rows.texts), padding=True, return_tensors="pt")
+    assert stock["input_ids"][:, -1].eq(0).all()
+    with torch.no_grad():
+        uncut = model.classifier(**stock).logits[:, 0]
+    assert (_cut_logits(model, tiny_rows, build_pack, 0) - uncut).abs().max() < 1e-5
+    ids, cut = model.tokenize(["", "bake " * 9], 8)
+    assert (len(ids[0]), len(ids[1]), cut) == (1, 7 if model.causal else 8, 1)
 
 
 SLIDING = {"use_sliding_window": True, "sliding_window": 4}

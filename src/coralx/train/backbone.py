@@ -116,7 +116,7 @@ class Backbone:
 
     def tokenize(self, texts: Sequence[str], max_tokens: int) -> tuple[list[list[int]], int]:
         """Token ids of each text, special tokens included, cut at `max_tokens`; and how many
-        texts lost tokens by that.
+        texts lost tokens by that. A decoder's end with the token that transformers pools.
 
         Raises:
             ModelError: as `check_length`.
@@ -125,8 +125,10 @@ class Backbone:
         encoded = self.tokenizer(list(texts), truncation=True, max_length=max_tokens)
         ids = encoded["input_ids"]
         if encoded.encodings is None:  # in Python it does not say: those that just fit count too
-            return ids, sum(len(own) == max_tokens for own in ids)
-        return ids, sum(bool(own.overflowing) for own in encoded.encodings)
+            cut = sum(len(own) == max_tokens for own in ids)
+        else:
+            cut = sum(bool(own.overflowing) for own in encoded.encodings)
+        return [self._end(own) for own in ids] if self.causal else ids, cut
 
     def check_length(self, max_tokens: int) -> None:
         """Pass if texts of so many tokens go through the blocks as through the uncut model.
@@ -259,6 +261,14 @@ class Backbone:
         """How many tokens pass a linear layer."""
         seen = (self.roles["key"], self.roles["value"])
         return tokens if index < self.depth - 1 or path in seen else rows
+
+    def _end(self, ids: list[int]) -> list[int]:
+        """Without padding at the end, as which some tokenizers close a text: transformers pools
+        the last token that is none, or the first, and later ones are not seen there."""
+        pad, size = self.classifier.config.pad_token_id, len(ids)
+        while size > 1 and ids[size - 1] == pad:
+            size -= 1
+        return ids[:size]
 
     @contextlib.contextmanager
     def _adapted(self, pack: PackedAdapters | None) -> Iterator[None]:
