@@ -175,7 +175,7 @@ class View(Watcher):
         found = [value for value in map(_auroc, results) if value is not None]
         for value in found:
             self._note_best(first.stage_index, value)
-        steps = max(result.cost.steps for result in results)
+        steps = max(result.cost.kept_steps for result in results)
         stopped = sum(result.stopped is not None for result in results)
         left = sum(result.left_early for result in results)
         parts = [

@@ -200,9 +200,12 @@ class Cost(Record):
     `planned_steps` is the unrounded budget of the specification; `tokens` counts tokens that
     carry meaning, `computed_tokens` those that went through the model, padding included.
     `flops` counts what was computed for this genome: 2 x multiply-adds, forward and backward.
+    `lost_steps` are those of `steps` that left nothing: of a pack that broke off and was trained
+    anew, in parts.
     """
 
     steps: int = 0
+    lost_steps: int = 0
     planned_steps: float = 0.0
     tokens: int = 0
     computed_tokens: int = 0
@@ -211,6 +214,11 @@ class Cost(Record):
     eval_seconds: float = 0.0
     busy_share: float = 0.0
     peak_memory: int = 0
+
+    @property
+    def kept_steps(self) -> int:
+        """The steps that the genome's weights have behind them."""
+        return self.steps - self.lost_steps
 
 
 class TrainingResult(Record):

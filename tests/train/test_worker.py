@@ -226,8 +226,31 @@ def test_out_of_memory_parts_the_pack_and_stops_who_does_not_fit_alone(
     assert timeless(results[:2]) == timeless(worker.train(make_job(worker, HEALTHY[:2])))
 
 
+def test_what_ran_out_of_memory_is_paid_for(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pack of three trains its steps before memory fails; one alone, too."""
+    alone = worker.train(make_job(worker, HEALTHY[:1]))
+    train = worker._trainer.train
+
+    def run_short(members: Sequence[Member], *rest: Any) -> None:
+        train(members, *rest)
+        if len(members) > 1 or members[0].genome.id == "b":
+            raise MemoryError
+
+    monkeypatch.setattr(worker._trainer, "train", run_short)
+    results = worker.train(make_job(worker, HEALTHY))
+    each = alone[0].cost.steps
+    assert [r.cost.steps for r in results] == [4 * each, 3 * each, each]
+    assert [r.cost.kept_steps for r in results] == [each, 0, each]
+    assert [r.stopped is not None for r in results] == [False, True, False]
+    assert results[0].cost.tokens == 4 * alone[0].cost.tokens
+    assert results[0].curve == alone[0].curve
+    assert all(r.cost.train_seconds > 0 for r in results)
+
+
 def test_other_errors_are_not_taken_for_a_shortage(worker: Worker) -> None:
-    def fail(_: Job) -> list[TrainingResult]:
+    def fail(_: Job, __: list[Member]) -> list[TrainingResult]:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
     with pytest.raises(RuntimeError, match="shapes"):

@@ -51,7 +51,7 @@ def stage_ends(lives: Sequence[Life]) -> dict[str, int]:
     for life in lives:
         steps = 0
         for result in life.results:
-            steps += result.cost.steps
+            steps += result.cost.kept_steps
             ends[result.stage] = max(ends.get(result.stage, 0), steps)
     return ends
 

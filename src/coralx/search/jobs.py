@@ -84,7 +84,7 @@ def _start(config: Config, stage_index: int, genome: Genome, past: Past) -> Star
         kind="continue",
         checkpoint=before.checkpoint,
         grow_to=_grown_rank(config, stage_index, before.lora_cfg.r),
-        steps=sum(result.cost.steps for result in past[genome.id]),
+        steps=sum(result.cost.kept_steps for result in past[genome.id]),
     )
 
 

@@ -52,15 +52,16 @@ def cost_of(member: Member, planned: float, busy: float) -> Cost:
 
 
 def add_lost(cost: Cost, others: Sequence[Cost], seconds: float) -> Cost:
-    """The cost with that of others added: their training was for nothing because of it.
+    """The cost with that of others added, whose training was for nothing.
 
     Args:
-        seconds: that the pack was at work; its members have not shared out the last of them.
+        seconds: of all of them; members that broke off have not shared out the last of theirs.
     """
     if not others:
         return cost
     names = ("steps", "tokens", "computed_tokens", "flops", "eval_seconds")
     total = {n: getattr(cost, n) + sum(getattr(other, n) for other in others) for n in names}
+    total["lost_steps"] = cost.lost_steps + sum(other.steps for other in others)
     total["train_seconds"] = max(0.0, seconds - total["eval_seconds"])
     return cost.model_copy(update=total)
 

@@ -13,7 +13,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from coralx.records import Job, Stop, TrainingResult
+from coralx.records import Cost, Job, Stop, TrainingResult
+from coralx.train.member import Member
+from coralx.train.outcome import Clock, add_lost, cost_of
 
 # What torch, CUDA's libraries and the system say for want of memory in a plain RuntimeError.
 _SHORTAGE = (
@@ -32,26 +34,28 @@ class BrokenDown(Exception):
 
 
 # Trains a job's genomes together; gives their results or, as soon as one breaks down, only those
-# of the broken.
-Attempt = Callable[[Job], Sequence[TrainingResult]]
+# of the broken. It puts its members into the list, so that what an attempt that fails has cost is
+# known.
+Attempt = Callable[[Job, list[Member]], Sequence[TrainingResult]]
 
 
 def train_parted(job: Job, attempt: Attempt) -> list[TrainingResult]:
     """The results of all of a job's genomes, trained in as few parts as it takes.
 
-    A genome that runs out of memory on its own is stopped with that reason.
+    A genome that runs out of memory on its own is stopped with that reason. What attempts had cost
+    that ran out of it is added to the next result.
     """
     done: dict[str, TrainingResult] = {}
-    waiting = [job]
+    waiting, lost = [job], _Lost()
     while waiting:
         part = waiting.pop(0)
-        shortage, results = _try(part, attempt)
+        shortage, results = _try(part, attempt, lost)
         if shortage and len(part.genomes) > 1:
             ids = [genome.id for genome in part.genomes]
             half = len(ids) // 2
             waiting[:0] = [part.part(ids[:half]), part.part(ids[half:])]
             continue
-        results = [_stop(part, shortage)] if shortage else results
+        results = lost.charge([_stop(part, shortage)] if shortage else results)
         pack = None if part is job else tuple(genome.id for genome in part.genomes)
         done |= {r.genome.id: r.model_copy(update={"pack": pack}) for r in results}
         left = [genome.id for genome in part.genomes if genome.id not in done]
@@ -69,14 +73,39 @@ def is_shortage(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and says_so
 
 
-def _try(part: Job, attempt: Attempt) -> tuple[str, Sequence[TrainingResult]]:
+class _Lost:
+    """What attempts had cost that ran out of memory, until a result is charged with it."""
+
+    def __init__(self) -> None:
+        self._costs: list[Cost] = []
+        self._seconds = 0.0
+
+    def add(self, members: Sequence[Member], seconds: float) -> None:
+        """An attempt's; `seconds` it took, also where it came to no members."""
+        self._costs += [Cost(), *(cost_of(member, 0.0, 0.0) for member in members)]
+        self._seconds += seconds
+
+    def charge(self, results: Sequence[TrainingResult]) -> list[TrainingResult]:
+        """The results, the first with all that was lost before it."""
+        first, *others = results
+        seconds = first.cost.train_seconds + first.cost.eval_seconds + self._seconds
+        cost = add_lost(first.cost, self._costs, seconds)
+        self._costs, self._seconds = [], 0.0
+        return [first.model_copy(update={"cost": cost}), *others]
+
+
+def _try(part: Job, attempt: Attempt, lost: _Lost) -> tuple[str, Sequence[TrainingResult]]:
     """What the attempt gives, or the first line of what it says for want of memory."""
+    members: list[Member] = []
+    clock = Clock()
     try:
-        return "", attempt(part)
+        return "", attempt(part, members)
     except (MemoryError, RuntimeError) as error:
         if not is_shortage(error):
             raise
         said = (str(error) or type(error).__name__).splitlines()[0][:200]
+    lost.add(members, clock.seconds())
+    members.clear()
     # The error's traceback held on to the tensors; now that it is gone they can go.
     gc.collect()
     if torch.cuda.is_available():

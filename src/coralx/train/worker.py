@@ -75,12 +75,18 @@ class Worker:
         The results of a genome do not depend on one that broke down beside it; where memory does
         not suffice the pack is parted.
         """
-        return train_parted(job, lambda part: self._train_together(part, observe))
+        return train_parted(job, lambda part, members: self._train_together(part, members, observe))
 
-    def _train_together(self, job: Job, observe: Observe) -> list[TrainingResult]:
-        """One result for each genome or, if some of them broke down, for those alone."""
+    def _train_together(
+        self, job: Job, members: list[Member], observe: Observe
+    ) -> list[TrainingResult]:
+        """One result for each genome or, if some of them broke down, for those alone.
+
+        Args:
+            members: empty; the genomes in training are put into it.
+        """
         pairs = zip(job.genomes, job.starts, strict=True)
-        members = [self.bench.member(self._prepare(g, job), start) for g, start in pairs]
+        members += [self.bench.member(self._prepare(g, job), start) for g, start in pairs]
         begun = [
             self._measurer.compare_merged(*pair) for pair in zip(members, job.starts, strict=True)
         ]
