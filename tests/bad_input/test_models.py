@@ -101,7 +101,7 @@ SPOILED: dict[str, tuple[Callable[[Path], None], str]] = {
     "size in words": (configure(hidden_size="wide"), "cannot be loaded by transformers"),
     "heads that do not fit": (configure(num_attention_heads=3), "cannot be loaded by transformers"),
     "negative size": (configure(intermediate_size=-5), "cannot be loaded by transformers"),
-    "other shapes": (configure(intermediate_size=48), "cannot be loaded by transformers"),
+    "other shapes": (configure(intermediate_size=48), "where its config.json has [48"),
     "more blocks": (configure(num_hidden_layers=3), "lacks the weights bert.encoder.layer.2."),
     "no blocks": (configure(num_hidden_layers=0), "has no blocks, so nothing to adapt"),
     "no weights": (remove("model.safetensors"), "safetensors"),

@@ -14,6 +14,7 @@ import torch
 from tokenizers import Tokenizer, processors
 from transformers import AutoModelForSequenceClassification
 
+from coralx.cli.use import say_loading
 from coralx.errors import ModelError
 from coralx.models import resolve_model
 from coralx.records import Genome, LoRAConfig
@@ -100,6 +101,20 @@ def test_the_real_model_scores_as_transformers_does(
     cut = _cut_logits(backbone, text_rows, build_pack, depth)
     assert (cut - uncut).abs().max() < 1e-5
     assert uncut.std() > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+def test_a_classifier_of_several_labels_is_a_base_without_its_head(
+    kind: str, tiny_model: Callable[..., Backbone]
+) -> None:
+    one, three = (tiny_model(kind, num_labels=count) for count in (1, 3))
+    head = three.classifier.get_submodule(three.head_name).state_dict()
+    assert len(head["weight"]) == 1
+    assert all(tensor.isfinite().all() for tensor in head.values())
+    others = three.base.state_dict()
+    assert all(torch.equal(own, others[name]) for name, own in one.base.state_dict().items())
+    told = ["ignore_mismatched_sizes" in say_loading(model.path, False) for model in (one, three)]
+    assert told == [False, True]
 
 
 def test_the_base_is_frozen_and_has_one_logit(backbone: Backbone) -> None:

@@ -81,9 +81,21 @@ def export(
     typer.echo(
         "from peft import PeftModel\n"
         "from transformers import AutoModelForSequenceClassification\n"
-        f"base = AutoModelForSequenceClassification.from_pretrained({base!r}, num_labels=1)\n"
+        f"base = {say_loading(base, history.config.trust_remote_code)}\n"
         f"model = PeftModel.from_pretrained(base, {str(target)!r})"
     )
+
+
+def say_loading(base: str, trusted: bool) -> str:
+    """How stock transformers loads a base with one logit: where it is a classifier of several
+    labels itself, only if told that its head may go."""
+    from transformers import AutoConfig
+
+    settings = AutoConfig.from_pretrained(base, trust_remote_code=trusted)
+    kinds = settings.architectures or ()
+    headed = settings.num_labels != 1 and any("SequenceClassification" in kind for kind in kinds)
+    more = ", ignore_mismatched_sizes=True" if headed else ""
+    return f"AutoModelForSequenceClassification.from_pretrained({base!r}, num_labels=1{more})"
 
 
 def reproduce(

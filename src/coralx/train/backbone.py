@@ -100,6 +100,7 @@ class Backbone:
         self.hidden: int = settings.hidden_size
         self.positions: int = settings.max_position_embeddings
         self.window = _find_window(settings)
+        self._padding: int | None = settings.pad_token_id
         self.products = FrozenProducts(products)
         self._at_work = AtWork()
         self.linears = self._wrap_linears()
@@ -265,8 +266,8 @@ class Backbone:
     def _end(self, ids: list[int]) -> list[int]:
         """Without padding at the end, as which some tokenizers close a text: transformers pools
         the last token that is none, or the first, and later ones are not seen there."""
-        pad, size = self.classifier.config.pad_token_id, len(ids)
-        while size > 1 and ids[size - 1] == pad:
+        size = len(ids)
+        while size > 1 and ids[size - 1] == self._padding:
             size -= 1
         return ids[:size]
 
@@ -346,7 +347,8 @@ def _load_tokenizer(path: str, trust_remote_code: bool) -> Any:
 def load_classifier(
     path: str, trust_remote_code: bool = False, dtype: torch.dtype = torch.float32
 ) -> nn.Module:
-    """The uncut base model with one logit, loaded without progress bars and reports.
+    """The uncut base model with one logit, loaded without progress bars and reports. A head for
+    several labels is left out: one for one logit is drawn.
 
     Args:
         dtype: of the weights in memory, in whatever format they are stored.
@@ -371,6 +373,7 @@ def load_classifier(
                 num_labels=1,
                 dtype=dtype,
                 attn_implementation="sdpa",
+                ignore_mismatched_sizes=True,  # of a head for other labels; others are looked at
                 use_safetensors=True,
                 trust_remote_code=trust_remote_code,
                 output_loading_info=True,
@@ -387,6 +390,13 @@ def load_classifier(
         raise ModelError(
             f"base_model: {path} lacks the weights {missing[0]}{more}; "
             "save the whole model there with save_pretrained"
+        )
+    other = sorted(found for found in report["mismatched_keys"] if not found[0].startswith(head))
+    if other:
+        name, stored, wanted = other[0]
+        raise ModelError(
+            f"base_model: {path} has {name} of shape {list(stored)} where its config.json has "
+            f"{list(wanted)}; save model and config together with save_pretrained"
         )
     return model  # type: ignore[no-any-return]
 

@@ -131,7 +131,8 @@ def export_adapter(
     facts: dict[str, object],
 ) -> None:
     """Write an adapter that stock peft loads on the base model with one logit
-    (`AutoModelForSequenceClassification.from_pretrained(base, num_labels=1)`).
+    (`AutoModelForSequenceClassification.from_pretrained(base, num_labels=1)`; with
+    `ignore_mismatched_sizes=True` if the base is a classifier of several labels itself).
 
     Beside PEFT's two files lie what PEFT has no place for: `coralx.json` (genome, base model,
     vision tower, threshold) and, with images, the projector.
