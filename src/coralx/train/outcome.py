@@ -30,14 +30,20 @@ class Clock:
         return time.perf_counter() - self._wall
 
     def busy_share(self) -> float:
-        """Share of the threads' time that was worked in."""
+        """Share of the threads' time that was worked in: of the processor, on CUDA too, where it
+        does not say how busy the device was."""
         wall = time.perf_counter() - self._wall
         used = time.process_time() - self._processor
         return min(1.0, used / (wall * torch.get_num_threads()))
 
 
-def cost_of(member: Member, planned: float, busy: float) -> Cost:
-    """What the stage cost one genome; `planned`: its unrounded steps."""
+def cost_of(member: Member, planned: float = 0.0, busy: float = 0.0, peak: int = 0) -> Cost:
+    """What the stage cost one genome.
+
+    Args:
+        planned: its unrounded steps.
+        busy, peak: `busy_share` and `peak_memory` of its pack.
+    """
     return Cost(
         steps=len(member.losses),
         planned_steps=planned,
@@ -47,7 +53,7 @@ def cost_of(member: Member, planned: float, busy: float) -> Cost:
         train_seconds=member.seconds,
         eval_seconds=member.eval_seconds,
         busy_share=busy,
-        peak_memory=_peak_memory(),
+        peak_memory=peak,
     )
 
 
@@ -96,8 +102,8 @@ def slope_t(losses: Sequence[float]) -> float:
     return slope / error
 
 
-def _peak_memory() -> int:
-    """Bytes: of the CUDA device where there is one, else of the process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
+def peak_memory(device: torch.device) -> int:
+    """Bytes: of a CUDA device where that is what trains, else of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -82,7 +82,7 @@ class _Lost:
 
     def add(self, members: Sequence[Member], seconds: float) -> None:
         """An attempt's; `seconds` it took, also where it came to no members."""
-        self._costs += [Cost(), *(cost_of(member, 0.0, 0.0) for member in members)]
+        self._costs += [Cost(), *(cost_of(member) for member in members)]
         self._seconds += seconds
 
     def charge(self, results: Sequence[TrainingResult]) -> list[TrainingResult]:

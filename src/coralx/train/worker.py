@@ -12,6 +12,7 @@ import torch
 
 from coralx.config import Config
 from coralx.records import (
+    Cost,
     Genome,
     Job,
     Progress,
@@ -30,6 +31,7 @@ from coralx.train.outcome import (
     add_lost,
     cost_of,
     describe_training,
+    peak_memory,
     stop_if_not_finite,
 )
 from coralx.train.own_function import load_function
@@ -118,13 +120,14 @@ class Worker:
         broken = {k for k, member in enumerate(members) if member.stop is not None}
         kept = broken or set(range(len(members)))
         measured = self._measurer.measure([members[k] for k in sorted(kept)], rows, job, images)
-        busy = clock.busy_share()
+        busy, peak = clock.busy_share(), peak_memory(self.bench.device)
         results = []
         for i, k in enumerate(sorted(kept)):
             objectives, details = measured.get(i, ({}, {}))
             found = objectives, details | begun[k]
-            results.append(self._result(job, k, members[k], planned, found, busy))
-        lost = [cost_of(m, planned, busy) for k, m in enumerate(members) if k not in kept]
+            cost = cost_of(members[k], planned, busy, peak)
+            results.append(self._result(job, k, members[k], found, cost))
+        lost = [cost_of(m) for k, m in enumerate(members) if k not in kept]
         cost = add_lost(results[0].cost, lost, clock.seconds())
         results[0] = results[0].model_copy(update={"cost": cost})
         return results
@@ -177,9 +180,8 @@ class Worker:
         job: Job,
         place: int,
         member: Member,
-        planned: float,
         measured: Figures,
-        busy: float,
+        cost: Cost,
     ) -> TrainingResult:
         objectives, details = measured
         saved = None
@@ -208,7 +210,7 @@ class Worker:
             start=job.starts[place],
             checkpoint=saved,
             curve=member.curve(job.starts[place].steps),
-            cost=cost_of(member, planned, busy),
+            cost=cost,
         )
 
 
