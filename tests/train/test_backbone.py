@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, processors
 from transformers import AutoModelForSequenceClassification
 
 from coralx.cli.use import say_loading
-from coralx.errors import ModelError
+from coralx.errors import DataError, ModelError
 from coralx.models import resolve_model
 from coralx.records import Genome, LoRAConfig
 from coralx.train.adapters import Weights
@@ -292,6 +292,28 @@ def test_a_tokenizer_that_ends_texts_with_padding_pools_as_transformers_does(
     assert (_cut_logits(model, tiny_rows, build_pack, 0) - uncut).abs().max() < 1e-5
     ids, cut = model.tokenize(["", "bake " * 9], 8)
     assert (len(ids[0]), len(ids[1]), cut) == (1, 7 if model.causal else 8, 1)
+
+
+def test_a_tokenizer_of_more_ids_than_there_are_embeddings_is_refused(
+    tiny_model: Callable[..., Backbone],
+) -> None:
+    with pytest.raises(ModelError, match=r"embeddings of 18 tokens, .* gives ids up to 18; save"):
+        tiny_model("bert", vocab_size=18)
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+def test_a_text_without_a_token_or_its_embedding_is_refused(
+    kind: str, tiny_model: Callable[..., Backbone], tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_model(kind).path, tmp_path, dirs_exist_ok=True)
+    tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    tokenizer.add_special_tokens([f"<{i}>" for i in range(40)])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    model = Backbone(str(tmp_path), torch.device("cpu"), torch.float32)
+    with pytest.raises(DataError, match=r"text ' ' is no token at all .* take such rows out"):
+        model.tokenize(["bake", " "], 8)
+    with pytest.raises(DataError, match=r"text 'bake <39>' has token \d+, .* embeddings of 40;"):
+        model.tokenize(["bake <0>", "bake <39>"], 8)
 
 
 SLIDING = {"use_sliding_window": True, "sliding_window": 4}

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from coralx.errors import ModelError
+from coralx.errors import DataError, ModelError
 from coralx.models import resolve_model
 from coralx.train.adapters import AdaptedLinear, AtWork, PackedAdapters, Weights
 from coralx.train.frozen import FrozenProducts
@@ -70,7 +70,8 @@ class Backbone:
         products: the format of the frozen matrix products.
 
     Raises:
-        ModelError: the model cannot be loaded or is of an unsupported type.
+        ModelError: the model cannot be loaded, is of an unsupported type, or its tokenizer is
+            another model's.
     """
 
     def __init__(
@@ -101,6 +102,8 @@ class Backbone:
         self.positions: int = settings.max_position_embeddings
         self.window = _find_window(settings)
         self._padding: int | None = settings.pad_token_id
+        self._vocabulary: int = self.base.get_input_embeddings().num_embeddings
+        self._check_tokenizer()
         self.products = FrozenProducts(products)
         self._at_work = AtWork()
         self.linears = self._wrap_linears()
@@ -121,10 +124,13 @@ class Backbone:
 
         Raises:
             ModelError: as `check_length`.
+            DataError: a text has no token, or one that the model has no embedding for.
         """
         self.check_length(max_tokens)
         encoded = self.tokenizer(list(texts), truncation=True, max_length=max_tokens)
         ids = encoded["input_ids"]
+        for text, own in zip(texts, ids, strict=True):
+            self._check_ids(text, own)
         if encoded.encodings is None:  # in Python it does not say: those that just fit count too
             cut = sum(len(own) == max_tokens for own in ids)
         else:
@@ -262,6 +268,28 @@ class Backbone:
         """How many tokens pass a linear layer."""
         seen = (self.roles["key"], self.roles["value"])
         return tokens if index < self.depth - 1 or path in seen else rows
+
+    def _check_tokenizer(self) -> None:
+        """Added tokens may lie beyond the embedding: few texts have them, which are looked at."""
+        added = self.tokenizer.added_tokens_decoder
+        most = max(i for i in self.tokenizer.get_vocab().values() if i not in added)
+        if most >= self._vocabulary:
+            raise ModelError(
+                f"base_model: {self.name} has embeddings of {self._vocabulary} tokens, and its "
+                f"tokenizer gives ids up to {most}; save the tokenizer that belongs to the model"
+            )
+
+    def _check_ids(self, text: str, ids: Sequence[int]) -> None:
+        if not ids:
+            raise DataError(
+                f"text {text!r:.40} is no token at all to the tokenizer of {self.name}; take such "
+                "rows out"
+            )
+        if max(ids) >= self._vocabulary:
+            raise DataError(
+                f"text {text!r:.40} has token {max(ids)}, and {self.name} has embeddings of "
+                f"{self._vocabulary}; take such rows out, or use model.resize_token_embeddings"
+            )
 
     def _end(self, ids: list[int]) -> list[int]:
         """Without padding at the end, as which some tokenizers close a text: transformers pools
