@@ -17,7 +17,7 @@ from coralx.config import Config, load_config
 from coralx.errors import ConfigError
 from coralx.runs import Watcher
 from coralx.search.breeding import found
-from coralx.sides import naive_side, run_simulation
+from coralx.sides import naive_as_result, naive_side, run_simulation
 from coralx.simulation import NOTE
 from coralx.train.naive import NaiveResult
 
@@ -184,3 +184,18 @@ def test_it_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(KeyboardInterrupt):
         Comparison(*small_version(CONFIG, 2, 1000)).measure(Listener(stop_at=NOTE))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_own_objective_is_said_to_be_left_out() -> None:
+    """Naive training does not measure it."""
+    config, genomes = small_version(CONFIG, 2, 1000)
+    objectives = ("task_skill", "mine:f")
+    comparison = Comparison(config.model_copy(update={"objectives": objectives}), genomes)
+    for mode, measured in (("naive", objectives[:1]), ("hyperband", objectives)):
+        comparison.sides[mode] = run_simulation(comparison.config, genomes, ("task_skill",))
+        comparison.sides[mode]["front"] = [
+            naive_as_result(genome, dict.fromkeys(measured, 0.5)) for genome in genomes
+        ]
+    document = comparison.document()
+    assert (document["objectives"], document["left_out"]) == (["task_skill"], ["mine:f"])
+    assert "leave out mine:f" in " ".join(_rendered({**document, "complete": False}).split())

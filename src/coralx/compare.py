@@ -80,10 +80,16 @@ class Comparison:
         """What was measured, as plain JSON values; null where something was not.
 
         `speedup` is naive seconds / the line's own. Hypervolumes are over the objectives that
-        every real result has, under bounds that real results alone set.
+        every real result has, under bounds that real results alone set. `left_out` names the
+        others: a user's own, which naive training does not measure.
         """
         real = [r for mode in MODES[1:] if mode in self.sides for r in self.sides[mode]["front"]]
         names = [n for n in self.config.objectives if real and all(n in r.objectives for r in real)]
+        left_out = [
+            n
+            for n in self.config.objectives
+            if n not in names and any(n in r.objectives for r in real)
+        ]
         bounds = selection.observed_bounds(real, names)
         lines = []
         for mode in (mode for mode in MODES if mode in self.sides):
@@ -112,6 +118,7 @@ class Comparison:
             "seed": self.config.evolution.seed,
             "genomes": [genome.id for genome in self.genomes],
             "objectives": names,
+            "left_out": left_out,
             "complete": self.complete,
             "modes": lines,
         }

@@ -37,6 +37,8 @@ def render_comparison(found: dict[str, Any], console: Console) -> None:
     console.print(Text(f"\n{NOTE}; figures with ~ are invented"))
     if found["complete"]:
         console.print(Text(_describe(found)))
+    if found["left_out"]:
+        console.print(Text(_explain_left_out(found["left_out"])))
 
 
 def _cells(line: dict[str, Any], genomes: int) -> list[str]:
@@ -65,6 +67,13 @@ def _describe(found: dict[str, Any]) -> str:
         share = staged["test_hypervolume"] / naive["test_hypervolume"]
         said += f", {100 * share:.0f}% of the test hypervolume"
     return said
+
+
+def _explain_left_out(names: list[str]) -> str:
+    return (
+        f"the test hypervolume and the naive front leave out {', '.join(names)}: own objectives "
+        "are measured for hyperband alone"
+    )
 
 
 def _times(value: float | None) -> str:
