@@ -1,6 +1,6 @@
 """Record real LoRA learning curves for replays.
 
-    python scripts/record_curves.py --genomes 240
+    python scripts/record_curves.py
 
 Draws genomes of the default space, the same for one seed, and trains each through all stages of
 the default job on each task, in packs as a run does. Nobody is left behind: which gate a genome
@@ -56,7 +56,7 @@ PACKAGES = ("coralx", "torch", "transformers", "peft", "numpy")
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--genomes", type=int, default=240)
+    parser.add_argument("--genomes", type=int, default=256)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--pack-size", type=int, default=8)

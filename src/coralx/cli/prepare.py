@@ -29,8 +29,8 @@ def plan(
     """Show what a run will cost before it starts.
 
     Steps per stage against naive full training, exact for the rows that there are; tokens, FLOPs
-    and memory, estimated. The stages are those of one generation, the totals those of the run.
-    Nothing is loaded or trained.
+    and memory, estimated. The stages and first totals are of one generation, those under `run` of
+    all. Nothing is loaded or trained.
 
     Example: `coralx plan configs/seed.yaml --steps-per-epoch 1000 --population 8 --json`
     """
