@@ -1,6 +1,6 @@
 """What else the steps of a CoralX run could have bought: random genomes, each trained in full.
 
-    python benchmarks/equal_steps.py --seeds 0 1 2 3 4
+    python benchmarks/equal_steps.py --seeds 0 1 2 3 4 5 6
 
 Real training of both, in packs and by one trainer, so that what is compared is the search alone:
 stages, selection, breeding and inherited weights against as many draws from the same space as the
