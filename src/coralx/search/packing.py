@@ -72,13 +72,6 @@ def pack(
     return _cut(ordered, fits)
 
 
-def estimate_bytes(
-    adapters: Sequence[LoRAConfig], shape: ModelShape, rows: int, tokens: int
-) -> int:
-    """Peak bytes to train a pack: the base, once, and what training adds."""
-    return base_bytes(shape) + added_bytes(adapters, shape, rows, tokens)
-
-
 def added_bytes(adapters: Sequence[LoRAConfig], shape: ModelShape, rows: int, tokens: int) -> int:
     """Peak bytes that training a pack of K adapters with `rows` rows of `tokens` tokens per genome
     adds to the base: trained weights + activations kept for the backward pass + the largest

@@ -11,24 +11,21 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
-from transformers.utils import logging as transformers_logging
 
 from coralx.errors import DataError, ModelError
-from coralx.models import resolve_model
+from coralx.models import DECODERS, resolve_model
 from coralx.train.adapters import AdaptedLinear, AtWork, PackedAdapters, Weights
 from coralx.train.frozen import FrozenProducts
 from coralx.train.hub import fetch_model
 from coralx.train.last_block import find_last, run_decoder, run_encoder
 from coralx.train.prefix_store import digest_model
+from coralx.train.pretrained import HEADS, load_classifier, load_tokenizer
 
 # Role -> suffixes of module paths inside a block, for each supported family.
 ENCODER_ROLES = {
@@ -48,9 +45,6 @@ DECODER_ROLES = {
     "up": "mlp.up_proj",
     "down": "mlp.down_proj",
 }
-ENCODERS = frozenset({"bert"})
-DECODERS = frozenset({"llama", "mistral", "qwen2", "qwen3"})
-HEADS = ("classifier", "score")  # of an encoder and of a decoder
 
 
 @dataclass(frozen=True)
@@ -89,7 +83,7 @@ class Backbone:
         # Not `.to(dtype)`, which would round the rotary frequencies, too.
         self.classifier = load_classifier(self.path, trust_remote_code, dtype).to(device)
         self.classifier.eval().requires_grad_(False)
-        self.tokenizer = _load_tokenizer(self.path, trust_remote_code)
+        self.tokenizer = load_tokenizer(self.path, trust_remote_code)
         settings: Any = self.classifier.config
         self.causal = settings.model_type in DECODERS
         self.base: Any = getattr(self.classifier, str(self.classifier.base_model_prefix))
@@ -356,89 +350,3 @@ def _find_window(settings: Any) -> int | None:
         settings.model_type in ("qwen2", "qwen3") and "sliding_attention" in settings.layer_types
     )
     return settings.sliding_window if slides else None
-
-
-def _load_tokenizer(path: str, trust_remote_code: bool) -> Any:
-    """The model's tokenizer; transformers makes an empty one where its files are missing."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
-    except Exception:  # transformers raises many kinds; all mean: unreadable
-        tokenizer = None
-    if tokenizer is None or len(tokenizer) <= len(tokenizer.all_special_tokens):
-        raise ModelError(
-            f"base_model: {path} has no tokenizer that transformers can read; "
-            "save it there with tokenizer.save_pretrained"
-        )
-    return tokenizer
-
-
-def load_classifier(
-    path: str, trust_remote_code: bool = False, dtype: torch.dtype = torch.float32
-) -> nn.Module:
-    """The uncut base model with one logit, loaded without progress bars and reports. A head for
-    several labels is left out: one for one logit is drawn.
-
-    Args:
-        dtype: of the weights in memory, in whatever format they are stored.
-
-    Raises:
-        ModelError: no supported model, or its weights are damaged, of other shapes or not all
-            there. Transformers would draw missing ones anew, differently each time.
-    """
-    try:
-        kind = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code).model_type
-        if kind not in ENCODERS | DECODERS:
-            raise ModelError(
-                f"base_model: {path} is of type {kind!r}; supported are "
-                f"{', '.join(sorted(ENCODERS | DECODERS))}"
-            )
-        level = transformers_logging.get_verbosity()
-        transformers_logging.set_verbosity(logging.CRITICAL)
-        transformers_logging.disable_progress_bar()
-        try:
-            model, report = AutoModelForSequenceClassification.from_pretrained(
-                path,
-                num_labels=1,
-                dtype=dtype,
-                attn_implementation="sdpa",
-                ignore_mismatched_sizes=True,  # of a head for other labels; others are looked at
-                use_safetensors=True,
-                trust_remote_code=trust_remote_code,
-                output_loading_info=True,
-            )
-        finally:
-            transformers_logging.set_verbosity(level)
-    except ModelError:
-        raise
-    except Exception as error:  # transformers and safetensors raise many kinds
-        raise ModelError(_explain_loading(path, error)) from None
-    head = HEADS[kind in DECODERS] + "."
-    if missing := sorted(key for key in report["missing_keys"] if not key.startswith(head)):
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise ModelError(
-            f"base_model: {path} lacks the weights {missing[0]}{more}; "
-            "save the whole model there with save_pretrained"
-        )
-    other = sorted(found for found in report["mismatched_keys"] if not found[0].startswith(head))
-    if other:
-        name, stored, wanted = other[0]
-        raise ModelError(
-            f"base_model: {path} has {name} of shape {list(stored)} where its config.json has "
-            f"{list(wanted)}; save model and config together with save_pretrained"
-        )
-    return model  # type: ignore[no-any-return]
-
-
-def _explain_loading(path: str, error: Exception) -> str:
-    """Transformers' own words, and what to do where they leave that open."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    cause = lines[0] if lines else type(error).__name__
-    if "trust_remote_code" in str(error):
-        advice = (
-            "CoralX runs no code of a model; if you trust this one, set trust_remote_code: true"
-        )
-    elif "safetensors" in str(error) or isinstance(error, SafetensorError):
-        advice = "weights must be whole model.safetensors files (never pickle); save them again"
-    else:
-        advice = "name a folder that save_pretrained of transformers wrote"
-    return f"base_model: {path} cannot be loaded by transformers: {cause}; {advice}"

@@ -1,0 +1,111 @@
+"""A pretrained model's weights and tokenizer, read through transformers, whole or not at all."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from coralx.errors import ModelError
+from coralx.models import DECODERS, SUPPORTED
+
+HEADS = ("classifier", "score")  # of an encoder and of a decoder
+
+
+def load_tokenizer(path: str, trust_remote_code: bool) -> Any:
+    """The model's tokenizer.
+
+    Raises:
+        ModelError: there is none; transformers makes an empty one where its files are missing.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+    except Exception:  # transformers raises many kinds; all mean: unreadable
+        tokenizer = None
+    if tokenizer is None or len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise ModelError(
+            f"base_model: {path} has no tokenizer that transformers can read; "
+            "save it there with tokenizer.save_pretrained"
+        )
+    return tokenizer
+
+
+def load_classifier(
+    path: str, trust_remote_code: bool = False, dtype: torch.dtype = torch.float32
+) -> nn.Module:
+    """The uncut base model with one logit, loaded without progress bars and reports. A head for
+    several labels is left out: one for one logit is drawn.
+
+    Args:
+        dtype: of the weights in memory, in whatever format they are stored.
+
+    Raises:
+        ModelError: no supported model, or its weights are damaged, of other shapes or not all
+            there. Transformers would draw missing ones anew, differently each time.
+    """
+    try:
+        kind = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code).model_type
+        if kind not in SUPPORTED:
+            raise ModelError(
+                f"base_model: {path} is of type {kind!r}; supported are {', '.join(SUPPORTED)}"
+            )
+        level = transformers_logging.get_verbosity()
+        transformers_logging.set_verbosity(logging.CRITICAL)
+        transformers_logging.disable_progress_bar()
+        try:
+            model, report = AutoModelForSequenceClassification.from_pretrained(
+                path,
+                num_labels=1,
+                dtype=dtype,
+                attn_implementation="sdpa",
+                ignore_mismatched_sizes=True,  # of a head for other labels; others are looked at
+                use_safetensors=True,
+                trust_remote_code=trust_remote_code,
+                output_loading_info=True,
+            )
+        finally:
+            transformers_logging.set_verbosity(level)
+    except ModelError:
+        raise
+    except Exception as error:  # transformers and safetensors raise many kinds
+        raise ModelError(_explain_loading(path, error)) from None
+    _check_report(path, report, HEADS[kind in DECODERS] + ".")
+    return model  # type: ignore[no-any-return]
+
+
+def _check_report(path: str, report: Mapping[str, Any], head: str) -> None:
+    """Pass if all weights were there, those of the head (whose names begin so) aside."""
+    if missing := sorted(key for key in report["missing_keys"] if not key.startswith(head)):
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise ModelError(
+            f"base_model: {path} lacks the weights {missing[0]}{more}; "
+            "save the whole model there with save_pretrained"
+        )
+    other = sorted(found for found in report["mismatched_keys"] if not found[0].startswith(head))
+    if other:
+        name, stored, wanted = other[0]
+        raise ModelError(
+            f"base_model: {path} has {name} of shape {list(stored)} where its config.json has "
+            f"{list(wanted)}; save model and config together with save_pretrained"
+        )
+
+
+def _explain_loading(path: str, error: Exception) -> str:
+    """Transformers' own words, and what to do where they leave that open."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    cause = lines[0] if lines else type(error).__name__
+    if "trust_remote_code" in str(error):
+        advice = (
+            "CoralX runs no code of a model; if you trust this one, set trust_remote_code: true"
+        )
+    elif "safetensors" in str(error) or isinstance(error, SafetensorError):
+        advice = "weights must be whole model.safetensors files (never pickle); save them again"
+    else:
+        advice = "name a folder that save_pretrained of transformers wrote"
+    return f"base_model: {path} cannot be loaded by transformers: {cause}; {advice}"
