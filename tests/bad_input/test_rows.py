@@ -286,7 +286,7 @@ def test_a_row_in_two_splits_is_refused_with_both_numbers(job: Any, split: str, 
 
 def test_skipping_keeps_a_row_of_two_splits_where_it_is_measured(job: Any) -> None:
     from coralx.sections import DataSettings
-    from coralx.train.data import load_splits
+    from coralx.train.splits import load_splits
 
     lines = (job.folder / "test.jsonl").read_text(encoding="utf-8").splitlines()
     job.spoil_row(**json.loads(lines[0]))
@@ -298,7 +298,7 @@ def test_skipping_keeps_a_row_of_two_splits_where_it_is_measured(job: Any) -> No
 @pytest.mark.parametrize("seed", range(5))
 def test_copies_of_a_row_are_set_aside_together(job: Any, seed: int) -> None:
     from coralx.sections import DataSettings
-    from coralx.train.data import load_splits
+    from coralx.train.splits import load_splits
 
     rows = [{"text": f"t{i % 30}", "label": i % 30 % 2} for i in range(90)]
     path = job.write_rows("train.jsonl", rows)

@@ -25,11 +25,11 @@ from coralx.records import Genome, LoRAConfig
 from coralx.sections import DataSettings
 from coralx.train.adapters import PackedAdapters, Weights, new_weights
 from coralx.train.backbone import Backbone
-from coralx.train.data import Splits, load_splits
 from coralx.train.network import score
 from coralx.train.optim import PackOptimizer, Schedule
 from coralx.train.prefix import EncodedRows
 from coralx.train.rows import Rows
+from coralx.train.splits import Splits, load_splits
 from coralx.train.vision import VisionTower
 
 CPU = torch.device("cpu")

@@ -18,8 +18,8 @@ from coralx.train.attacks import (
     Attacked,
     attack_rows,
 )
-from coralx.train.data import Splits
 from coralx.train.rows import Rows
+from coralx.train.splits import Splits
 
 KINDS = [*WRAPPING_ATTACKS, *SPELLING_ATTACKS, *IMAGE_ATTACKS]
 

@@ -20,7 +20,7 @@ from coralx.records import Genome, LoRAConfig, Start
 from coralx.train.adapters import PackedAdapters, Weights, hash_name, new_weights
 from coralx.train.backbone import Backbone
 from coralx.train.checkpoint import load_checkpoint
-from coralx.train.data import Splits, count_batches, load_splits
+from coralx.train.data import count_batches
 from coralx.train.evaluate import EvaluationSet
 from coralx.train.frozen import choose_products
 from coralx.train.member import Member, build_pack, empty_moments
@@ -30,6 +30,7 @@ from coralx.train.prefix import EncodedRows
 from coralx.train.prefix_store import PrefixStore
 from coralx.train.resize import grow, grow_moments, transplant
 from coralx.train.rows import Rows
+from coralx.train.splits import Splits, load_splits
 from coralx.train.vision import VisionTower
 
 LEAST_SHARE = 25.0  # per cent of the validation rows that early stages are measured on

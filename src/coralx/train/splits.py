@@ -1,0 +1,231 @@
+"""A run's rows by use: read from files, shares set aside where there are none, and kept apart."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from coralx.errors import DataError
+from coralx.row_count import SET_ASIDE
+from coralx.sections import DataSettings
+from coralx.train.data import divide, subset
+from coralx.train.row_file import builtin_file
+from coralx.train.rows import SPLITS, Key, Rows, list_some, read_rows
+
+REASONS = 3  # shown of the rows that a file's warning counts
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Rows by use: `validation` for all selection, `test` for final figures alone. The clean
+    rows are benign ones of other sources, one half for selection and one for the final.
+    `left_out` counts the rows of each file that `on_bad_rows: skip` left out."""
+
+    train: Rows
+    validation: Rows
+    test: Rows
+    clean_validation: Rows
+    clean_test: Rows
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass
+class _LeftOut:
+    """Rows that are left out: told file by file, and counted."""
+
+    say: Callable[[str], None]
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def add(self, path: Path | None, reasons: Sequence[str], rows: int) -> None:
+        """Of `rows` rows of a file, those that there is a reason to leave out."""
+        if not reasons:
+            return
+        shown = "; ".join(reasons[:REASONS]) + ("; ..." if len(reasons) > REASONS else "")
+        self.say(f"warning: {path}: {len(reasons)} of {rows} rows left out: {shown}")
+        self.counts[f"{path}"] = self.counts.get(f"{path}", 0) + len(reasons)
+
+
+def load_splits(
+    settings: DataSettings, seed: int, say: Callable[[str], None] = lambda _: None
+) -> Splits:
+    """Read a run's rows; splits without a file are set aside from the training rows.
+
+    Args:
+        say: told of each file how many of its rows are left out, and why; and of pictures that
+            are measured, but not trained on.
+
+    Raises:
+        DataError: unreadable rows, a column that no file has, a row in two splits, or a split that
+            lacks one of the classes.
+    """
+    paths, left_out = _name_files(settings), _LeftOut(say)
+    rows, columns = {}, dict[str, None]()
+    for name, path in paths.items():
+        if path:
+            found = read_rows(path, settings, safe=name == "clean_holdout")
+            rows[name] = found.rows
+            columns |= dict.fromkeys(found.columns)
+            left_out.add(path, found.left_out, len(found.rows) + len(found.left_out))
+    _check_columns(settings, columns)
+    rows = _keep_apart(rows, paths, settings.on_bad_rows, left_out)
+    whole = rows["train"]
+    for salt, name in enumerate(("test", "validation"), start=1):
+        if name not in rows:
+            rows["train"], rows[name] = set_aside(rows["train"], SET_ASIDE, seed + salt)
+    _check_left(paths, whole, rows["train"])
+    rows = {name: _limit(part, settings.max_rows, seed) for name, part in rows.items()}
+    for name in ("train", "validation", "test"):
+        _check_classes(paths[name] or paths["train"], name, rows[name])
+    _warn_of_pictures(rows, paths, say)
+    clean = rows.get("clean_holdout")
+    empty = rows["train"].take([])
+    first, second = divide(clean, 50, seed) if clean else (empty, empty)
+    measured = rows["validation"], rows["test"], first, second
+    return Splits(rows["train"], *measured, left_out.counts)
+
+
+def _name_files(settings: DataSettings) -> dict[str, Path | None]:
+    if settings.train is None:
+        return {name: builtin_file(name) for name in SPLITS}
+    return {name: getattr(settings, name) for name in SPLITS}
+
+
+def _check_columns(settings: DataSettings, columns: Iterable[str]) -> None:
+    """An optional column that the user has named is there: one typed wrong would leave all
+    pictures out, or make all rows one task, without a word."""
+    for field_name in ("image_column", "task_column"):
+        column = getattr(settings, field_name)
+        default = type(settings).model_fields[field_name].default
+        if column not in (None, default, *columns):
+            raise DataError(
+                f"data.{field_name}: must be a column of one of the files, got {column!r}; there "
+                f"are {', '.join(map(repr, columns))}; name one of them, or null to do without"
+            )
+
+
+def _warn_of_pictures(
+    rows: Mapping[str, Rows], paths: Mapping[str, Path | None], say: Callable[[str], None]
+) -> None:
+    """Without a picture to train on no vision tower is loaded."""
+    for name in ("validation", "test"):
+        count = sum(image is not None for image in rows[name].images)
+        if count and not any(rows["train"].images):
+            say(
+                f"warning: {paths[name]}: {count} {name} rows have a picture, and no training row "
+                "has; the pictures are not looked at"
+            )
+
+
+def set_aside(rows: Rows, percentage: float, seed: int) -> tuple[Rows, Rows]:
+    """As `divide` of the distinct rows; copies of a row (same text and picture) all go where the
+    first goes, so that no row that is measured was trained on."""
+    keys = rows.keys()
+    first: dict[Key, int] = {}
+    for i, key in enumerate(keys):
+        first.setdefault(key, i)
+    places = list(first.values())
+    taken = {keys[places[i]] for i in subset(rows.take(places), percentage, seed)}
+    share = [i for i, key in enumerate(keys) if key in taken]
+    rest = [i for i, key in enumerate(keys) if key not in taken]
+    return rows.take(rest), rows.take(share)
+
+
+def _keep_apart(
+    rows: dict[str, Rows], paths: Mapping[str, Path | None], on_bad_rows: str, left_out: _LeftOut
+) -> dict[str, Rows]:
+    """A row (its text and picture) may stand in one split: what was trained on says nothing when
+    measured. In mode skip the row stays where it is measured and is left out of the others.
+
+    Raises:
+        DataError: a row is in two files, in mode refuse; each is listed with its numbers.
+    """
+    seen: dict[Key, tuple[str, int]] = {}
+    kept: dict[str, Rows] = {}
+    bad: list[str] = []
+    for name in ("test", "clean_holdout", "validation", "train"):
+        if name not in rows:
+            continue
+        own = rows[name].keys()
+        fresh = [i for i, key in enumerate(own) if key not in seen]
+        twice = []
+        for i in sorted(set(range(len(own))) - set(fresh)):
+            other, place = seen[own[i]]
+            twice.append(f"row {i + 1} of {paths[name]} is row {place + 1} of {paths[other]}")
+        if on_bad_rows == "skip":
+            left_out.add(paths[name], twice, len(own))
+        bad.extend(twice)
+        seen.update({own[i]: (name, i) for i in fresh})
+        kept[name] = rows[name].take(fresh) if len(fresh) < len(own) else rows[name]
+    if bad and on_bad_rows == "refuse":
+        raise DataError(
+            f"{len(bad)} row(s) are in two splits (same text and picture), so they would be "
+            "measured after being trained on; take them out of one file, or set "
+            f"data.on_bad_rows: skip\n{list_some(bad)}"
+        )
+    return {name: kept[name] for name in rows}
+
+
+def _limit(rows: Rows, most: int | None, seed: int) -> Rows:
+    """A stratified share of at most `most` rows."""
+    if most is None or len(rows) <= most:
+        return rows
+    _, share = divide(rows, 100 * most / len(rows), seed)
+    # Strata round up, which can be a few rows too many: leave out some, evenly spaced.
+    spaced = share.take(np.linspace(0, len(share) - 1, most).astype(np.int64))
+    if set(spaced.strata()) == set(share.strata()):
+        return spaced
+    return share.take(_thin_largest(share, most))
+
+
+def _thin_largest(rows: Rows, most: int) -> list[int]:
+    """`most` of the rows, those left out being of the largest strata: a rare one stays. Where
+    there are more strata than that, both classes stay."""
+    in_stratum: Counter[object] = Counter()
+    of_class: Counter[object] = Counter()  # at the same place in their strata
+    places = []
+    for index, stratum in enumerate(rows.strata()):
+        in_stratum[stratum] += 1
+        place, label = in_stratum[stratum], stratum[0]
+        of_class[place, label] += 1
+        places.append((place, of_class[place, label], index))
+    return sorted(index for *_, index in sorted(places)[:most])
+
+
+def _check_left(paths: Mapping[str, Path | None], whole: Rows, left: Rows) -> None:
+    """Setting shares aside has left training rows of each class that there was."""
+    without = [name for name in ("validation", "test") if not paths[name]]
+    shares, files = " and ".join(without), " and ".join(f"data.{name}" for name in without)
+    for label, word in ((1, "unsafe"), (0, "safe")):
+        own = whole.take(np.flatnonzero(whole.labels == label))
+        distinct, strata = len(set(own.keys())), len(set(own.strata()))
+        if len(own) and label not in left.labels:
+            raise DataError(
+                f"{paths['train']}: no {word} training row is left after {SET_ASIDE:g} % were set "
+                f"aside for {shares}: of {len(own)} {word} rows {distinct} are distinct (copies go "
+                f"together), in {strata} strata of picture and task, and each stratum gives at "
+                "least one; add rows, name another column as data.task_column, or give files as "
+                f"{files}"
+            )
+
+
+def _check_classes(path: Path | None, name: str, rows: Rows) -> None:
+    positive = int(rows.labels.sum())
+    if positive in (0, len(rows)):
+        raise DataError(
+            f"{path}: {name} rows: both classes are needed, got {positive} unsafe and "
+            f"{len(rows) - positive} safe of {len(rows)}; add rows of both, or give {name} a file "
+            "of its own"
+        )
+    classes = defaultdict(set)
+    for task, label in zip(rows.tasks, rows.labels.tolist(), strict=True):
+        classes[task].add(label)
+    if name != "train" and all(len(found) == 1 for found in classes.values()):
+        raise DataError(
+            f"{path}: {name} rows: P1 is a mean over tasks that have both classes, and none of the "
+            f"{len(classes)} tasks has; add rows, or name another column as data.task_column "
+            "(null makes all rows one task)"
+        )
