@@ -147,6 +147,8 @@ def small_version(
     sections = {
         "evolution": drawn.model_copy(update={"population": count}),
         "data": config.data.model_copy(update={"max_rows": most}),
+        # The sides are timed one after another, each with all cores.
+        "training": config.training.model_copy(update={"workers": 1}),
     }
     return config.model_copy(update=sections), genomes
 

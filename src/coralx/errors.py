@@ -1,4 +1,7 @@
-"""The errors a user can meet. Each message states the rule, the value found and the fix."""
+"""The errors a user can meet. Each message states the rule, the value found and the fix.
+
+`args` are those of the constructor, so that an error can be pickled: workers send theirs.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,11 @@ class ConfigError(CoralXError):
     def __init__(self, source: str, problems: Sequence[str]) -> None:
         self.source = source
         self.problems = tuple(problems)
+        super().__init__(source, self.problems)
+
+    def __str__(self) -> str:
         lines = "\n".join(f"  - {problem}" for problem in self.problems)
-        super().__init__(f"{source}: {len(self.problems)} problem(s) in the configuration\n{lines}")
+        return f"{self.source}: {len(self.problems)} problem(s) in the configuration\n{lines}"
 
 
 class DataError(CoralXError):
@@ -36,9 +42,12 @@ class CheckpointError(StoreError):
 
     def __init__(self, checkpoint: str, reason: str) -> None:
         self.checkpoint, self.reason = checkpoint, reason
-        super().__init__(
-            f"checkpoint {checkpoint}: {reason}; `coralx resume` trains it again from the last "
-            "good ancestor"
+        super().__init__(checkpoint, reason)
+
+    def __str__(self) -> str:
+        return (
+            f"checkpoint {self.checkpoint}: {self.reason}; `coralx resume` trains it again from "
+            "the last good ancestor"
         )
 
 
@@ -47,10 +56,19 @@ class ObjectiveError(CoralXError):
     one too; what is recorded is kept."""
 
     def __init__(self, objective: str, genome: str, cause: str) -> None:
-        super().__init__(
-            f"objectives: {objective!r} failed for genome {genome}: {cause}; mend the function so "
-            "that it gives a number for any scores, then `coralx resume`: nothing recorded is lost"
+        self.objective, self.genome, self.cause = objective, genome, cause
+        super().__init__(objective, genome, cause)
+
+    def __str__(self) -> str:
+        return (
+            f"objectives: {self.objective!r} failed for genome {self.genome}: {self.cause}; mend "
+            "the function so that it gives a number for any scores, then `coralx resume`: nothing "
+            "recorded is lost"
         )
+
+
+class ExecutorError(CoralXError):
+    """Workers that cannot be started, or that die again and again."""
 
 
 class ExtinctError(CoralXError):

@@ -65,20 +65,20 @@ class HyperbandTrainer:
             CoralXError: no genomes, something else than genomes, or one id twice.
             ExtinctError: every genome was stopped; the message lists each reason.
         """
-        from coralx.executors.local import LocalExecutor
+        from coralx.executors import open_executor
 
         population = _check_population(genomes)
         settings = self.config.evolution.model_copy(update={"generations": 1})
         config = self.config.model_copy(update={"evolution": settings})
         bench = self.worker.bench
         evolution = new_search(config, population, bench.has_images, bench.shape)
-        executor = LocalExecutor(self.worker, self._observe)
-        while not evolution.finished:
-            for job in evolution.ask(executor.slots):
-                executor.submit(job)
-            for results in executor.completed():
-                for result in results:
-                    evolution.tell(result)
+        with open_executor(self.worker, self._observe) as executor:
+            while not evolution.finished:
+                for job in evolution.ask(executor.slots):
+                    executor.submit(job)
+                for results in executor.completed():
+                    for result in results:
+                        evolution.tell(result)
         return evolution.results
 
     def get_training_efficiency_report(self, results: Iterable[TrainingResult]) -> dict[str, Any]:

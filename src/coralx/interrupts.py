@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from types import FrameType
 
+KINDS = (signal.SIGINT, signal.SIGTERM)
+
 
 @dataclass
 class _Held:
@@ -35,12 +37,10 @@ def stoppable() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {kind: signal.signal(kind, _stop) for kind in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with handlers_kept():
+        for kind in KINDS:
+            signal.signal(kind, _stop)
         yield
-    finally:
-        for kind, handler in before.items():
-            signal.signal(kind, handler)
 
 
 @contextlib.contextmanager
@@ -48,13 +48,12 @@ def whole_process() -> Iterator[None]:
     """As `stoppable`, and what comes after is the end of the process, in which signals are ignored:
     a second Ctrl-C would interrupt Python's own clearing up with a traceback.
     """
-    kinds = (signal.SIGINT, signal.SIGTERM)
-    for kind in kinds:
+    for kind in KINDS:
         signal.signal(kind, _stop)
     try:
         yield
     finally:
-        for kind in kinds:
+        for kind in KINDS:
             signal.signal(kind, signal.SIG_IGN)
 
 
@@ -72,6 +71,20 @@ def unbroken() -> Iterator[None]:
         if _held.depth == 0 and _held.waiting:
             _held.waiting = False
             raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def handlers_kept() -> Iterator[None]:
+    """Undo what a library does to the handlers of SIGINT and SIGTERM while it is started."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {kind: signal.getsignal(kind) for kind in KINDS}
+    try:
+        yield
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
 
 
 def _stop(_signal: int, _frame: FrameType | None) -> None:

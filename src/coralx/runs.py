@@ -56,8 +56,8 @@ def start_run(config: Config, directory: Path, watcher: Watcher) -> History:
     Raises:
         StoreError: the directory holds a run or files of names that a run writes, is in use or
             cannot be written.
-        ConfigError, DataError, ModelError: what the configuration says or names cannot be used;
-            nothing is written.
+        ConfigError, DataError, ModelError, ExecutorError: what the configuration says or names
+            cannot be used; nothing is written.
         ExtinctError: no genome is left.
     """
     check_new(directory)
@@ -131,7 +131,7 @@ def export_genome(directory: Path, genome: str, target: Path, watcher: Watcher) 
 
 def _continue(directory: Path, store: Store, worker: Worker, watcher: Watcher) -> History:
     """Replay, evolve, take the final figures, write the outputs."""
-    from coralx.executors.local import LocalExecutor
+    from coralx.executors import open_executor
 
     history = read_history(directory)
     bench = worker.bench
@@ -139,10 +139,10 @@ def _continue(directory: Path, store: Store, worker: Worker, watcher: Watcher) -
     mender = Mender(directory, worker, store, watcher.say, watcher.observe)
     retention = Retention(bench.checkpoints, history.config.storage.checkpoints_gb, watcher.say)
     retention.drop_orphans(r.checkpoint for r in history.results if r.checkpoint)
-    executor = LocalExecutor(worker, watcher.observe, mender.heal)
     ending = "paused"
     try:
-        front = run(evolution, executor, store, history, retention.tidy, watcher.begin)
+        with open_executor(worker, watcher.observe, mender.heal, watcher.say) as executor:
+            front = run(evolution, executor, store, history, retention.tidy, watcher.begin)
         retention.tidy(evolution)  # a sitting that finds all trained has told nothing new
         closed, planned = len(evolution.closed), history.config.evolution.generations
         if closed < planned:
@@ -203,8 +203,10 @@ def _write_outputs(directory: Path, history: History) -> None:
 
 
 def _load_worker(config: Config, directory: Path, watcher: Watcher) -> Worker:
+    from coralx.executors import check_executor
     from coralx.train.worker import Worker
 
+    check_executor(config.training.workers)
     return Worker(config, directory / "checkpoints", watcher.say)
 
 

@@ -132,6 +132,8 @@ class TrainingSettings(Settings):
     # Of the frozen layers' matrix products; all else is in `dtype`: see train/frozen.py.
     frozen_products: Literal["auto", "float32", "bfloat16"] = "auto"
     threads: Whole | None = Field(default=None, ge=1, le=1024)
+    # Processes that train packs side by side: see executors/ray_pool.py.
+    workers: Whole = Field(default=1, ge=1, le=1024)
     prefix_cache: bool = True
     # Beyond it frozen outputs are kept in mapped files inside the run's folder.
     prefix_memory_gb: Number = Field(default=2.0, ge=0)

@@ -40,6 +40,19 @@ def test_memory_is_used_up_to_the_budget(
         assert len(list(folder.glob("*.bin"))) == files
 
 
+def test_what_was_not_filled_leaves_its_share_of_the_budget(tmp_path: Path) -> None:
+    store, size = PrefixStore(tmp_path, 24), (2, 3)
+    for _ in range(3):
+        store.make("one", size, torch.float32, torch.device("cpu"))
+        store.drop("one")
+    store.make("one", size, torch.float32, torch.device("cpu"))
+    store.keep("one")
+    store.drop("one")  # it was kept
+    assert not list(tmp_path.iterdir())
+    store.make("two", size, torch.float32, torch.device("cpu"))
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 def test_a_later_process_computes_nothing_again(
     text_rows: Rows, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

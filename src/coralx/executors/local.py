@@ -4,22 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol, TypeVar
 
+from coralx.executors import Heal, just_do
 from coralx.records import Job, Progress, TrainingResult
 from coralx.train.worker import Worker
-
-T = TypeVar("T")
-
-
-class Heal(Protocol):
-    """Does what it is given, again after mending a checkpoint that it stumbled on."""
-
-    def __call__(self, action: Callable[[], T], /) -> T: ...
-
-
-def _just_do(action: Callable[[], T], /) -> T:
-    return action()
 
 
 class LocalExecutor:
@@ -36,7 +24,7 @@ class LocalExecutor:
         self,
         worker: Worker,
         observe: Callable[[Progress], None] = lambda _: None,
-        heal: Heal = _just_do,
+        heal: Heal = just_do,
     ) -> None:
         self.worker = worker
         self._observe = observe

@@ -64,6 +64,7 @@ class PackedAdapters:
         self._step = 0
         self._generator = torch.Generator(device)
         self._present: list[int] | None = None
+        self._indices: dict[tuple[int, ...], Tensor] = {}
         self._lora_shapes, self._extra_shapes = _shapes(weights)
         # Of each genome by target; one that does not adapt it needs no random numbers there.
         self._rates = {
@@ -92,6 +93,14 @@ class PackedAdapters:
         """Say which genomes the tall matrix holds from now on, and in which order."""
         everyone = list(genomes) == list(range(self.size))
         self._present = None if everyone else list(genomes)
+
+    def index(self, genomes: Sequence[int]) -> Tensor:
+        """Their places as an index on the device. Made once: a list would be sent there anew each
+        time, and a GPU's queue runs dry while the processor waits for that."""
+        key = tuple(genomes)
+        if key not in self._indices:
+            self._indices[key] = torch.tensor(key, device=self.values.device)
+        return self._indices[key]
 
     def dropout(self, x: Tensor, target: str) -> Tensor | None:
         """Which values of x (present, N, in) are left out, each genome's with its own probability
@@ -141,7 +150,7 @@ class PackedAdapters:
         self._fill(self.values if flat is None else flat, k, own)
 
     def _draw(self, dropped: Tensor, p: float, seed: int) -> None:
-        """Make each value True with probability p, rounded to 1 / 65536."""
+        """Make each value True with probability p; on the CPU rounded to 1 / 65536."""
         if dropped.device.type != "cpu":
             self._generator.manual_seed(seed)
             chance = torch.rand(dropped.shape, generator=self._generator, device=dropped.device)
@@ -158,7 +167,7 @@ class PackedAdapters:
         if chosen is None:
             return stacked
         first = chosen == list(range(len(chosen)))
-        return stacked[: len(chosen)] if first else stacked[chosen]
+        return stacked[: len(chosen)] if first else stacked[self.index(chosen)]
 
     def _lay_out(self) -> None:
         """Cut the flat matrices into leaf tensors with their gradients in place."""

@@ -198,12 +198,13 @@ class NaiveRun:
         self._optimizer.step()
         self._schedule.step()
         self.steps += 1
-        self._count_tokens(*batch[1:])
+        self._count_tokens(chosen, *batch[1:3])
 
-    def _count_tokens(self, mask: Tensor, images: Tensor | None, shown: Tensor) -> None:
+    def _count_tokens(self, chosen: NDArray[np.int64], mask: Tensor, images: Tensor | None) -> None:
         """Those of text and pictures alike, as CoralX counts its own."""
         slots = 0 if images is None else images.shape[1]
-        self.tokens += int(mask.sum()) + slots * int(shown.sum())
+        tokens, pictures = self._bench.rows.count(chosen)
+        self.tokens += tokens + slots * pictures
         self.computed_tokens += mask.numel() + slots * len(mask)
 
     def _precision(self) -> torch.autocast:

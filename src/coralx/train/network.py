@@ -39,7 +39,8 @@ def score(backbone: Backbone, pack: PackedAdapters, entries: Sequence[int], batc
     for index in range(min(entries), backbone.depth):
         entering = [k for k in order if entries[k] == index]
         if entering:
-            own = None if images is None else backbone.norm_input(images[entering], index)
+            places = pack.index(entering)
+            own = None if images is None else backbone.norm_input(images[places], index)
             fresh = _enter(batch.at(index), own, len(entering))
             hidden = torch.cat([hidden, fresh]) if present else fresh
             present += entering
@@ -49,7 +50,7 @@ def score(backbone: Backbone, pack: PackedAdapters, entries: Sequence[int], batc
             hidden = backbone.run(hidden, seen, index, slots, pack)
     pooled = backbone.finish(hidden, seen, slots, pack).view(pack.size, len(mask), -1)
     if present != list(range(pack.size)):
-        pooled = pooled[torch.tensor(present, device=pooled.device).argsort()]
+        pooled = pooled[pack.index([present.index(k) for k in range(pack.size)])]
     return _classify(pack, pooled)
 
 

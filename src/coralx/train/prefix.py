@@ -100,10 +100,16 @@ class EncodedRows:
         """Features (B, S, V) and who has a picture (B,); None if nobody has."""
         if self._images is None:
             return None
-        found = self._images[1][list(indices)]
+        features, device = self._images[0], self._backbone.device
+        found = torch.from_numpy(self._images[1][list(indices)])
         if not bool((found >= 0).any()):
             return None
-        return self._images[0][found.clamp(min=0)], found >= 0
+        return features[found.clamp(min=0).to(device)], (found >= 0).to(device)
+
+    def count(self, indices: Indices) -> tuple[int, int]:
+        """Tokens of text and pictures of the rows, without asking the device for them."""
+        pictures = 0 if self._images is None else int((self._images[1][list(indices)] >= 0).sum())
+        return sum(self.lengths[i] for i in indices), pictures
 
     def sorted_batches(self, size: int, chosen: Sequence[int] | None = None) -> list[list[int]]:
         """The rows in batches of about equal length, for evaluation."""
@@ -196,16 +202,17 @@ class EncodedRows:
         tokens = self._ids.cpu().numpy().tobytes()
         lengths = np.array(self.lengths, dtype=np.int64).tobytes()
         formats = str(self._backbone.dtype), str(self._backbone.products.dtype)
-        facts = (self._backbone.digest, *formats, torch.__version__, str(depth))
+        made_on = self._backbone.device.type
+        facts = (self._backbone.digest, *formats, made_on, torch.__version__, str(depth))
         return digest([*facts, tokens, lengths])
 
 
-def _encode_images(rows: Rows, tower: VisionTower | None) -> tuple[Tensor, Tensor] | None:
+def _encode_images(
+    rows: Rows, tower: VisionTower | None
+) -> tuple[Tensor, NDArray[np.int64]] | None:
     """(features of the images (n, S, V), index of each row's image or -1 (rows,))."""
     if tower is None or not any(rows.images):
         return None
     images = [data for data in rows.images if data is not None]
-    present = torch.tensor([data is not None for data in rows.images])
-    index = torch.where(present, present.cumsum(0) - 1, -1)
-    features = tower.features(images)
-    return features, index.to(features.device)
+    present = np.array([data is not None for data in rows.images])
+    return tower.features(images), np.where(present, present.cumsum() - 1, -1)

@@ -29,6 +29,7 @@ class PrefixStore:
     def __init__(self, folder: Path | None = None, budget: float = float("inf")) -> None:
         self._folder, self._left = folder, budget
         self._parts: dict[str, Path] = {}  # files being filled, by key
+        self._filling: dict[str, int] = {}  # bytes of memory being filled, by key
 
     @property
     def has_files(self) -> bool:
@@ -54,8 +55,15 @@ class PrefixStore:
         needed = _bytes(size, dtype)
         path = self._path(key)
         if needed <= self._left or path is None:
-            self._left -= needed
-            return torch.zeros(*size, dtype=dtype, device=device)
+            try:
+                made = torch.zeros(*size, dtype=dtype, device=device)
+            except torch.OutOfMemoryError:  # of a GPU that holds less than the budget
+                if path is None:
+                    raise
+            else:
+                self._left -= needed
+                self._filling[key] = needed
+                return made
         # A name of its own: another process may be filling, or have mapped, a file for this key.
         part = self._parts[key] = path.with_suffix(f".{uuid.uuid4().hex}.part")
         try:
@@ -73,6 +81,7 @@ class PrefixStore:
 
     def keep(self, key: str) -> None:
         """The tensor made under this key is whole: a later process may use it."""
+        self._filling.pop(key, None)
         path, part = self._path(key), self._parts.get(key)
         if path is None or part is None:
             return
@@ -82,7 +91,9 @@ class PrefixStore:
         del self._parts[key]
 
     def drop(self, key: str) -> None:
-        """The tensor made under this key will not be filled: no file is left of it."""
+        """The tensor made under this key will not be filled: neither its file nor its share of
+        the budget is kept."""
+        self._left += self._filling.pop(key, 0)
         if part := self._parts.pop(key, None):
             part.unlink(missing_ok=True)
 

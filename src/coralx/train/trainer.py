@@ -178,8 +178,8 @@ class StageTrainer:
             _note_step(member, loss, norm, step)
         optimizer.step(positions, [member.going for member in members])
         slots = 0 if batch.images is None else batch.images.shape[1]
-        shown = 0 if batch.has_image is None else int(batch.has_image.sum()) * slots
-        useful = int(batch.mask.sum()) + shown
+        tokens, pictures = self._rows.count(chosen)
+        useful = tokens + pictures * slots
         computed = batch.mask.numel() + slots * len(batch.mask)
         for member in members:
             self._charge(member, len(chosen), useful, computed)

@@ -80,7 +80,9 @@ class VisionTower:
         """Features of a batch of images, computed anew: (n, S, V)."""
         pixels = torch.stack([self._pixels(data) for data in images])
         pixels = pixels.to(self.device, memory_format=torch.channels_last)
-        grid = self._network.extract_features(pixels)
+        # By default CUDA convolves float32 in TF32, of 10 bits of mantissa.
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+            grid = self._network.extract_features(pixels)
         cells = _split_grid(grid, self.tokens)
         return functional.layer_norm(cells, cells.shape[-1:])
 

@@ -6,6 +6,7 @@ Loaded once; knows nothing of evolution.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from coralx.errors import ModelError
 from coralx.genes import Choice, Integer
 from coralx.models import ModelShape, read_shape
 from coralx.records import Genome, LoRAConfig, Start
+from coralx.sections import TrainingSettings
 from coralx.train.adapters import PackedAdapters, Weights, hash_name, new_weights
 from coralx.train.backbone import Backbone
 from coralx.train.checkpoint import load_checkpoint
@@ -59,8 +61,7 @@ class Workbench:
         self.config, self.checkpoints = config, checkpoints
         self.seed = config.evolution.seed
         self.device = choose_device(config.training.device)
-        if config.training.threads:
-            torch.set_num_threads(config.training.threads)
+        _set_threads(config.training)
         dtype = torch.float32 if config.training.dtype == "float32" else torch.bfloat16
         say(f"reading rows ({config.data.train or 'built-in data set'})")
         self.splits: Splits = load_splits(config.data, self.seed, say)
@@ -71,7 +72,8 @@ class Workbench:
         self._check_targets()
         self.tower = self._load_tower(say)
         budget = config.training.prefix_memory_gb * 1e9
-        self._store = PrefixStore(prefix or checkpoints.parent / PREFIX_FOLDER, budget)
+        self.prefix = prefix or checkpoints.parent / PREFIX_FOLDER
+        self._store = PrefixStore(self.prefix, budget)
         self.rows = self._encode(say)
         self.labels = torch.tensor(self.splits.train.labels, device=self.device).float()
         self.steps_per_epoch = count_batches(len(self.splits.train), config.training.batch_size)
@@ -254,6 +256,14 @@ class Workbench:
             self.depths,
             self._store,
         )
+
+
+def _set_threads(settings: TrainingSettings) -> None:
+    """Those asked for; else all cores, or this worker's share of them."""
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    elif settings.workers > 1:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // settings.workers))
 
 
 def choose_device(name: str) -> torch.device:

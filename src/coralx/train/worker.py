@@ -145,8 +145,10 @@ class Worker:
 
     def numerics(self) -> dict[str, str | int]:
         """What the last bits of results depend on, beside the versions of packages."""
+        device = self.bench.device
+        on_gpu = device.type == "cuda"
         return {
-            "device": self.bench.device.type,
+            "device": torch.cuda.get_device_name(device) if on_gpu else device.type,
             "products": str(self.bench.backbone.products.dtype).removeprefix("torch."),
             "threads": torch.get_num_threads(),
             "instructions": torch.backends.cpu.get_cpu_capability(),
