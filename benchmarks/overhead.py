@@ -169,8 +169,9 @@ def measure_search(population: int, repeats: int, generations: int = 3) -> dict[
         for name in PARTS:
             found[name].append(1e3 * watch.seconds[name] / genomes)
         found["all"].append(sum(found[name][-1] for name in PARTS))
+        tie_break = config.evolution.tie_break
         began = time.perf_counter()
-        selection.survive(evolution.results, population, config.objectives)
+        selection.survive(evolution.results, population, config.objectives, tie_break)
         found["survival"].append(1e3 * (time.perf_counter() - began) / genomes)
     return {
         "population": population,

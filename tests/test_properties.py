@@ -144,7 +144,7 @@ def test_the_end_is_a_function_of_what_was_found_not_of_its_order(
 @settings(max_examples=60)
 @given(configurations(), rules, st.randoms(use_true_random=False))
 def test_no_more_genomes_than_the_population_and_none_trained_twice(
-    config: Config, rule: Rule, rng: random.Random
+    funnel, config: Config, rule: Rule, rng: random.Random
 ) -> None:
     evolution = Evolution(config)
     most = config.evolution.population
@@ -153,7 +153,7 @@ def test_no_more_genomes_than_the_population_and_none_trained_twice(
     for generation in range(evolution.generation + 1):
         born = {r.genome.id for r in evolution.results if r.generation == generation}
         assert 1 <= len(born) <= most
-    for row in evolution.funnel():
+    for row in funnel(evolution):
         counts = [row[stage.name] for stage in config.hyperband.stages]
         assert counts == sorted(counts, reverse=True)
         for entered, went_on, stage in zip(
@@ -172,12 +172,12 @@ def test_no_more_genomes_than_the_population_and_none_trained_twice(
 
 @settings(max_examples=80)
 @given(configurations(), st.integers(1, 500))
-def test_the_plan_is_what_a_run_without_trouble_does(config: Config, steps: int) -> None:
+def test_the_plan_is_what_a_run_without_trouble_does(funnel, config: Config, steps: int) -> None:
     evolution = Evolution(config)
     _finish(evolution, Rule(0, 0.0), None)
     size, epochs = config.evolution.population, config.hyperband.full_epochs
     plan = budget.plan(config.hyperband.stages, size, steps, epochs)
-    first = evolution.funnel()[0]
+    first = funnel(evolution)[0]
     assert [first[stage.name] for stage in plan.stages] == [stage.genomes for stage in plan.stages]
     assert plan.stages[0].genomes == size
     assert math.isclose(sum(stage.steps for stage in plan.stages), plan.hyperband_steps)

@@ -25,7 +25,7 @@ from coralx.records import (
     TrainingResult,
 )
 from coralx.store import History
-from coralx.summary import directions, highest_results, summarize, write_summary
+from coralx.summary import directions, summarize, write_summary
 
 STAGES = [
     {"name": "cheap", "epoch_budget": 0.5, "data_percentage": 10, "survival_rate": 0.5},
@@ -217,8 +217,3 @@ def test_front_member_without_result_is_left_out(history: History) -> None:
 
 def test_directions() -> None:
     assert directions(["memory", "mine:score"]) == {"memory": "min", "mine:score": "max"}
-
-
-def test_highest_results_prefers_the_later_of_equals(history: History) -> None:
-    again = result("a", 1, 0.85, 10)
-    assert highest_results([*history.results, again])["a"] is again

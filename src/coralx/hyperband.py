@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from coralx.config import PREFIX_FOLDER, Config, load_config
 from coralx.errors import CoralXError
+from coralx.loop import run
 from coralx.problems import describe_value
 from coralx.records import Genome, Progress, TrainingResult
 from coralx.search.budget import efficiency
 from coralx.search.evolution import new_search
+from coralx.store import History, MemoryStore
 
 if TYPE_CHECKING:
     from coralx.train.worker import Worker
@@ -73,12 +75,7 @@ class HyperbandTrainer:
         bench = self.worker.bench
         evolution = new_search(config, population, bench.has_images, bench.shape)
         with open_executor(self.worker, self._observe) as executor:
-            while not evolution.finished:
-                for job in evolution.ask(executor.slots):
-                    executor.submit(job)
-                for results in executor.completed():
-                    for result in results:
-                        evolution.tell(result)
+            run(evolution, executor, MemoryStore(), History(config, {}))
         return evolution.results
 
     def get_training_efficiency_report(self, results: Iterable[TrainingResult]) -> dict[str, Any]:

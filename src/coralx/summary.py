@@ -18,7 +18,7 @@ from coralx.json_values import plain
 from coralx.records import Generation, Interval, TestResult, TrainingResult, jsonable
 from coralx.search.budget import efficiency
 from coralx.search.correlation import stage_correlations
-from coralx.search.selection import front
+from coralx.search.selection import front, latest
 from coralx.store import History
 
 Summary = dict[str, Any]
@@ -96,25 +96,16 @@ def directions(objectives: Iterable[str]) -> dict[str, str]:
     return {name: OBJECTIVES.get(name, "max") for name in objectives}
 
 
-def highest_results(results: Iterable[TrainingResult]) -> dict[str, TrainingResult]:
-    """Per genome id the result of the highest stage it trained in; the later one of equals."""
-    highest: dict[str, TrainingResult] = {}
-    for result in results:
-        known = highest.get(result.genome.id)
-        if known is None or result.stage_index >= known.stage_index:
-            highest[result.genome.id] = result
-    return highest
-
-
 def front_results(history: History, generation: Generation) -> list[TrainingResult]:
     """The results on a generation's front; not always those of their genomes' highest stages."""
     members = set(generation.front)
     stages = dict(zip(generation.front, generation.front_stages, strict=False))
-    found = highest_results(
+    of_it = (
         result
         for result in history.results
         if (name := result.genome.id) in members and stages.get(name, result.stage) == result.stage
     )
+    found = {result.genome.id: result for result in latest(of_it)}
     return [found[name] for name in generation.front if name in found]
 
 

@@ -27,12 +27,6 @@ def test_the_plan_of_the_specification() -> None:
     ]
 
 
-def test_generations_multiply_everything() -> None:
-    plan = budget.plan(DEFAULT_STAGES, 8, 1000, 2, generations=3)
-    assert (plan.naive_steps, plan.hyperband_steps) == (48000, 19500)
-    assert [s.genomes for s in plan.stages] == [24, 24, 12, 3]
-
-
 def test_one_stage_is_naive_training() -> None:
     assert budget.plan(DEFAULT_STAGES[-1:], 8, 1000, 2).speedup == 1
 

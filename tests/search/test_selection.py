@@ -18,6 +18,7 @@ from coralx.records import Stop
 from coralx.search import selection
 
 NAMES = ("task_skill", "false_positive_cost")
+TIE_BREAK = "crowding"  # that of NSGA-II, which pymoo has too
 STOP = Stop(gate="auroc", value=0.5, limit=0.55, reason="AUROC 0.5 < 0.55")
 
 COARSE = arrays(
@@ -87,19 +88,19 @@ def test_later_stage_first_then_passed_then_rank_then_crowding(scored) -> None:
         scored("h", 0.60, 0.60, 1),  # dominated
     ]
     # f: (0.90-0.72)/0.2 + (0.50-0.20)/0.4 = 1.65; g: (0.80-0.70)/0.2 + (0.48-0.10)/0.4 = 1.45
-    assert ids(selection.order(results, NAMES)) == "bdefghca"
+    assert ids(selection.order(results, NAMES, TIE_BREAK)) == "bdefghca"
 
 
 def test_ties_go_to_the_first_objective_then_the_id(scored) -> None:
     results = [scored("b", 0.6, 0.1), scored("c", 0.9, 0.4), scored("a", 0.6, 0.1)]
-    assert ids(selection.order(results, NAMES)) == "cab"
+    assert ids(selection.order(results, NAMES, TIE_BREAK)) == "cab"
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(0, 2)), max_size=9))
 def test_order_does_not_depend_on_arrival(scored, values) -> None:
     results = [scored(chr(97 + i), s / 3, c / 3, stage) for i, (s, c, stage) in enumerate(values)]
     shuffled = random.Random(0).sample(results, len(results))  # noqa: S311
-    assert selection.order(shuffled, NAMES) == selection.order(results, NAMES)
+    assert selection.order(shuffled, NAMES, TIE_BREAK) == selection.order(results, NAMES, TIE_BREAK)
     assert selection.front(shuffled, NAMES) == selection.front(results, NAMES)
 
 
@@ -111,11 +112,11 @@ def test_promote_by_rank_and_by_one_objective(scored) -> None:
         scored("d", 0.8, 0.9),
         scored("e", 0.9, 0.9),
     ]
-    assert ids(selection.promote(results, 2, NAMES)) == "cb"
-    assert ids(selection.promote(results, 3, NAMES, "task_skill")) == "ced"
-    assert ids(selection.promote(results, 1, NAMES, "false_positive_cost")) == "b"
-    assert ids(selection.promote(results, 9, NAMES)) == "cbed"
-    assert selection.promote(results[:1], 1, NAMES) == []
+    assert ids(selection.promote(results, 2, NAMES, "rank", TIE_BREAK)) == "cb"
+    assert ids(selection.promote(results, 3, NAMES, "task_skill", TIE_BREAK)) == "ced"
+    assert ids(selection.promote(results, 1, NAMES, "false_positive_cost", TIE_BREAK)) == "b"
+    assert ids(selection.promote(results, 9, NAMES, "rank", TIE_BREAK)) == "cbed"
+    assert selection.promote(results[:1], 1, NAMES, "rank", TIE_BREAK) == []
 
 
 @given(st.integers(0, 10_000), st.integers(2, 4), st.integers(3, 14), st.data())
@@ -127,7 +128,7 @@ def test_survival_is_that_of_pymoo(make_result, seed: int, m: int, n: int, data)
         make_result(f"{i:02d}", objectives=dict(zip(names, -row, strict=True)))
         for i, row in enumerate(matrix)
     ]
-    ours = {int(r.genome.id) for r in selection.survive(results, count, names)}
+    ours = {int(r.genome.id) for r in selection.survive(results, count, names, TIE_BREAK)}
     survival = RankAndCrowding()
     population = Population.new(F=matrix, index=np.arange(n))
     random_state = np.random.default_rng(0)
@@ -152,9 +153,14 @@ def test_survival_takes_each_genomes_highest_stage_and_nobody_stopped(scored) ->
         scored("c", 0.99, 0.0, 0),
         scored("c", 0.2, 0.9, 1, stopped=STOP),
     ]
-    survivors = selection.survive(results, 5, NAMES)
+    survivors = selection.survive(results, 5, NAMES, TIE_BREAK)
     assert [(r.genome.id, r.stage_index) for r in survivors] == [("a", 1), ("b", 0)]
-    assert ids(selection.survive(results, 1, NAMES)) == "a"
+    assert ids(selection.survive(results, 1, NAMES, TIE_BREAK)) == "a"
+
+
+def test_latest_takes_the_later_of_equals(scored) -> None:
+    first, again = scored("a", 0.9, 0.1, 1), scored("a", 0.8, 0.2, 1)
+    assert selection.latest([first, scored("a", 0.9, 0.1, 0), again]) == [again]
 
 
 def test_front_is_of_the_highest_stage_passed(scored) -> None:

@@ -122,15 +122,8 @@ class Search(ABC):
 
     def front(self) -> list[TrainingResult]:
         """The results that nothing dominates among those measured in full; until there are any, at
-        the highest stage that a genome passed. Best first."""
+        the highest stage that a genome passed. In order of genome id."""
         return self._front.members()
-
-    def funnel(self) -> list[dict[str, int]]:
-        """For each generation, how many genomes trained in each stage."""
-        funnel = [{stage.name: 0 for stage in self._stages} for _ in range(self.generation + 1)]
-        for result in self.results:
-            funnel[result.generation][result.stage] += 1
-        return funnel
 
     @abstractmethod
     def _check_asked(self, result: TrainingResult) -> None:

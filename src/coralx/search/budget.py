@@ -21,7 +21,7 @@ MOST_EPOCHS = 1000.0  # the bound of TrainingStage.epoch_budget
 
 
 class StagePlan(Record):
-    """One stage of a plan: `genomes` over all generations; `steps` = genomes x steps_per_genome."""
+    """One stage of a plan: `steps` = genomes x steps_per_genome."""
 
     name: str
     genomes: int
@@ -30,7 +30,7 @@ class StagePlan(Record):
 
 
 class Plan(Record):
-    """What a run costs if every genome passes its gates and none leaves a stage early.
+    """What a generation costs if every genome passes its gates and none leaves a stage early.
 
     Steps are unrounded: training rounds a genome's steps in a stage up to a whole number.
     `speedup` is naive_steps / hyperband_steps.
@@ -101,21 +101,19 @@ def plan(
     population: int,
     steps_per_epoch: float,
     full_epochs: float,
-    generations: int = 1,
 ) -> Plan:
-    """The cost of a run against naive full training of as many genomes for `full_epochs` each."""
-    naive = population * generations * _exact(full_epochs) * _exact(steps_per_epoch)
+    """A generation's cost against naive full training of its genomes for `full_epochs` each."""
+    naive = population * _exact(full_epochs) * _exact(steps_per_epoch)
     lines, total, genomes = [], Fraction(0), population
     for stage in stages:
         each = _stage_steps(stage, steps_per_epoch)
-        trained = genomes * generations
-        total += trained * each
+        total += genomes * each
         lines.append(
             StagePlan(
                 name=stage.name,
-                genomes=trained,
+                genomes=genomes,
                 steps_per_genome=float(each),
-                steps=float(trained * each),
+                steps=float(genomes * each),
             )
         )
         genomes = survivors(genomes, stage.survival_rate)

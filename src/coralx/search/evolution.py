@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from coralx.config import Config
 from coralx.errors import ExtinctError
-from coralx.records import Genome, TrainingResult, TrainingStage
+from coralx.records import Genome, TrainingResult
 from coralx.search import breeding, budget, space
 from coralx.search.asktell import Search, explain_extinction
 from coralx.search.asynchronous import AsynchronousEvolution
@@ -50,11 +50,6 @@ class Evolution(Search):
     @property
     def finished(self) -> bool:
         return self._finished
-
-    @property
-    def stage(self) -> TrainingStage:
-        """The current stage, as this generation trains it; the last one once all is over."""
-        return self._stages[self.stage_index]
 
     def tell(self, result: TrainingResult) -> TrainingResult | None:
         kept = self.judge(result)

@@ -27,7 +27,7 @@ class RunningFront:
             self._fresh.append(result)
 
     def members(self) -> list[TrainingResult]:
-        """Best first."""
+        """In order of genome id."""
         self._catch_up()
         return list(self._front)
 
@@ -42,5 +42,5 @@ class RunningFront:
             return
         known = [*self._points, *self._fresh]  # what is dominated stays so
         self._points = selection.points(known, self._names, self._full_from)
-        self._front = selection.order(selection.latest(self._points), self._names)
+        self._front = selection.latest(self._points)
         self._fresh = []

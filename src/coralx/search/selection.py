@@ -1,8 +1,8 @@
 """Who is better: NSGA-II order, promotion, survival, parents, the front and its hypervolume.
 
 NSGA-II: Deb et al., IEEE Trans. Evol. Comput. 6(2), 2002. Results are compared only at the same
-stage, but for the front: a later stage comes first, whatever the scores. Letters: N results,
-M objectives.
+stage, but for the front; in an order a later stage comes first, whatever the scores. Letters: N
+results, M objectives.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from coralx.config import OBJECTIVES
 from coralx.records import TrainingResult
-from coralx.search.tiebreak import TIE_BREAKS, Matrix
+from coralx.search.tiebreak import REFERENCE, TIE_BREAKS, Matrix
 
 if TYPE_CHECKING:
     from numpy.random import Generator
@@ -35,15 +35,10 @@ BOUNDS = {
     "calibration": (0.0, 1.0),
 }
 
-# Just beyond the worst corner of the unit box, so that a point worst in one objective still counts
-# for what it is worth in the others.
-REFERENCE = 1.1
-
 
 def objective_matrix(
     results: Sequence[TrainingResult],
     names: Sequence[str],
-    directions: Mapping[str, str] = OBJECTIVES,
 ) -> Matrix:
     """(N, M), every column to be minimised; maximised objectives are negated.
 
@@ -51,7 +46,7 @@ def objective_matrix(
     or not finite is +inf: worst.
     """
     rows = [[result.objectives.get(name, math.nan) for name in names] for result in results]
-    signs = [1.0 if directions.get(name) == "min" else -1.0 for name in names]
+    signs = [1.0 if OBJECTIVES.get(name) == "min" else -1.0 for name in names]
     matrix = np.array(rows, dtype=np.float64).reshape(len(results), len(names)) * signs
     return np.where(np.isfinite(matrix), matrix, np.inf)
 
@@ -84,7 +79,7 @@ def _places(matrix: Matrix) -> NDArray[np.int64]:
 def order(
     results: Iterable[TrainingResult],
     names: Sequence[str],
-    tie_break: str = "crowding",
+    tie_break: str,
     count: int | None = None,
 ) -> list[TrainingResult]:
     """The results, best first, the same whatever order they come in.
@@ -106,8 +101,8 @@ def promote(
     results: Iterable[TrainingResult],
     count: int,
     names: Sequence[str],
-    promote_by: str = "rank",
-    tie_break: str = "crowding",
+    promote_by: str,
+    tie_break: str,
 ) -> list[TrainingResult]:
     """The `count` best of one stage's results, best first; never one that a gate stopped.
 
@@ -123,11 +118,12 @@ def promote(
 
 
 def latest(results: Iterable[TrainingResult]) -> list[TrainingResult]:
-    """For each genome its result at the highest stage, in order of genome id."""
+    """For each genome its result at the highest stage, the later one of equals; in order of genome
+    id."""
     best: dict[str, TrainingResult] = {}
     for result in results:
         rival = best.get(result.genome.id)
-        if rival is None or result.stage_index > rival.stage_index:
+        if rival is None or result.stage_index >= rival.stage_index:
             best[result.genome.id] = result
     return [best[genome] for genome in sorted(best)]
 
@@ -136,7 +132,7 @@ def survive(
     results: Iterable[TrainingResult],
     count: int,
     names: Sequence[str],
-    tie_break: str = "crowding",
+    tie_break: str,
 ) -> list[TrainingResult]:
     """NSGA-II survival: the best results of at most `count` genomes, best first.
 
@@ -154,13 +150,14 @@ def tournament(rng: Generator, candidates: Sequence[T], size: int) -> T:
 def front(
     results: Iterable[TrainingResult], names: Sequence[str], full_from: int | None = None
 ) -> list[TrainingResult]:
-    """What nothing dominates, best first; of several results of one genome the last stage's.
+    """What nothing dominates, in order of genome id; of several results of one genome the last
+    stage's.
 
     Results of stages from `full_from` on are measured alike, on all validation rows, so that they
     compare whatever training they had: all count. Of stages below, and by default, those of the
     highest alone that any genome passed.
     """
-    return order(latest(points(results, names, full_from)), names)
+    return latest(points(results, names, full_from))
 
 
 def points(
@@ -197,9 +194,9 @@ def hypervolume(
     """Share (0..1) of the objective box that the results dominate; 0 for none.
 
     Each objective is put on 0 (its best bound) to 1 (its worst), clipped; the reference point is
-    1.1 in each, and the volume is divided by 1.1^M. `bounds` holds (least, greatest) for
-    objectives not in `BOUNDS`; those with neither count as 0..1. An objective that none of the
-    results has is left out. Figures compare only under the same bounds.
+    `REFERENCE` in each, and the volume is divided by that of the box up to there. `bounds` holds
+    (least, greatest) for objectives not in `BOUNDS`; those with neither count as 0..1. An objective
+    that none of the results has is left out. Figures compare only under the same bounds.
     """
     from moocore import hypervolume as volume
 

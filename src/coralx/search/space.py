@@ -111,7 +111,7 @@ def distance(space: Space, a: Genome, b: Genome) -> float:
     one of them alone, 0 where it is in neither.
     """
     ours, theirs = _live_genes(space, a), _live_genes(space, b)
-    gaps = [_gap(name, gene, ours[name], theirs[name]) for name, gene in space.items()]
+    gaps = [_gap(gene, ours[name], theirs[name]) for name, gene in space.items()]
     return math.fsum(gaps) / len(gaps) if gaps else 0.0
 
 
@@ -120,7 +120,7 @@ def diversity(space: Space, genomes: Sequence[Genome]) -> float:
     if len(genomes) < 2 or not space:
         return 0.0
     live = [_live_genes(space, genome) for genome in genomes]
-    spreads = [_spread(name, gene, [genes[name] for genes in live]) for name, gene in space.items()]
+    spreads = [_spread(gene, [genes[name] for genes in live]) for name, gene in space.items()]
     return math.fsum(spreads) / len(spreads)
 
 
@@ -276,7 +276,7 @@ def _live_genes(space: Space, genome: Genome) -> dict[str, GeneValue | _Inactive
     return {name: genes.get(name) if name in on else INACTIVE for name in space}
 
 
-def _gap(name: str, gene: Gene, a: GeneValue | _Inactive, b: GeneValue | _Inactive) -> float:
+def _gap(gene: Gene, a: GeneValue | _Inactive, b: GeneValue | _Inactive) -> float:
     if a == b:
         return 0.0
     if a is INACTIVE or b is INACTIVE:
@@ -291,13 +291,13 @@ def _gap(name: str, gene: Gene, a: GeneValue | _Inactive, b: GeneValue | _Inacti
     return 1.0
 
 
-def _spread(name: str, gene: Gene, found: Sequence[GeneValue | _Inactive]) -> float:
+def _spread(gene: Gene, found: Sequence[GeneValue | _Inactive]) -> float:
     """Mean pairwise gap of one gene, in n log n: populations grow."""
     here = [value for value in found if value is not INACTIVE]
     numbers = [v for v in here if isinstance(v, int | float) and not isinstance(v, bool)]
     if isinstance(gene, Choice) or len(numbers) < len(here):  # few different values: counted
         pairs = itertools.combinations(Counter(found).items(), 2)
-        gaps = math.fsum(n * m * _gap(name, gene, a, b) for (a, n), (b, m) in pairs)
+        gaps = math.fsum(n * m * _gap(gene, a, b) for (a, n), (b, m) in pairs)
         return gaps / math.comb(len(found), 2)
     # The sum of |x - y| over all pairs of k: the i-th smallest is added i times, taken k - 1 - i.
     last = len(here) - 1

@@ -21,6 +21,9 @@ TieBreak = Callable[[Matrix, Ranks, int], Matrix]
 
 # Das-Dennis directions for niching; more of them cost time and no longer tell 10,000 rows apart.
 MOST_NICHES = 512
+# Just beyond the worst corner of the unit box, so that a point worst in one objective still counts
+# for what it is worth in the others.
+REFERENCE = 1.1
 # Rows of which a front's exact contributions are taken in a few milliseconds at six objectives.
 MOST_EXACT = 24
 SAMPLES = 4096  # points at which the volume of a larger front is measured
@@ -62,7 +65,7 @@ def niching(matrix: Matrix, rank: Ranks, count: int) -> Matrix:
 
 
 def hypervolume(matrix: Matrix, rank: Ranks, count: int) -> Matrix:
-    """By hypervolume contribution in the unit box as it is, reference point 1.1: an objective in
+    """By hypervolume contribution in the unit box as it is, up to `REFERENCE`: an objective in
     which a front hardly differs decides as little as it is worth there.
 
     Up to 24 rows exactly: the row that contributes least exclusively goes last, and again without
@@ -167,7 +170,7 @@ def _peel(front: Matrix) -> Matrix:
     score = np.zeros(len(front))
     left = np.arange(len(front))
     for place in range(len(front)):
-        volumes = hv_contributions(front[left], ref=1.1).round(12)
+        volumes = hv_contributions(front[left], ref=REFERENCE).round(12)
         least = np.flatnonzero(volumes == volumes.min())[-1]
         score[left[least]] = place
         left = np.delete(left, least)
@@ -176,7 +179,7 @@ def _peel(front: Matrix) -> Matrix:
 
 def _cover(front: Matrix) -> Matrix:
     """Rows of the unit box by the volume that each adds to those before it, at fixed points."""
-    points = np.random.default_rng(0).uniform(0.0, 1.1, (SAMPLES, front.shape[1]))
+    points = np.random.default_rng(0).uniform(0.0, REFERENCE, (SAMPLES, front.shape[1]))
     dominated = np.ones((SAMPLES, len(front)), dtype=np.bool_)
     for column, coordinate in zip(front.T, points.T, strict=True):
         dominated &= column <= coordinate[:, None]
