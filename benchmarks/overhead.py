@@ -27,12 +27,11 @@ from results import between, describe_machine, spread, table, write_results
 from coralx.config import OBJECTIVES, Config, load_config
 from coralx.executors.local import LocalExecutor
 from coralx.loop import Executor, run
-from coralx.records import Cost, CurvePoint, Genome, Job, TrainingResult
+from coralx.records import Cost, CurvePoint, Genome, Job, ModelShape, TrainingResult
 from coralx.retention import Retention
 from coralx.search import selection
 from coralx.search.asktell import Search
 from coralx.search.evolution import Evolution
-from coralx.search.packing import ModelShape
 from coralx.store import History, Store, Value
 from coralx.train.worker import Worker
 

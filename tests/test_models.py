@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from coralx.models import ModelShape, read_shape
+from coralx.models import read_shape
+from coralx.records import ModelShape
 from coralx.search.packing import block_parameters
 
 

@@ -20,12 +20,12 @@ import numpy as np
 
 from coralx.config import Config
 from coralx.records import Genome
-from coralx.report.wording import duration, plural
 from coralx.runs import Watcher
 from coralx.search import budget, selection
 from coralx.search.breeding import found
 from coralx.sides import Side, naive_side, run_coralx, run_naive, run_simulation
 from coralx.simulation import NOTE
+from coralx.wording import duration, plural
 
 if TYPE_CHECKING:
     from coralx.train.naive import NaiveResult, NaiveTrainer

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from coralx.report.wording import count, large
 from coralx.simulation import NOTE
+from coralx.wording import count, large
 
 MISSING = "-"
 COMPARED = ("naive", "hyperband")

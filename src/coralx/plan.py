@@ -9,8 +9,8 @@ from typing import Any
 
 from coralx.config import Config
 from coralx.errors import DataError
-from coralx.models import ModelShape, read_shape
-from coralx.records import Genome, LoRAConfig, TrainingStage
+from coralx.models import read_shape
+from coralx.records import Genome, LoRAConfig, ModelShape, TrainingStage
 from coralx.row_count import RowCount, count_rows
 from coralx.search import budget
 from coralx.search.breeding import found

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from coralx.plan import Plan
-from coralx.report.wording import count, large, megabytes, plural, tera
+from coralx.wording import count, large, megabytes, plural, tera
 
 
 def render_plan(plan: Plan, console: Console) -> None:

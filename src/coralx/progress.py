@@ -19,10 +19,10 @@ from coralx.config import Config
 from coralx.errors import CoralXError
 from coralx.plan import whole_steps
 from coralx.records import Job, Progress, TrainingResult, TrainingStage
-from coralx.report.wording import duration, plural
 from coralx.runs import Watcher
 from coralx.search import budget
 from coralx.tables import ACCENT
+from coralx.wording import duration, plural
 
 LEAST_SHARE = 0.05  # of the work done before the time left is guessed at
 LEAST_SECONDS = 3.0

@@ -1,7 +1,7 @@
 """The records that cross a border: between search and training, process and journal.
 
-All are immutable and turn into JSON and back without loss
-(`record.model_dump(mode="json")`, `Record.model_validate(data)`).
+All are immutable and, but for `ModelShape`, which nothing writes down, turn into JSON and back
+without loss (`record.model_dump(mode="json")`, `Record.model_validate(data)`).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -279,6 +280,27 @@ class Repair(Record):
     steps: int
     seconds: float
     identical: bool
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """The sizes of a transformer that its memory depends on.
+
+    `layers` blocks of width `hidden`, MLPs of width `intermediate`; `vocab` token embeddings;
+    `value_bytes` per weight and activation (4: fp32, 2: bf16); `vision` features of a picture, 0
+    without pictures. `decoder`: built like llama, with a gate beside the MLP's way up and norms in
+    fp32; `queries` and `keys` are as wide as `hidden` if 0, and values are as wide as keys.
+    """
+
+    layers: int
+    hidden: int
+    intermediate: int
+    vocab: int
+    value_bytes: int = 4
+    vision: int = 0
+    decoder: bool = False
+    queries: int = 0
+    keys: int = 0
 
 
 class Interval(Record):

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, TypedDict
 from coralx.config import Config
 from coralx.loop import run
 from coralx.records import Genome, TrainingResult
-from coralx.report.wording import duration
 from coralx.runs import Watcher
 from coralx.search import selection
 from coralx.search.evolution import new_search
 from coralx.simulation import simulate
 from coralx.store import History, Store
+from coralx.wording import duration
 
 if TYPE_CHECKING:
     from coralx.train.naive import NaiveResult

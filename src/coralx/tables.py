@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from coralx.report.wording import (
+from coralx.summary import Summary
+from coralx.wording import (
     MISSING,
     absent,
     count,
@@ -29,7 +30,6 @@ from coralx.report.wording import (
     stage_pairs,
     tera,
 )
-from coralx.summary import Summary
 
 SHORT = {
     "task_skill": "skill",

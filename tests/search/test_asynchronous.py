@@ -11,12 +11,11 @@ from hypothesis import strategies as st
 
 from coralx.config import Choice, load_config
 from coralx.errors import ConfigError, CoralXError, ExtinctError
-from coralx.records import Genome, Job, Stop, TrainingResult
+from coralx.records import Genome, Job, ModelShape, Stop, TrainingResult
 from coralx.search import budget, selection, space
 from coralx.search.asktell import Search
 from coralx.search.asynchronous import AsynchronousEvolution, _ranked_now
 from coralx.search.evolution import Evolution, new_search
-from coralx.search.packing import ModelShape
 
 NAN_STOP = Stop(gate="non_finite", value=None, limit=None, reason="loss is nan at step 3")
 RANDOMS = st.randoms(use_true_random=False)

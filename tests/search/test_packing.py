@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coralx.records import Genome, LoRAConfig
+from coralx.records import Genome, LoRAConfig, ModelShape
 from coralx.search import packing
 
-SHAPE = packing.ModelShape(layers=6, hidden=384, intermediate=1536, vocab=30522)
+SHAPE = ModelShape(layers=6, hidden=384, intermediate=1536, vocab=30522)
 
 
 def genome(name: str, r: int = 8, layers: int | str = 2) -> Genome:
@@ -75,7 +75,7 @@ def test_base_bytes_of_minilm() -> None:
 
 
 def test_estimate_by_hand() -> None:
-    tiny = packing.ModelShape(layers=2, hidden=4, intermediate=8, vocab=10)
+    tiny = ModelShape(layers=2, hidden=4, intermediate=8, vocab=10)
     adapters = [
         LoRAConfig(r=2, layers=1, target_modules=("query", "up")),
         LoRAConfig(r=1, layers="all", target_modules=("all-linear",)),

@@ -7,8 +7,8 @@ from typing import Any
 
 from coralx.report.markup import Markup, element, empty, join, section, table
 from coralx.report.plots import card, whisker
-from coralx.report.wording import MISSING, doubts, label, rho, seen_of_entered, stage_pairs
 from coralx.summary import Summary
+from coralx.wording import MISSING, doubts, label, rho, seen_of_entered, stage_pairs
 
 WHOLE = (-1.0, 1.0)
 

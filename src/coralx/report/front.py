@@ -8,7 +8,8 @@ from typing import Any
 from coralx.report.lives import Life
 from coralx.report.markup import Markup, element, empty, join, plot_text, section, table
 from coralx.report.plots import CORAL, SEA, STONE, Trace, card, chooser, controls, plot, whisker
-from coralx.report.wording import (
+from coralx.summary import Summary
+from coralx.wording import (
     MEASURES,
     MISSING,
     absent,
@@ -19,7 +20,6 @@ from coralx.report.wording import (
     genes_line,
     label,
 )
-from coralx.summary import Summary
 
 BREAKDOWN = {
     "auroc/task/": "task",

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from coralx.records import Generation, TrainingResult
 from coralx.report.markup import Markup, element, empty, hover, plot_text, section, table
 from coralx.report.plots import CORAL, SEA, STONE, Trace, card, key, plot
-from coralx.report.wording import better, figure, label, share
 from coralx.store import History
 from coralx.summary import Summary, front_results
+from coralx.wording import better, figure, label, share
 
 Values = dict[int, float]  # by generation
 Shares = dict[int, float | None]

@@ -8,9 +8,9 @@ from typing import Any
 from coralx.records import TrainingResult
 from coralx.report.markup import Markup, element, empty, hover, join, section, table
 from coralx.report.plots import STONE, Trace, card, key, plot
-from coralx.report.wording import count, duration, large, megabytes, plural, ratio, share, tera
 from coralx.store import History
 from coralx.summary import Summary
+from coralx.wording import count, duration, large, megabytes, plural, ratio, share, tera
 
 # From pale to strong: later stages spend more on fewer genomes.
 SHADES = ("#fcc9bb", "#f9a48e", "#f2654d", "#b93f2a", "#7d2a1c")

@@ -9,9 +9,9 @@ from typing import Literal
 
 from coralx.records import CurvePoint, Genome, TrainingResult
 from coralx.report.markup import Markup, element, hover, join
-from coralx.report.wording import figure, genes_line, label
 from coralx.store import History
 from coralx.summary import front_results
+from coralx.wording import figure, genes_line, label
 
 Fate = Literal["front", "finished", "outranked", "stopped", "open"]
 

@@ -22,7 +22,9 @@ from coralx.report.lineage import lineage_section
 from coralx.report.lives import by_interest, read_lives
 from coralx.report.markup import Markup, data_block, element, join, markup, section, table
 from coralx.report.plots import card, templates
-from coralx.report.wording import (
+from coralx.store import History
+from coralx.summary import Summary, summarize, write_whole
+from coralx.wording import (
     MISSING,
     absent,
     bounds,
@@ -34,8 +36,6 @@ from coralx.report.wording import (
     plural,
     ratio,
 )
-from coralx.store import History
-from coralx.summary import Summary, summarize, write_whole
 
 CHAPTERS = {
     "front": "Trade-offs",

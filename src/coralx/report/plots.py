@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from coralx.report.markup import Markup, data_block, element, join
-from coralx.report.wording import absent
+from coralx.wording import absent
 
 CORAL, SEA, STONE = "#f2654d", "#1f8a9b", "#9aa7b4"
 FONT = "Inter, 'Segoe UI', system-ui, -apple-system, 'Helvetica Neue', Arial, sans-serif"

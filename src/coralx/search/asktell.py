@@ -9,10 +9,9 @@ from collections.abc import Iterable, Sequence
 
 from coralx.config import Config
 from coralx.errors import CoralXError
-from coralx.records import Generation, Genome, Job, TrainingResult, TrainingStage
+from coralx.records import Generation, Genome, Job, ModelShape, TrainingResult, TrainingStage
 from coralx.search import breeding, gates, selection, space
 from coralx.search.jobs import measured_in_full
-from coralx.search.packing import ModelShape
 from coralx.search.running_front import RunningFront
 
 

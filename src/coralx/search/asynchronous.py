@@ -15,11 +15,10 @@ from typing import NamedTuple
 
 from coralx.config import Config
 from coralx.errors import ExtinctError
-from coralx.records import Generation, Genome, Job, TrainingResult
+from coralx.records import Generation, Genome, Job, ModelShape, TrainingResult
 from coralx.search import breeding, budget
 from coralx.search.asktell import Search, explain_extinction
 from coralx.search.jobs import plan_jobs
-from coralx.search.packing import ModelShape
 
 # What is large is ranked anew only when one part in this many has been told since, so that ten
 # thousand genomes are not ranked ten thousand times.

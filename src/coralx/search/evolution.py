@@ -11,12 +11,11 @@ from collections.abc import Iterable, Sequence
 
 from coralx.config import Config
 from coralx.errors import ExtinctError
-from coralx.records import Genome, TrainingResult
+from coralx.records import Genome, ModelShape, TrainingResult
 from coralx.search import breeding, budget, space
 from coralx.search.asktell import Search, explain_extinction
 from coralx.search.asynchronous import AsynchronousEvolution
 from coralx.search.jobs import plan_jobs
-from coralx.search.packing import ModelShape
 
 
 def new_search(

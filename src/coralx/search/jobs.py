@@ -6,8 +6,8 @@ import functools
 from collections.abc import Mapping, Sequence
 
 from coralx.config import Config
-from coralx.records import Genome, Job, LoRAConfig, Start, TrainingResult
-from coralx.search.packing import ModelShape, PackCost, added_bytes, pack
+from coralx.records import Genome, Job, LoRAConfig, ModelShape, Start, TrainingResult
+from coralx.search.packing import PackCost, added_bytes, pack
 
 # The results of each genome so far, by its id, in order of stage.
 Past = Mapping[str, Sequence[TrainingResult]]

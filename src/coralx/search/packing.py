@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
-from coralx.records import Genome, LoRAConfig
+from coralx.records import Genome, LoRAConfig, ModelShape
 
 # Bytes of peak memory that a pack of these adapters adds; `added_bytes` with its shape bound.
 PackCost = Callable[[Sequence[LoRAConfig]], float]
@@ -17,27 +16,6 @@ _FP32_BYTES = 4
 _ATTENTION = ("query", "key", "value")
 # What enters a linear, by its role; to others something of their own does.
 _ENTERS = {**dict.fromkeys(_ATTENTION, "attention"), "gate": "mlp", "up": "mlp"}
-
-
-@dataclass(frozen=True)
-class ModelShape:
-    """The sizes of a transformer that its memory depends on.
-
-    `layers` blocks of width `hidden`, MLPs of width `intermediate`; `vocab` token embeddings;
-    `value_bytes` per weight and activation (4: fp32, 2: bf16); `vision` features of a picture, 0
-    without pictures. `decoder`: built like llama, with a gate beside the MLP's way up and norms in
-    fp32; `queries` and `keys` are as wide as `hidden` if 0, and values are as wide as keys.
-    """
-
-    layers: int
-    hidden: int
-    intermediate: int
-    vocab: int
-    value_bytes: int = 4
-    vision: int = 0
-    decoder: bool = False
-    queries: int = 0
-    keys: int = 0
 
 
 def pack(
