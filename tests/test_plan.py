@@ -103,6 +103,16 @@ def test_growth_is_planned_where_it_is_trained() -> None:
     assert differ == [False, False, True, True]
 
 
+def test_growth_is_planned_up_to_the_largest_rank() -> None:
+    def late(rank: int, below: int) -> dict[str, Any]:
+        rate = {"kind": "float", "low": 0.001, "high": 0.01}
+        space = {"r": {"kind": "choice", "values": [rank]}, "learning_rate": rate}
+        config = load_config({"space": space, "hyperband": {"grow_below_rank": below}})
+        return plan_run(config, 1000)["stages"][2]
+
+    assert late(600, 1024) == late(1024, 16)
+
+
 def test_a_hub_model_leaves_flops_and_memory_open() -> None:
     plan = plan_run(load_config({"base_model": "someone/something"}), 1000)
     assert plan["flops"] is None

@@ -4,7 +4,7 @@ are, the rest estimated."""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from coralx.config import Config
@@ -14,7 +14,9 @@ from coralx.records import Genome, LoRAConfig, ModelShape, TrainingStage
 from coralx.row_count import RowCount, count_rows
 from coralx.search import budget
 from coralx.search.breeding import found
+from coralx.search.jobs import grown_rank
 from coralx.search.packing import (
+    adapted_blocks,
     added_bytes,
     base_bytes,
     block_parameters,
@@ -53,12 +55,13 @@ def plan_run(config: Config, steps_per_epoch: float | None = None) -> Plan:
     one = budget.plan(
         _first_stages(config), evolution.population, steps_per_epoch, hyperband.full_epochs
     )
-    tokens = _tokens_per_row(counted.characters, config.data) if counted else None
+    per_row = _tokens_per_row(counted.characters, config.data) if counted else None
     unsure = ["rows"] if rows is not None and counted and not counted.exact else []
     stages = [
         {**line.model_dump(), **estimate}
-        for line, estimate in zip(one.stages, _estimate(config, one, tokens), strict=True)
+        for line, estimate in zip(one.stages, _estimate(config, one, per_row), strict=True)
     ]
+    tokens, flops = (_over(stages, name, sum) for name in ("tokens", "flops"))
     return {
         "naive_steps": one.naive_steps,
         "hyperband_steps": one.hyperband_steps,
@@ -69,17 +72,17 @@ def plan_run(config: Config, steps_per_epoch: float | None = None) -> Plan:
         "steps_per_epoch": steps_per_epoch,
         "naive_epochs": hyperband.full_epochs,
         "stages": stages,
-        "tokens": _total(stages, "tokens"),
-        "flops": _total(stages, "flops"),
-        "memory": _largest(stages, "memory"),
+        "tokens": tokens,
+        "flops": flops,
+        "memory": _over(stages, "memory", max),
         "run": {
             "generations": evolution.generations,
             "genomes": evolution.population * evolution.generations,
             "naive_steps": one.naive_steps * evolution.generations,
             "hyperband_steps": one.hyperband_steps * evolution.generations,
             "speedup": one.speedup,
-            "tokens": _times(_total(stages, "tokens"), evolution.generations),
-            "flops": _times(_total(stages, "flops"), evolution.generations),
+            "tokens": _times(tokens, evolution.generations),
+            "flops": _times(flops, evolution.generations),
         },
         "estimated": [*unsure, "tokens", "flops", "memory"],
     }
@@ -130,10 +133,9 @@ def _estimate(config: Config, plan: budget.Plan, tokens_per_row: float | None) -
     shape = read_shape(config.base_model, 4 if config.training.dtype == "float32" else 2)
     drawn = min(config.evolution.population, DRAWN)
     settings = config.evolution.model_copy(update={"population": drawn})
-    genomes, growth, lines = found(config.space, settings), config.hyperband.growth_stage, []
+    genomes, lines = found(config.space, settings), []
     for place, line in enumerate(plan.stages):
-        grown = growth is not None and place >= growth
-        trained = [_adapter(genome, config, grown) for genome in genomes]
+        trained = [_adapter(genome, config, place) for genome in genomes]
         seen = line.steps * config.training.batch_size
         tokens = round(seen * tokens_per_row) if tokens_per_row else None
         flops = None
@@ -149,10 +151,11 @@ def _estimate(config: Config, plan: budget.Plan, tokens_per_row: float | None) -
     return lines
 
 
-def _adapter(genome: Genome, config: Config, grown: bool) -> LoRAConfig:
+def _adapter(genome: Genome, config: Config, stage_index: int) -> LoRAConfig:
+    """As the stage trains it."""
     adapter = genome.lora_cfg
-    doubles = grown and adapter.r < config.hyperband.grow_below_rank
-    return adapter.model_copy(update={"r": 2 * adapter.r}) if doubles else adapter
+    grown = grown_rank(config, stage_index, adapter.r)
+    return adapter.model_copy(update={"r": grown or adapter.r})
 
 
 def _flops_per_token(
@@ -163,8 +166,7 @@ def _flops_per_token(
     gradients. The last block is computed for one token a row, but for its keys and values."""
     block, seen = block_parameters(shape), block_parameters(shape, ("key", "value"))
     last = seen + (block - seen) / tokens_per_row
-    depths = [shape.layers if a.layers == "all" else min(a.layers, shape.layers) for a in adapters]
-    frozen = sum(4.0 * (block * (depth - 1) + last) for depth in depths)
+    frozen = sum(4.0 * (block * (adapted_blocks(a, shape) - 1) + last) for a in adapters)
     own = sum(6.0 * trained_parameters(adapter, shape) for adapter in adapters)
     return (frozen + own) / len(adapters)
 
@@ -191,14 +193,11 @@ def _peak(
     return base_bytes(shape) + largest
 
 
-def _total(stages: Sequence[Plan], name: str) -> float | None:
+def _over(
+    stages: Sequence[Plan], name: str, combine: Callable[[Iterable[float]], float]
+) -> float | None:
     values = [stage[name] for stage in stages]
-    return None if None in values else sum(values)
-
-
-def _largest(stages: Sequence[Plan], name: str) -> float | None:
-    values = [stage[name] for stage in stages]
-    return None if None in values else max(values)
+    return None if None in values else combine(values)
 
 
 def _times(value: float | None, factor: int) -> float | None:

@@ -69,6 +69,14 @@ def measured_in_full(config: Config, image_task: bool) -> int:
     return full
 
 
+def grown_rank(config: Config, stage_index: int, rank: int) -> int | None:
+    """What a rank has grown to by a stage, that one included; None if it has not."""
+    hyperband, growth = config.hyperband, config.hyperband.growth_stage
+    if growth is None or stage_index < growth or rank >= hyperband.grow_below_rank:
+        return None
+    return min(2 * rank, LARGEST_RANK)
+
+
 def _is_proxy(config: Config, stage_index: int, image_task: bool) -> bool:
     proxies = PROXY_STAGES if len(config.hyperband.stages) > PROXY_STAGES else 0
     return config.hyperband.cross_modal_proxy and image_task and stage_index < proxies
@@ -80,10 +88,11 @@ def _start(config: Config, stage_index: int, genome: Genome, past: Past) -> Star
     if not past.get(genome.id):
         return _copied_start(config, stage_index, genome, past)
     before = past[genome.id][-1]
+    grows = stage_index == config.hyperband.growth_stage
     return Start(
         kind="continue",
         checkpoint=before.checkpoint,
-        grow_to=_grown_rank(config, stage_index, before.lora_cfg.r),
+        grow_to=grown_rank(config, stage_index, before.lora_cfg.r) if grows else None,
         steps=sum(result.cost.kept_steps for result in past[genome.id]),
     )
 
@@ -107,21 +116,13 @@ def _copied_start(config: Config, stage_index: int, genome: Genome, past: Past) 
     """A copy made by exploit takes over what its model left in the stage before; its rank is its
     own gene's, grown as it would have by now."""
     (model,) = (r for r in past[genome.parents[0]] if r.stage_index == stage_index - 1)
-    ranks = [_grown_rank(config, i, genome.lora_cfg.r) for i in range(1, stage_index + 1)]
-    grown = next((rank for rank in ranks if rank is not None), None)
+    grown = grown_rank(config, stage_index, genome.lora_cfg.r)
     return Start(kind="inherit", checkpoint=model.checkpoint, grow_to=grown)
 
 
 def _last_checkpoint(genome: str, past: Past) -> str | None:
     left = [result.checkpoint for result in past.get(genome, ()) if result.checkpoint is not None]
     return left[-1] if left else None
-
-
-def _grown_rank(config: Config, stage_index: int, rank: int) -> int | None:
-    hyperband = config.hyperband
-    if stage_index != hyperband.growth_stage or rank >= hyperband.grow_below_rank:
-        return None
-    return min(2 * rank, LARGEST_RANK)
 
 
 def _adapter(genome: Genome, start: Start, past: Past) -> LoRAConfig:

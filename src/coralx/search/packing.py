@@ -62,7 +62,7 @@ def added_bytes(adapters: Sequence[LoRAConfig], shape: ModelShape, rows: int, to
     quarter too much where few blocks of a decoder adapt their MLPs alone; module names that are
     not roles count as hidden x intermediate. What training measures is P4, not this.
     """
-    depths = [_depth(adapter, shape) for adapter in adapters]
+    depths = [adapted_blocks(adapter, shape) for adapter in adapters]
     trained = len(adapters) * (
         1 + shape.hidden + shape.hidden * (shape.vision + bool(shape.vision))
     )
@@ -92,9 +92,14 @@ def block_parameters(shape: ModelShape, names: Sequence[str] = ("all-linear",)) 
     return sum(math.prod(_sides(name, shape)) for name in _targets(names, shape))
 
 
+def adapted_blocks(adapter: LoRAConfig, shape: ModelShape) -> int:
+    """How many blocks of the model the adapter reaches, the last one first."""
+    return shape.layers if adapter.layers == "all" else min(adapter.layers, shape.layers)
+
+
 def trained_parameters(adapter: LoRAConfig, shape: ModelShape) -> int:
     """Of the A and B of all linears that the adapter covers, by the same reckoning."""
-    return _width(adapter, shape) * _depth(adapter, shape) * adapter.r
+    return _width(adapter, shape) * adapted_blocks(adapter, shape) * adapter.r
 
 
 def _cut(
@@ -160,10 +165,6 @@ def _passing(shape: ModelShape, last: bool = False) -> float:
     if not last:
         return (3 if shape.decoder else 2) * shape.intermediate
     return shape.hidden * (1 + _FP32_BYTES / shape.value_bytes if shape.decoder else 3.5)
-
-
-def _depth(adapter: LoRAConfig, shape: ModelShape) -> int:
-    return shape.layers if adapter.layers == "all" else min(adapter.layers, shape.layers)
 
 
 def _width(adapter: LoRAConfig, shape: ModelShape) -> int:
