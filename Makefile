@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PIP = .venv/bin/pip --disable-pip-version-check --quiet
 
-.PHONY: run test venv check clean
+.PHONY: run test venv clean
 
 run: venv
 	.venv/bin/coralx run

@@ -31,11 +31,8 @@ GENOMES = tuple(Genome(lora_cfg=LoRAConfig(r=r)) for r in (1, 2, 3, 4))
 
 @dataclass
 class State:
-    """What a view reads of an Evolution."""
+    """What a view reads of a search."""
 
-    stage: TrainingStage = STAGES[0]
-    generation: int = 0
-    stage_index: int = 0
     results: list[TrainingResult] = field(default_factory=list)
 
 

@@ -128,9 +128,7 @@ class Comparison:
         self.sides["naive"] = naive_side(self.genomes, self._naive)
 
 
-def small_version(
-    config: Config, count: int, rows: int, seed: int | None = None
-) -> tuple[Config, tuple[Genome, ...]]:
+def small_version(config: Config, count: int, rows: int) -> tuple[Config, tuple[Genome, ...]]:
     """The first `count` genomes of the configuration's generation 0, with a configuration of one
     generation of them on at most `rows` rows of each split.
 
@@ -140,8 +138,8 @@ def small_version(
         ConfigError: the space holds fewer genomes.
     """
     evolution = config.evolution
-    wanted = {"seed": evolution.seed if seed is None else seed, "generations": 1}
-    drawn = evolution.model_copy(update={**wanted, "population": max(count, evolution.population)})
+    size = max(count, evolution.population)
+    drawn = evolution.model_copy(update={"generations": 1, "population": size})
     genomes = found(config.space, drawn)[:count]
     most = min(config.data.max_rows or rows, rows)
     sections = {

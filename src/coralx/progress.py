@@ -31,13 +31,8 @@ BAR_WIDTH = 28
 
 
 class RunState(Protocol):
-    """What a view reads of an Evolution."""
+    """What a view reads of a search."""
 
-    @property
-    def stage(self) -> TrainingStage: ...
-
-    generation: int
-    stage_index: int
     results: list[TrainingResult]
 
 
@@ -166,13 +161,13 @@ class View(Watcher):
         self._progress = Progress(job=job, step=0, steps=steps, alive=len(job.genomes))
         if self._first_share is None:
             for result in results:
-                self._note_best(result.stage_index, _auroc(result))
+                self._note_best(result.stage_index, result.auroc)
             self._first_share = self.share()
 
     def _describe(self, results: list[TrainingResult]) -> str:
         """One line on a finished job."""
         first = results[0]
-        found = [value for value in map(_auroc, results) if value is not None]
+        found = [result.auroc for result in results if result.auroc is not None]
         for value in found:
             self._note_best(first.stage_index, value)
         steps = max(result.cost.kept_steps for result in results)
@@ -269,10 +264,6 @@ def _forecast(config: Config) -> Forecast:
     evolution = config.evolution
     stages = config.hyperband.stages
     return Forecast(stages, evolution.population, evolution.generations, steps)
-
-
-def _auroc(result: TrainingResult) -> float | None:
-    return result.details.get("auroc", result.objectives.get("task_skill"))
 
 
 def _rough(seconds: float) -> str:

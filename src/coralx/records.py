@@ -248,6 +248,15 @@ class TrainingResult(Record):
     curve: tuple[CurvePoint, ...] = ()
     cost: Cost = Cost()
 
+    @property
+    def auroc(self) -> float | None:
+        """On validation rows: `details["auroc"]` where training gives it, else task_skill.
+
+        The two differ under the cross-modal proxy, whose discount on task_skill is for ranking
+        alone.
+        """
+        return self.details.get("auroc", self.objectives.get("task_skill"))
+
 
 class Generation(Record):
     """A closed generation: who survived, the front so far and how diverse the population is.

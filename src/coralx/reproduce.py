@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coralx.errors import CheckpointError, StoreError
-from coralx.records import Progress, TrainingResult
+from coralx.records import TrainingResult
 from coralx.repair import train_again
 from coralx.schedule import Schedule
 from coralx.store import History, read_history
@@ -58,7 +58,6 @@ def reproduce(
     directory: Path,
     genome: str,
     say: Callable[[str], None] = lambda _: None,
-    observe: Callable[[Progress], None] = lambda _: None,
 ) -> Reproduction:
     """Train a genome of a run again from fresh weights, in a folder of its own.
 
@@ -81,7 +80,7 @@ def reproduce(
         for place, step in enumerate(steps, start=1):
             members = ", ".join(genome.id for genome in step.job.genomes)
             say(f"job {place} of {len(steps)}: {step.job.id} ({members})")
-            results = train_again(worker, step, observe)
+            results = train_again(worker, step)
             taken += sum(result.cost.steps for result in results)
             again = next((r for r in results if r.genome.id == target.genome.id), again)
         name = again.checkpoint if again and again.checkpoint else ""

@@ -6,7 +6,6 @@ import importlib.metadata
 import os
 import platform
 import shutil
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
 PACKAGES = ("coralx", "torch", "transformers", "peft", "pymoo", "moocore", "numpy")
 
 
-@dataclass
 class Watcher:
     """Who is told how a run goes; the methods do nothing unless overridden."""
 

@@ -8,8 +8,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from coralx.errors import DataError, StoreError
-from coralx.train.row_file import builtin_file
+from coralx.errors import StoreError
+from coralx.train.row_file import builtin_file, iterate_rows
 
 # Rows of each class, per task: text alone, and text with a picture.
 SIZES = {"train": (48, 24), "validation": (24, 12), "test": (24, 12)}
@@ -106,15 +106,10 @@ def write_starter(directory: Path) -> list[Path]:
 
 def _choose(split: str, texts: int, pictured: int) -> list[dict[str, Any]]:
     """The first rows of each class with and without a picture, in the order of the file."""
-    import pyarrow.parquet
-
-    path = builtin_file(split)
-    if not path.is_file():
-        raise DataError(f"{path}: the data set in the package is missing; install coralx again")
     wanted = {False: texts, True: pictured}
     seen: Counter[tuple[bool, int]] = Counter()
     chosen = []
-    for row in pyarrow.parquet.read_table(path).to_pylist():
+    for row in iterate_rows(builtin_file(split)):
         kind = (row["image"] is not None, row["label"])
         seen[kind] += 1
         if seen[kind] <= wanted[kind[0]]:

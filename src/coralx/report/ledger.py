@@ -7,14 +7,14 @@ from typing import Any
 
 from coralx.records import TrainingResult
 from coralx.report.markup import Markup, element, empty, hover, join, section, table
-from coralx.report.plots import STONE, Trace, card, key, plot
+from coralx.report.plots import SEA, STONE, Trace, card, key, plot
 from coralx.store import History
 from coralx.summary import Summary
 from coralx.wording import count, duration, large, megabytes, plural, ratio, share, tera
 
 # From pale to strong: later stages spend more on fewer genomes.
 SHADES = ("#fcc9bb", "#f9a48e", "#f2654d", "#b93f2a", "#7d2a1c")
-EVALUATION, REST = "#1f8a9b", "#d9a441"
+EVALUATION, REST = SEA, "#d9a441"
 COMPARED = "= {} steps of naive full training / {} steps trained"
 HEADINGS = (
     "Stage",

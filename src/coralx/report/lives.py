@@ -9,6 +9,7 @@ from typing import Literal
 
 from coralx.records import CurvePoint, Genome, TrainingResult
 from coralx.report.markup import Markup, element, hover, join
+from coralx.report.plots import CORAL, SEA, STONE
 from coralx.store import History
 from coralx.summary import front_results
 from coralx.wording import figure, genes_line, label
@@ -17,9 +18,9 @@ Fate = Literal["front", "finished", "outranked", "stopped", "open"]
 
 # In the order of interest; colours are legible on the light and on the dark page.
 FATES: dict[Fate, tuple[str, str]] = {
-    "front": ("on the front", "#f2654d"),
-    "finished": ("finished, dominated", "#1f8a9b"),
-    "outranked": ("not promoted", "#9aa7b4"),
+    "front": ("on the front", CORAL),
+    "finished": ("finished, dominated", SEA),
+    "outranked": ("not promoted", STONE),
     "stopped": ("stopped by a gate", "#8a63b8"),
     "open": ("under way", "#d9a441"),
 }

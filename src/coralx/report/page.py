@@ -118,7 +118,7 @@ def _header(history: History, summary: Summary) -> Markup:
             element("p", Markup(_asset("mark.svg")), "CoralX", state, class_="brand"),
             element("h1", _headline(summary)),
             element("p", join([fact for fact in facts if fact], " · "), class_="facts"),
-            element("dl", *_cards(history, summary)),
+            element("dl", *_cards(summary)),
             class_="wide",
         ),
         element("nav", element("div", *links, class_="wide")),
@@ -133,7 +133,7 @@ def _headline(summary: Summary) -> str:
     return f"{tried}, {front} worth keeping" if front else tried
 
 
-def _cards(history: History, summary: Summary) -> list[Markup]:
+def _cards(summary: Summary) -> list[Markup]:
     spent = summary["efficiency"]
     ratio_note = (
         f"{count(spent['steps'])} steps; {count(spent['naive_steps'])} to train each genome fully"

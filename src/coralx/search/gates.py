@@ -64,13 +64,9 @@ def _check_loss(stage: TrainingStage, result: TrainingResult) -> Stop | None:
 
 
 def _check_quality(stage: TrainingStage, result: TrainingResult) -> Stop | None:
-    """AUROC on validation rows: `details["auroc"]` where training gives it, else task_skill.
-
-    The two differ under the cross-modal proxy, whose discount on task_skill is for ranking and
-    must not stop a genome that is above the limit.
-    """
-    auroc = result.details.get("auroc", result.objectives.get("task_skill"))
-    limit = stage.min_auroc
+    """AUROC on validation rows, not the discounted skill of the cross-modal proxy, which must not
+    stop a genome that is above the limit."""
+    auroc, limit = result.auroc, stage.min_auroc
     if auroc is None or limit is None or auroc >= limit:
         return None
     reason = f"AUROC {auroc:.6g} < {limit} (validation rows, after {stage.name})"
