@@ -226,6 +226,15 @@ def test_a_file_that_holds_no_rows_to_train_on_is_refused(job: Any, name: str) -
     job.refuse(str(job.folder / file), said)
 
 
+@pytest.mark.parametrize("mode", ["refuse", "skip"])
+def test_two_words_as_labels_are_said_once(job: Any, mode: str) -> None:
+    rows = [{"text": f"t{i}", "label": ("safe", "unsafe")[i % 2]} for i in range(30)]
+    job.write_rows("train.jsonl", rows)
+    job.use(on_bad_rows=mode)
+    message = job.refuse("labels are 'safe', 'unsafe'; write 0 and 1 in their place, 1 for unsafe")
+    assert len(message.splitlines()) == 1
+
+
 @pytest.mark.parametrize("split", ["train", "validation", "test", "clean_holdout"])
 def test_a_missing_file_is_refused_for_each_split(job: Any, split: str) -> None:
     job.use(**{split: "nowhere.csv"})

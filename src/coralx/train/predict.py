@@ -16,13 +16,14 @@ from pydantic import BaseModel, Field, ValidationError
 from coralx.errors import DataError, ModelError
 from coralx.json_values import plain
 from coralx.records import LoRAConfig
+from coralx.row_values import check_text
 from coralx.train.adapters import PackedAdapters
 from coralx.train.backbone import Backbone
 from coralx.train.checkpoint import import_adapter, read_sidecar
 from coralx.train.frozen import FORMATS
 from coralx.train.network import score
 from coralx.train.prefix import EncodedRows
-from coralx.train.rows import Rows, check_text, read_image
+from coralx.train.rows import Rows, read_image
 from coralx.train.vision import VisionTower
 from coralx.train.workbench import choose_device
 

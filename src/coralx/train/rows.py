@@ -13,14 +13,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coralx.errors import DataError
+from coralx.row_values import (
+    Faults,
+    check_columns,
+    check_text,
+    check_whole,
+    list_some,
+    read_label,
+    read_safe,
+    short,
+)
 from coralx.sections import DataSettings
 from coralx.train.row_file import check_file, iterate_csv, iterate_json
 from coralx.train.vision import decode_image
 
 SPLITS = ("train", "validation", "test", "clean_holdout")
-SHOWN = 20  # bad rows listed before "and n more"
 # Limits that no data set for fine-tuning meets and a damaged or hostile file soon does.
-MAX_CHARACTERS = 1_000_000
 MAX_TASK = 200
 MAX_IMAGE_BYTES = 32 * 2**20
 
@@ -92,20 +100,17 @@ def read_rows(path: Path, settings: DataSettings, safe: bool = False) -> Checked
     """
     names, table = _load(path, settings)
     needed = [settings.text_column] + ([] if safe else [settings.label_column])
-    if missing := [name for name in needed if name not in names]:
-        raise DataError(
-            f"{path}: no column {', '.join(map(repr, missing))}; there are "
-            f"{', '.join(map(repr, names))}; name yours under data: text_column, label_column"
-        )
-    good, bad = [], []
+    check_columns(path, names, needed)
+    good, faults = [], Faults(path)
     for number, row in enumerate(table, start=1):
+        if not safe:
+            faults.see_label(row.get(settings.label_column))
         try:
             good.append(_check_row(row, settings, path.parent, safe))
         except DataError as error:
-            bad.append(f"row {number}: {error}")
-    if bad and settings.on_bad_rows == "refuse":
-        advice = "mend them or set data.on_bad_rows: skip"
-        raise DataError(f"{path}: {len(bad)} bad row(s); {advice}\n{list_some(bad)}")
+            faults.add(number, error)
+    faults.check(settings.on_bad_rows)
+    bad = faults.rows
     if not good:
         raise DataError(
             f"{path}: no usable rows; at least one is needed\n{list_some(bad)}".rstrip()
@@ -169,24 +174,11 @@ def _check_row(
 ) -> tuple[str, int, str, bytes | None]:
     text = row[settings.text_column]
     check_text(text)
-    label = (_check_safe if safe else _check_label)(row.get(settings.label_column))
+    label = (read_safe if safe else read_label)(row.get(settings.label_column))
     task = _read_task(row.get(settings.task_column or ""))
     picture = row.get(settings.image_column or "")
     image = read_image(picture, folder, settings.allow_outside_images)
     return text, label, task, image
-
-
-def check_text(text: Any) -> None:
-    """Pass if a text can be tokenized.
-
-    Raises:
-        DataError: no string, blank, beyond MAX_CHARACTERS, or half a character (a lone surrogate).
-    """
-    if not isinstance(text, str) or not text.strip():
-        raise DataError(f"text must be a non-empty string, got {_short(text)}")
-    if len(text) > MAX_CHARACTERS:
-        raise DataError(f"text has {len(text):,} characters; cut it to {MAX_CHARACTERS:,}")
-    _check_whole("text", text)
 
 
 def _read_task(value: Any) -> str:
@@ -196,46 +188,8 @@ def _read_task(value: Any) -> str:
             f"task has {len(task):,} characters; name it in {MAX_TASK}, or name another column "
             "under data: task_column"
         )
-    _check_whole("task", task)
+    check_whole("task", task)
     return task
-
-
-def _check_whole(what: str, text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        found = text[error.start : error.end]
-        raise DataError(
-            f"{what} holds {found!r}, half of a UTF-16 pair; mend its encoding"
-        ) from None
-
-
-def _check_label(label: Any) -> int:
-    value = _read_number(label) if isinstance(label, str) else label
-    if isinstance(value, int | float) and value in (0, 1):
-        return int(value)
-    raise DataError(f"label must be 0 or 1, got {_short(label)}; write 1 for unsafe, 0 for safe")
-
-
-def _check_safe(label: Any) -> int:
-    if label not in (None, "") and _check_label(label):
-        raise DataError(
-            "label is 1 (unsafe), and a row of data.clean_holdout must be safe (0 or no label); "
-            "take it out, or move it to data.validation or data.test"
-        )
-    return 0
-
-
-def _read_number(word: str) -> float | None:
-    """Of a cell of a CSV file: 1, 1.0 or True."""
-    try:
-        return float({"true": "1", "false": "0"}.get(word.strip().lower(), word))
-    except ValueError:
-        return None
-
-
-def _short(value: Any) -> str:
-    return f"{value!r:.40}"
 
 
 def read_image(value: Any, folder: Path, allow_outside: bool = False) -> bytes | None:
@@ -254,7 +208,7 @@ def read_image(value: Any, folder: Path, allow_outside: bool = False) -> bytes |
     if isinstance(value, str):
         value = _read_picture(value, folder, allow_outside)
     if not isinstance(value, bytes):
-        raise DataError(f"image must be a path or bytes, got {_short(value)}")
+        raise DataError(f"image must be a path or bytes, got {short(value)}")
     if len(value) > MAX_IMAGE_BYTES:
         raise DataError(_too_large(f"of {len(value):,} bytes"))
     decode_image(value)
@@ -266,7 +220,7 @@ def _read_picture(value: str, folder: Path, allow_outside: bool) -> bytes:
         place = (folder / value).resolve()
         found = place.is_file()
     except (OSError, ValueError, RuntimeError):  # too long, a NUL or a loop: no path at all
-        raise DataError(f"image {_short(value)} is not the path of a file") from None
+        raise DataError(f"image {short(value)} is not the path of a file") from None
     if not allow_outside and not place.is_relative_to(folder.resolve()):
         raise DataError(
             f"image {value!r} lies outside the data file's folder; move it there, or set "
@@ -284,9 +238,3 @@ def _read_picture(value: str, folder: Path, allow_outside: bool) -> bytes:
 
 def _too_large(which: str) -> str:
     return f"image {which} is too large; a picture file has at most {MAX_IMAGE_BYTES:,} bytes"
-
-
-def list_some(bad: Sequence[str]) -> str:
-    """A line for each of the first SHOWN problems, and how many more there are."""
-    shown = "\n".join(f"  {line}" for line in bad[:SHOWN])
-    return shown + (f"\n  and {len(bad) - SHOWN} more" if len(bad) > SHOWN else "")

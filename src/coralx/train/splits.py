@@ -11,10 +11,11 @@ import numpy as np
 
 from coralx.errors import DataError
 from coralx.row_count import SET_ASIDE
+from coralx.row_values import list_some
 from coralx.sections import DataSettings
 from coralx.train.data import divide, subset
 from coralx.train.row_file import builtin_file
-from coralx.train.rows import SPLITS, Key, Rows, list_some, read_rows
+from coralx.train.rows import SPLITS, Key, Rows, read_rows
 
 REASONS = 3  # shown of the rows that a file's warning counts
 
@@ -83,7 +84,7 @@ def load_splits(
     _warn_of_pictures(rows, paths, say)
     clean = rows.get("clean_holdout")
     empty = rows["train"].take([])
-    first, second = divide(clean, 50, seed) if clean else (empty, empty)
+    first, second = set_aside(clean, 50, seed) if clean else (empty, empty)
     measured = rows["validation"], rows["test"], first, second
     return Splits(rows["train"], *measured, left_out.counts)
 
