@@ -135,11 +135,15 @@ class StageTrainer:
             pack.put(k, member.moments.first, optimizer.first)
             pack.put(k, member.moments.second, optimizer.second)
         pack.training = True
-        for step in steps:
-            if any(member.going for member in members):  # else the other lanes step alone
-                positions = [member.moments.step + step - steps.start for member in members]
-                self._step(pack, optimizer, members, plan, step, positions)
-            meet()
+        try:
+            for step in steps:
+                if any(member.going for member in members):  # else the other lanes step alone
+                    positions = [member.moments.step + step - steps.start for member in members]
+                    self._step(pack, optimizer, members, plan, step, positions)
+                meet()
+        finally:  # what failed was computed too
+            for member in members:
+                member.flops = self._flops(member)
         for k, member in enumerate(members):
             moments = Moments(
                 pack.take(k, member.weights, optimizer.first),
@@ -182,16 +186,17 @@ class StageTrainer:
         useful = tokens + pictures * slots
         computed = batch.mask.numel() + slots * len(batch.mask)
         for member in members:
-            self._charge(member, len(chosen), useful, computed)
+            if member.going:
+                member.rows += len(chosen)
+                member.tokens += useful
+                member.computed_tokens += computed
 
-    def _charge(self, member: Member, rows: int, useful: int, computed: int) -> None:
-        """Forward from the genome's entry; backward, of activations alone, to the same block."""
-        if not member.going:
-            return
-        member.tokens += useful
-        member.computed_tokens += computed
-        member.flops += 2 * self._backbone.flops(member.entry, rows, computed)
-        member.flops += 3 * self._backbone.adapter_flops(member.weights, rows, computed)
+    def _flops(self, member: Member) -> float:
+        """Of all its steps: forward from the genome's entry; backward, of activations alone, to the
+        same block."""
+        seen = member.rows, member.computed_tokens
+        frozen = self._backbone.flops(member.entry, *seen)
+        return 2 * frozen + 3 * self._backbone.adapter_flops(member.weights, *seen)
 
     def _examine(
         self, members: Sequence[Member], step: int, plan: StagePlan, examine: Examine
