@@ -227,9 +227,43 @@ def test_extinction_lists_every_reason(asha, answer) -> None:
     search = new_search(asha(training={"pack_size": 1}))
     with pytest.raises(ExtinctError) as caught:
         crew.run(search)
-    assert str(caught.value).count("loss is nan at step 3") == 8
+    reasons = str(caught.value)
+    assert reasons.count("loss is nan at step 3") == len(search.results) >= 8
+    assert all(result.genome.id in reasons for result in search.results)
     assert search.finished
     assert (search.ask(5), search.front()) == ([], [])
+
+
+def test_a_founder_that_still_trains_may_yet_pass(asha, answer) -> None:
+    """Stragglers: as many newcomers have failed as there are founders, but one founder is left."""
+    search = new_search(asha(training={"pack_size": 1}))
+    straggler = search.ask(1)[0]
+    while len({result.genome.id for result in search.results}) < 12:
+        job = next(job for job in search.ask(4) if job != straggler)
+        search.tell(answer(job, stopped=NAN_STOP)[0])
+    search.tell(answer(straggler)[0])
+    assert not search.finished
+    assert any(job.stage_index == 1 for job in search.ask(4))
+
+
+def test_given_genomes_start_fresh_whatever_lineage_they_have(asha, answer) -> None:
+    parent = Genome(id="a")
+    child = Genome(id="b", learning_rate=2e-3, parents=("a",), generation=1)
+    config = asha(training={"pack_size": 1}, evolution={"generations": 1})
+    search = Workers(1, SEEDED(0), answer).run(new_search(config, [parent, child]))
+    first = [result.start.kind for result in search.results if result.stage_index == 0]
+    assert first == ["fresh", "fresh"]
+
+
+def test_what_comes_after_extinction_was_not_asked_for(asha, answer) -> None:
+    search = new_search(asha(training={"pack_size": 1}, evolution={"population": 2}))
+    one, two, newcomer = search.ask(3)
+    search.tell(answer(one, stopped=NAN_STOP)[0])
+    with pytest.raises(ExtinctError):
+        search.tell(answer(two, stopped=NAN_STOP)[0])
+    with pytest.raises(CoralXError, match="must be one that was asked for"):
+        search.tell(answer(newcomer)[0])
+    assert len(search.results) == 2
 
 
 def test_it_ends_early_where_the_space_is_used_up(asha, answer, funnel) -> None:

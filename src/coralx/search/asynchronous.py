@@ -259,9 +259,11 @@ class AsynchronousEvolution(Search):
         self._pool = self._breeders = survivors
 
     def _check_extinct(self) -> None:
-        if not self._passing and sum(bool(past) for past in self._past.values()) >= self._size:
+        """A founder that is still training may yet pass, whatever newcomers came to."""
+        if not self._passing and all(self._past.get(genome.id) for genome in self._founders):
             self._extinct = True
             self._open.clear()
+            self._awaited.clear()
             raise ExtinctError(explain_extinction(self.stage, self._last_of(self._past)))
 
     def _needed(self) -> Iterable[TrainingResult]:

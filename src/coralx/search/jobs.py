@@ -33,7 +33,9 @@ def plan_jobs(
     """
     stages = config.hyperband.stages
     stage = stages[stage_index]
-    starts = {genome.id: _start(config, stage_index, genome, past) for genome in genomes}
+    starts = {
+        genome.id: _start(config, generation, stage_index, genome, past) for genome in genomes
+    }
     packs = pack(
         genomes,
         config.training.pack_size,
@@ -82,9 +84,11 @@ def _is_proxy(config: Config, stage_index: int, image_task: bool) -> bool:
     return config.hyperband.cross_modal_proxy and image_task and stage_index < proxies
 
 
-def _start(config: Config, stage_index: int, genome: Genome, past: Past) -> Start:
+def _start(config: Config, generation: int, stage_index: int, genome: Genome, past: Past) -> Start:
+    """Founders start fresh, also where one given is another's child: else what it starts from
+    would depend on who is trained first."""
     if stage_index == 0:
-        return _first_start(config, genome, past)
+        return _first_start(config, genome, past) if generation else Start(kind="fresh")
     if not past.get(genome.id):
         return _copied_start(config, stage_index, genome, past)
     before = past[genome.id][-1]
