@@ -139,6 +139,18 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(
     assert len(list(tmp_path.rglob("*.*"))) == 1
 
 
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_what_is_written_may_be_read_by_whom_the_umask_lets(
+    mask: int, mode: int, tmp_path: Path
+) -> None:
+    before = os.umask(mask)
+    try:
+        name = save_checkpoint(tmp_path, make())
+    finally:
+        os.umask(before)
+    assert checkpoint_path(tmp_path, name).stat().st_mode & 0o777 == mode
+
+
 def test_difference_of_unlike_weights_is_infinite(tmp_path: Path) -> None:
     grown = make().weights
     wider: Callable[[Weights], Weights] = lambda w: Weights(  # noqa: E731

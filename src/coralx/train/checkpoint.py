@@ -276,6 +276,7 @@ def _save(path: Path, tensors: dict[str, Tensor], facts: dict[str, str]) -> None
         make_folder(path.parent)
         ready = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
         save_file(ready, aside, metadata=facts)
+        _share(aside)
         with aside.open("rb") as file:
             os.fsync(file.fileno())
         aside.replace(path)
@@ -284,6 +285,13 @@ def _save(path: Path, tensors: dict[str, Tensor], facts: dict[str, str]) -> None
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)
         raise StoreError(_unwritable(path, error)) from None
+
+
+def _share(path: Path) -> None:
+    """Let others do with a file what the umask lets them; safetensors keeps it to its owner."""
+    mask = os.umask(0o077)  # it can only be asked for by setting it
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
 
 
 def _unwritable(path: Path, error: Exception) -> str:
