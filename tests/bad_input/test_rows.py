@@ -147,6 +147,16 @@ FILES: dict[str, tuple[str, bytes, str]] = {
     "no label column": ("rows.jsonl", b'{"text": "a"}\n', "no column 'label'; there are 'text'"),
     "no columns known": ("rows.csv", b"a,b\n1,2\n", "no column 'text'"),
     "column twice": ("rows.csv", b"text,text,label\na,b,1\n", "column 'text' is there twice; ren"),
+    "semicolons": (
+        "rows.csv",
+        b'text;label\n"bake, then eat";0\n',
+        "columns are separated by ';'; CoralX reads commas",
+    ),
+    "tabs": (
+        "rows.csv",
+        b"text\tlabel\nbake, then eat\t0\n",
+        "columns are separated by tabs; CoralX reads commas",
+    ),
     "too many cells": ("rows.csv", b"text,label\nbake, then eat,0\n", "line 2 has 3 cells, the"),
     "too few cells": ("rows.csv", b"text,label\nbake\n", "line 2 has 1 cells, the header has 2"),
     "quote not closed": ("rows.csv", b'text,label\n"a,1\nb,0\n', "line 3 has 1 cells"),

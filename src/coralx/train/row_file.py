@@ -17,6 +17,7 @@ from coralx.errors import DataError
 READERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 # Limits that no data set for fine-tuning meets and a damaged or hostile file soon does.
 MAX_ROWS = 10_000_000
+SEPARATORS = {";": "';'", "\t": "tabs", "|": "'|'"}  # that other programs write in place of commas
 MAX_UNPACKED = 16 * 2**30  # bytes of a Parquet file's columns before compression
 PARQUET_ROWS = 256  # in memory at once; a row can hold a picture
 # `datasets` unpacks an archive whatever its name says, without a limit.
@@ -212,12 +213,19 @@ def _check_object(source: str, place: str, value: Any) -> dict[str, Any]:
 
 
 def _check_cells(path: Path) -> None:
-    """Every line has a cell for every column: pandas shifts or drops what is too much."""
+    """Every line has a cell for every column: pandas shifts or drops what is too much. A header of
+    one column that holds another separator is no header of this kind of file."""
     csv.field_size_limit(sys.maxsize)
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file)
         try:
             names = next((row for row in reader if row), [])
+            found = [sign for sign in SEPARATORS if len(names) == 1 and sign in names[0]]
+            if found:
+                raise DataError(
+                    f"{path}: columns are separated by {SEPARATORS[found[0]]}; CoralX reads "
+                    "commas: save it as comma-separated"
+                )
             if twice := sorted({name for name in names if names.count(name) > 1}):
                 raise DataError(f"{path}: column {twice[0]!r} is there twice; rename one")
             for row in reader:
