@@ -21,6 +21,7 @@ _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 
 def resolve_model(name: str) -> str:
     """A local folder, the folder of an installed package's model, or a hub id, in that order.
+    What begins with `.`, `/` or `~` can only be a folder.
 
     Raises:
         ModelError: none of the three fits; the message says what each would need.
@@ -33,6 +34,11 @@ def resolve_model(name: str) -> str:
                 "`save_pretrained` of transformers wrote"
             )
         return str(path)
+    if name.startswith((".", "/", "~")):
+        raise ModelError(
+            f"base_model: {name}: no such folder{_describe_search(name)}; name one that "
+            "`save_pretrained` of transformers wrote"
+        )
     packaged = find_packaged(name)
     if packaged:
         return str(packaged)
@@ -51,6 +57,11 @@ def find_folder(name: str | Path) -> Path | None:
         return path if path.is_dir() else None
     except (OSError, RuntimeError, ValueError):  # too long, or the home of nobody: no path
         return None
+
+
+def _describe_search(name: str) -> str:
+    """Where `find_folder` was asked for a relative name: load_config asks it beside the file."""
+    return f" (looked in {Path.cwd()} and beside the settings file)" if name[0] == "." else ""
 
 
 def find_packaged(name: str) -> Path | None:

@@ -123,10 +123,11 @@ SPOILED: dict[str, tuple[Callable[[Path], None], str]] = {
 # Names that lead to no model.
 NAMES: dict[str, tuple[str, str]] = {
     "no such name": ("no-such-model", "'no-such-model' is no local folder, no short name of an in"),
-    "no such path": ("/no/such/folder", "'/no/such/folder' is no local folder"),
+    "no such path": ("/no/such/folder", "/no/such/folder: no such folder; name one"),
+    "no such path here": ("../nosuch", "../nosuch: no such folder (looked in "),
     "a file": ("job.yaml", "'job.yaml' is no local folder"),
     "too long": ("x" * 5000, "is no local folder"),
-    "home of nobody": ("~no_such_user_here/model", "is no local folder"),
+    "home of nobody": ("~no_such_user_here/model", "no such folder; name one"),
     "an address": ("https://example.org/model", "is no local folder"),
 }
 
