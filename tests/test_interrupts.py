@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: at once, but never in the middle of a write."""
+"""Ctrl-C, SIGTERM and SIGHUP: at once, but never in the middle of a write."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import threading
 
 import pytest
 
-from coralx.interrupts import stoppable, unbroken
+from coralx.interrupts import KINDS, stoppable, unbroken
 
 
-@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_signal_stops_at_once(kind: signal.Signals) -> None:
     done = []
     before = signal.getsignal(kind)
@@ -29,7 +29,7 @@ def test_a_signal_stops_at_once(kind: signal.Signals) -> None:
     assert signal.getsignal(kind) is before
 
 
-@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_write_is_finished_first_and_then_it_stops(kind: signal.Signals) -> None:
     done = []
 
@@ -63,6 +63,17 @@ def test_a_second_signal_does_not_break_what_the_first_began() -> None:
     assert done == ["recorded"]
 
 
+def test_a_hangup_that_is_ignored_stays_so() -> None:
+    """As nohup leaves it: the command is to outlive the terminal."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stoppable():
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_an_error_in_a_write_is_not_hidden_where_no_signal_came() -> None:
     with pytest.raises(ValueError, match="disk"), stoppable(), unbroken():
         raise ValueError("disk")
@@ -86,7 +97,7 @@ def test_a_signal_while_the_process_ends_says_nothing() -> None:
     code = (
         "import atexit, os, signal, sys\n"
         "from coralx.cli import main\n"
-        "for kind in (signal.SIGINT, signal.SIGTERM):\n"
+        "for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):\n"
         "    atexit.register(os.kill, os.getpid(), kind)\n"
         "sys.argv = ['coralx', '--version']\n"
         "main()\n"

@@ -1,6 +1,6 @@
-"""Ctrl-C and SIGTERM: at once, but never in the middle of a write.
+"""Ctrl-C, SIGTERM and SIGHUP: at once, but never in the middle of a write.
 
-Both raise KeyboardInterrupt. While something is being written (`unbroken`) they are held back to
+All raise KeyboardInterrupt. While something is being written (`unbroken`) they are held back to
 its end, which is milliseconds away; anywhere else the run is at a safe point, because its state
 is what the journal says and nothing else.
 """
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from types import FrameType
 
-KINDS = (signal.SIGINT, signal.SIGTERM)
+KINDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass
@@ -30,7 +30,7 @@ _held = _Held()
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """SIGINT and SIGTERM stop what runs inside with KeyboardInterrupt.
+    """SIGINT, SIGTERM and SIGHUP stop what runs inside with KeyboardInterrupt.
 
     Python lets the main thread alone set signal handlers; elsewhere this does nothing.
     """
@@ -38,8 +38,7 @@ def stoppable() -> Iterator[None]:
         yield
         return
     with handlers_kept():
-        for kind in KINDS:
-            signal.signal(kind, _stop)
+        _listen()
         yield
 
 
@@ -48,8 +47,7 @@ def whole_process() -> Iterator[None]:
     """As `stoppable`, and what comes after is the end of the process, in which signals are ignored:
     a second Ctrl-C would interrupt Python's own clearing up with a traceback.
     """
-    for kind in KINDS:
-        signal.signal(kind, _stop)
+    _listen()
     try:
         yield
     finally:
@@ -75,7 +73,7 @@ def unbroken() -> Iterator[None]:
 
 @contextlib.contextmanager
 def handlers_kept() -> Iterator[None]:
-    """Undo what a library does to the handlers of SIGINT and SIGTERM while it is started."""
+    """Undo what a library does to the handlers of these signals while it is started."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -85,6 +83,13 @@ def handlers_kept() -> Iterator[None]:
     finally:
         for kind, handler in before.items():
             signal.signal(kind, handler)
+
+
+def _listen() -> None:
+    for kind in KINDS:
+        # Who starts a command under nohup wants it to outlive the terminal.
+        if kind != signal.SIGHUP or signal.getsignal(kind) != signal.SIG_IGN:
+            signal.signal(kind, _stop)
 
 
 def _stop(_signal: int, _frame: FrameType | None) -> None:
