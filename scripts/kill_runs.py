@@ -2,11 +2,12 @@
 """Kill a small real run over and over, resume it, and compare with a run that was left alone.
 
 Half of the kills come after a random time; the others inside a write: with part of the bytes
-written, before or after a sync, a rename or a removal. Every kill is a real SIGKILL of a real
-process. After each one the journal must be readable, and the next sitting must not train a stage
-that the journal says is finished. A run that has come to its end is compared, bit by bit, with
-one that was never killed: journal (but for times), checkpoints, adapters and summary. The kills
-are shared out over the ways of searching: halving, asha, and exploit with merged weights.
+written, before or after a file is opened, cut or synced, a rename or a removal. Every kill is a
+real SIGKILL of a real process. After each one the journal must be readable, and the next sitting
+must not train a stage that the journal says is finished. A run that has come to its end is
+compared, bit by bit, with one that was never killed: journal (but for times), checkpoints,
+adapters and summary. The kills are shared out over the ways of searching: halving, asha, and
+exploit with merged weights.
 
 To make a sitting cost a second rather than ten, the model and rows are loaded once, and each
 sitting is a fork of the process that holds them.
@@ -53,7 +54,7 @@ TIMES = {
     "train_seconds",
     "wall_seconds",
 }
-WRITES = 40  # a kill inside a write comes at one of the first so many of a sitting
+WRITES = 60  # a kill inside a write comes at one of the first so many of a sitting
 SHARE = 0.4  # of an undisturbed run's time: the longest a sitting lasts before a kill by time
 
 CONFIG: dict[str, Any] = {
@@ -157,7 +158,7 @@ class Bench:
 
 
 class Instant:
-    """SIGKILL inside the n-th write, sync, rename or removal of this process."""
+    """SIGKILL inside the n-th opening, write, cut, sync, rename or removal of this process."""
 
     def __init__(self, number: int, chance: random.Random) -> None:
         self._left, self._chance = number, chance
@@ -180,7 +181,7 @@ class Instant:
 
         os.write = tear  # type: ignore[assignment]
         setattr(coralx.train.checkpoint, "save_file", tear_file)  # noqa: B010 - imported by name
-        for name in ("fsync", "replace", "unlink", "mkdir"):
+        for name in ("fsync", "replace", "unlink", "mkdir", "open", "pwrite", "ftruncate"):
             setattr(os, name, self._around(getattr(os, name)))
 
     def _around(self, call: Callable[..., Any]) -> Callable[..., Any]:

@@ -79,11 +79,36 @@ def test_a_removed_lock_file_does_not_let_two_in(
     """The file is opened, its owner removes it and a third makes a new one: not ours."""
     first = RunLock(tmp_path)
     names = iter([False, True])
-    monkeypatch.setattr(lock, "_is_named", lambda file, path: next(names))
     first.release()
-    second = RunLock(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(lock, "_is_named", lambda file, path: next(names))
+        second = RunLock(tmp_path)
     assert next(names, None) is None
     second.release()
+
+
+def test_a_full_disk_leaves_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(lock.errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", refuse)
+        with pytest.raises(StoreError, match=r"No space left .* give the same command again"):
+            Store(tmp_path)
+    assert not list(tmp_path.iterdir())
+    Store(tmp_path).close()
+
+
+def test_a_lock_that_is_another_process_s_by_now_is_not_removed(tmp_path: Path) -> None:
+    first = RunLock(tmp_path)
+    assert first.holds
+    (tmp_path / LOCK).unlink()
+    assert not first.holds
+    second = RunLock(tmp_path)
+    first.release()
+    assert second.holds
+    second.release()
+    assert not second.holds
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import yaml
 
 from coralx.config import Config, load_config
 from coralx.errors import StoreError
-from coralx.lock import LOCK
+from coralx.lock import LOCK, RunLock
 from coralx.run_folder import SETTINGS, WRITTEN, changed_settings, check_new, check_writable
 from coralx.runs import Watcher, start_run
 from coralx.store import JOURNAL, Store
@@ -42,6 +43,27 @@ def test_a_run_killed_before_its_first_record_can_be_started_again(
     (tmp_path / "checkpoints").mkdir()  # no run has those before its first record
     with pytest.raises(StoreError, match=r"holds checkpoints, config\.yaml, journal\.jsonl, lock"):
         check_new(tmp_path)
+
+
+@pytest.mark.parametrize("at", ["ftruncate", "pwrite", "open"])
+def test_a_start_killed_between_lock_and_journal_can_be_given_again(
+    at: str, tmp_path: Path
+) -> None:
+    """`open`: that of the journal, as the lock is named by then."""
+    child = os.fork()
+    if child == 0:
+
+        def die(*_: object) -> None:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        lock = RunLock(tmp_path) if at == "open" else None
+        setattr(os, at, die)
+        Store(tmp_path) if lock is None else os.open(tmp_path / JOURNAL, os.O_CREAT)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert [path.name for path in tmp_path.iterdir()] == [LOCK]
+    check_new(tmp_path)
+    Store(tmp_path).close()
+    check_new(tmp_path)
 
 
 def test_a_run_that_has_begun_is_to_be_resumed(tmp_path: Path) -> None:

@@ -59,14 +59,25 @@ class RunLock:
     def __init__(self, directory: Path) -> None:
         self._path = directory / LOCK
         self._file = self._take(directory)
-        os.ftruncate(self._file, 0)
-        os.pwrite(self._file, json.dumps(asdict(_this_process())).encode(), 0)
+        try:
+            os.ftruncate(self._file, 0)
+            os.pwrite(self._file, json.dumps(asdict(_this_process())).encode(), 0)
+        except BaseException:  # on a full disk, too, the command can be given again
+            self.release()
+            raise
+
+    @property
+    def holds(self) -> bool:
+        """Whether `RUN/lock` is still the locked file: not where the folder was renamed or removed
+        meanwhile, or the file was removed by hand."""
+        return self._file >= 0 and _is_named(self._file, self._path)
 
     def release(self) -> None:
         """Let go; a second time does nothing."""
         if self._file < 0:
             return
-        self._path.unlink(missing_ok=True)
+        if self.holds:  # or it is another process's
+            self._path.unlink(missing_ok=True)
         os.close(self._file)
         self._file = -1
 
@@ -80,6 +91,18 @@ class RunLock:
             if _is_named(file, self._path):
                 return file
             os.close(file)  # its last owner removed it meanwhile: take the new one
+
+
+def is_lock(path: Path) -> bool:
+    """Whether the file was made by a `RunLock`, dead or alive: it names an owner, or nobody yet."""
+    try:
+        file = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        return os.fstat(file).st_size == 0 or _read_owner(file) is not None
+    finally:
+        os.close(file)
 
 
 def _lock(file: int) -> bool:
@@ -99,7 +122,7 @@ def _is_named(file: int, path: Path) -> bool:
     """Whether the open file is still the one of that name."""
     try:
         return os.path.samestat(os.fstat(file), os.stat(path))
-    except FileNotFoundError:
+    except OSError:  # no such file, or no way to it
         return False
 
 

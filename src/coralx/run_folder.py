@@ -10,7 +10,7 @@ from typing import Any
 
 from coralx.config import PREFIX_FOLDER, Config, load_config
 from coralx.errors import ConfigError, StoreError
-from coralx.lock import LOCK
+from coralx.lock import LOCK, is_lock
 from coralx.store import JOURNAL, has_begun
 
 SETTINGS = "config.yaml"
@@ -25,8 +25,8 @@ WRITTEN = (
     "summary.json",
     "report.html",
 )
-# What a run killed before its first record may leave: the journal, still empty or with half of
-# that record, comes before the settings.
+# What a run killed before its first record may leave: the lock comes first, then the journal, still
+# empty or with half of that record, then the settings.
 BEFORE_FIRST_RECORD = {SETTINGS, JOURNAL, LOCK}
 
 
@@ -42,7 +42,7 @@ def check_new(directory: Path) -> None:
             "choose another --out"
         )
     taken = [name for name in WRITTEN if (directory / name).exists()]
-    if taken and not (set(taken) <= BEFORE_FIRST_RECORD and _is_half_begun(directory / JOURNAL)):
+    if taken and not _is_half_begun(directory, taken):
         raise StoreError(
             f"{directory}: a new run overwrites nothing, and this folder holds "
             f"{', '.join(sorted(taken))} already; choose another --out, or move them away"
@@ -88,11 +88,13 @@ def _differences(one: Any, other: Any, place: str = "") -> Iterator[str]:
         yield from _differences(one.get(key), other.get(key), f"{place}.{key}".lstrip("."))
 
 
-def _is_half_begun(journal: Path) -> bool:
-    """Whether it is the journal of a run that has not begun, and no file of another kind."""
+def _is_half_begun(directory: Path, taken: list[str]) -> bool:
+    """Whether the files are those of a run that has not begun, and none is of another kind."""
+    if taken == [LOCK]:  # an owner that lives is told when the lock is taken
+        return is_lock(directory / LOCK)
     try:
-        begin = journal.read_bytes()
+        begin = (directory / JOURNAL).read_bytes()
     except OSError:
         return False
     sign = b'{"kind": "run_started"'
-    return begin.startswith(sign[: len(begin)])
+    return set(taken) <= BEFORE_FIRST_RECORD and begin.startswith(sign[: len(begin)])
