@@ -12,7 +12,7 @@ import torch
 from coralx.errors import StoreError
 from coralx.train.backbone import Backbone
 from coralx.train.prefix import EncodedRows
-from coralx.train.prefix_store import PrefixStore
+from coralx.train.prefix_store import PrefixStore, drop_parts
 from coralx.train.rows import Rows
 
 CHOSEN = [3, 0, 7]
@@ -89,6 +89,31 @@ def test_a_file_cut_short_is_made_anew(text_rows: Rows, backbone: Backbone, tmp_
         os.truncate(path, path.stat().st_size // 2)
     again = _encode(text_rows, backbone, PrefixStore(tmp_path, 0)).batch(CHOSEN).at(4)
     assert torch.equal(again, whole)
+
+
+@pytest.mark.parametrize("place", [0.0, 0.5, 1.0])
+def test_a_damaged_file_is_made_anew(
+    place: float, text_rows: Rows, backbone: Backbone, tmp_path: Path
+) -> None:
+    """One bit in another place, in the content or in the digest after it."""
+    whole = _encode(text_rows, backbone).batch(CHOSEN).at(4)
+    _encode(text_rows, backbone, PrefixStore(tmp_path, 0)).prepare(4)
+    for path in tmp_path.glob("*.bin"):
+        data = bytearray(path.read_bytes())
+        data[round(place * (len(data) - 1))] ^= 1
+        path.write_bytes(bytes(data))
+    again = _encode(text_rows, backbone, PrefixStore(tmp_path, 0)).batch(CHOSEN).at(4)
+    assert torch.equal(again, whole)
+
+
+def test_what_killed_processes_left_half_filled_is_removed(tmp_path: Path) -> None:
+    for key in ("one", "two"):
+        PrefixStore(tmp_path, 0).make(key, (2, 3), torch.float32, torch.device("cpu"))
+    store = PrefixStore(tmp_path, 0)
+    store.make("whole", (2, 3), torch.float32, torch.device("cpu"))
+    store.keep("whole")
+    drop_parts(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["whole.bin"]
 
 
 def test_a_full_disk_is_told_before_anything_is_written(

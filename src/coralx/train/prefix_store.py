@@ -1,7 +1,9 @@
 """Where the frozen blocks' outputs are kept: in memory up to a budget, then in mapped files.
 
 A file's name is a digest of all that its content depends on (base model, tokens, block, type), so
-what is found under it cannot be stale; a process that goes on with a run finds it there.
+what is found under it cannot be stale; a process that goes on with a run finds it there. A file
+ends in a digest of its content, so what is damaged is not used. That costs one reading of a file
+when it is finished and one when it is found again: 0.7 s a gigabyte, beside the disk's time.
 """
 
 from __future__ import annotations
@@ -11,11 +13,16 @@ import os
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
 
 from coralx.errors import StoreError
+
+PART = ".part"  # the suffix of a file that is being filled
+SEAL = 16  # bytes of the digest at a file's end
+CHUNK = 1 << 20
 
 
 class PrefixStore:
@@ -37,10 +44,10 @@ class PrefixStore:
         return self._folder is not None
 
     def find(self, key: str, size: Sequence[int], dtype: torch.dtype) -> Tensor | None:
-        """What an earlier process left in a file; None if there is none, or one of another size:
-        a file cut short would be mapped with zeros at its end."""
+        """What an earlier process left in a file; None if there is none, or one that is damaged or
+        of another size."""
         path = self._path(key)
-        if path is None or not path.is_file() or path.stat().st_size != _bytes(size, dtype):
+        if path is None or not _is_sealed(path, _bytes(size, dtype)):
             return None
         return _map(path, size, dtype)
 
@@ -65,12 +72,12 @@ class PrefixStore:
                 self._filling[key] = needed
                 return made
         # A name of its own: another process may be filling, or have mapped, a file for this key.
-        part = self._parts[key] = path.with_suffix(f".{uuid.uuid4().hex}.part")
+        part = self._parts[key] = path.with_suffix(f".{uuid.uuid4().hex}{PART}")
         try:
             part.parent.mkdir(parents=True, exist_ok=True)
             with part.open("xb") as file:
                 # Reserved now: a full disk met while writing to a map would end the process.
-                os.posix_fallocate(file.fileno(), 0, needed)
+                os.posix_fallocate(file.fileno(), 0, needed + SEAL)
         except OSError as error:
             self.drop(key)
             raise StoreError(
@@ -85,7 +92,10 @@ class PrefixStore:
         path, part = self._path(key), self._parts.get(key)
         if path is None or part is None:
             return
-        with part.open("rb") as file:
+        with part.open("r+b") as file:
+            seal = _digest(file, os.fstat(file.fileno()).st_size - SEAL)
+            file.write(seal)
+            file.flush()
             os.fsync(file.fileno())  # or a power cut could leave the name without the content
         part.replace(path)
         del self._parts[key]
@@ -99,6 +109,12 @@ class PrefixStore:
 
     def _path(self, key: str) -> Path | None:
         return None if self._folder is None else self._folder / f"{key}.bin"
+
+
+def drop_parts(folder: Path) -> None:
+    """Remove what killed processes left half filled. Only while nobody fills any."""
+    for part in folder.glob(f"*{PART}"):
+        part.unlink(missing_ok=True)
 
 
 def digest(parts: Sequence[str | bytes]) -> str:
@@ -118,6 +134,24 @@ def digest_model(folder: str) -> str:
         with path.open("rb") as file:
             parts += [path.name, hashlib.file_digest(file, "sha256").digest()]
     return digest(parts)
+
+
+def _is_sealed(path: Path, size: int) -> bool:
+    """Whether the file holds so many bytes and after them their digest."""
+    try:
+        with path.open("rb") as file:
+            whole = os.fstat(file.fileno()).st_size == size + SEAL
+            return whole and _digest(file, size) == file.read()
+    except OSError:  # there is none, or the disk cannot read it
+        return False
+
+
+def _digest(file: BinaryIO, size: int) -> bytes:
+    """Of the first `size` bytes; the file is left at their end."""
+    seen = hashlib.blake2b(digest_size=SEAL)
+    for start in range(0, size, CHUNK):
+        seen.update(file.read(min(CHUNK, size - start)))
+    return seen.digest()
 
 
 def _bytes(size: Sequence[int], dtype: torch.dtype) -> int:
