@@ -229,7 +229,7 @@ def run_coralx(
     problem: Problem, config: Config, seconds: float, workers: int
 ) -> tuple[list[tuple[float, TrainingResult]], int]:
     """As `competitors.simulate`."""
-    executor = ReplayExecutor(problem, workers)
+    executor = ReplayExecutor(problem, config, workers)
     found: list[tuple[float, TrainingResult]] = []
     told = 0
 
@@ -253,7 +253,7 @@ def time_ten_thousand(problem: Problem) -> float:
     config = coralx_config(problem, 0, 1000, {"evolution": {"generations": 10}})
     search = new_search(config)
     began = time.process_time()
-    run(search, ReplayExecutor(problem, 1000), MemoryStore(), History(config, {}))
+    run(search, ReplayExecutor(problem, config, 1000), MemoryStore(), History(config, {}))
     return time.process_time() - began
 
 

@@ -25,6 +25,16 @@ def test_the_seed_configuration_is_the_default(tmp_path: Path) -> None:
     assert load_config(path) == load_config(None) == Config()
 
 
+def test_all_is_measured_where_it_decides_and_at_the_end() -> None:
+    plain = load_config(None)
+    assert [plain.measures_all(stage) for stage in plain.hyperband.stages] == [False] + [True] * 3
+    copying = load_config({"evolution": {"exploit_below": 0.25}})
+    assert [copying.measures_all(stage) for stage in copying.hyperband.stages] == [True] * 4
+    lone = {"name": "only", "epoch_budget": 1, "data_percentage": 100, "survival_rate": 1}
+    config = load_config({"hyperband": {"training_stages": [lone]}})
+    assert config.measures_all(config.hyperband.stages[0])
+
+
 def test_a_stage_keeps_the_gates_of_its_name_unless_it_sets_them() -> None:
     stages = [
         {"name": "S1_shakeout", "epoch_budget": 1, "data_percentage": 50, "survival_rate": 0.5},

@@ -111,6 +111,12 @@ class Config(Settings):
             raise ValueError("\n".join(filter(None, problems)))
         return self
 
+    def measures_all(self, stage: TrainingStage) -> bool:
+        """Whether all objectives are measured after a stage: where what it measures decides who
+        goes on or whom exploit replaces, and after the last; else P1 alone."""
+        last = stage.name == self.hyperband.stages[-1].name
+        return last or stage.selects or self.evolution.exploit_below > 0
+
 
 SECTIONS: dict[str, type[BaseModel]] = {
     "": Config,

@@ -132,8 +132,7 @@ class TrainingStage(Record):
 
     @property
     def selects(self) -> bool:
-        """Whether what it measures can leave anybody behind. If not, P1 alone is measured, unless
-        it is the last."""
+        """Whether what it measures can leave anybody behind."""
         return self.survival_rate < 1 or self.min_auroc is not None
 
 

@@ -56,7 +56,7 @@ def replay(
     config: Config, table: ReplayTable, workers: int
 ) -> tuple[list[str], Search, MemoryStore, ReplayExecutor]:
     search, store = new_search(config), MemoryStore()
-    executor = ReplayExecutor(table, workers)
+    executor = ReplayExecutor(table, config, workers)
     front = run(search, executor, store, History(config, {}))
     return [result.genome.id for result in front], search, store, executor
 
@@ -83,7 +83,7 @@ def test_one_worker_and_a_thousand_come_to_the_same_front() -> None:
     stages = config.hyperband.stages
     for result in many.results:
         jobs[result.job] = jobs.get(result.job, 0.0) + seconds_of(
-            result, stages[result.stage_index]
+            result, stages[result.stage_index], config
         )
     for result in many.results:
         key = result.generation, result.stage_index
@@ -103,9 +103,53 @@ def test_results_are_the_recorded_ones_and_say_that_they_are_replayed() -> None:
     children = [r for r in evolution.results if r.generation == 1 and r.stage_index == 0]
     assert {child.start.kind for child in children} == {"fresh"}, "nothing can be inherited"
     stages = config.hyperband.stages
-    spent = [seconds_of(result, stages[result.stage_index]) for result in evolution.results]
+    spent = [seconds_of(result, stages[result.stage_index], config) for result in evolution.results]
     assert executor.busy == pytest.approx(sum(spent))
     assert facts(store, "results") == evolution.results
+
+
+def test_seconds_by_hand() -> None:
+    """Two genomes: training always counts, measuring where the stage measures all."""
+    stages = [
+        {"name": name, "epoch_budget": 1, "data_percentage": 100, "survival_rate": 1.0}
+        for name in ("first", "last")
+    ]
+
+    def spend(**evolution: Any) -> tuple[float, float]:
+        config = settings(
+            hyperband={"training_stages": stages},
+            evolution={"population": 2, "generations": 1, **evolution},
+        )
+        table = make_table(config, 2)
+        for curve in table.curves:
+            cost = Cost(train_seconds=1, eval_seconds=5)
+            curve[:] = [result.model_copy(update={"cost": cost}) for result in curve]
+        *_, executor = replay(config, table, workers=1)
+        return executor.now, executor.busy
+
+    assert spend() == (2 * (1 + 1 + 5),) * 2, "the first stage leaves nobody behind"
+    assert spend(exploit_below=0.5) == (2 * (1 + 5 + 1 + 5),) * 2
+
+
+def test_a_rank_once_grown_stays_so() -> None:
+    config = settings(evolution={"population": 8, "generations": 1})
+    _, search, _, _ = replay(config, make_table(config, 20), workers=1)
+    by_stage = {(r.genome.id, r.stage_index): r.lora_cfg.r for r in search.results}
+    last = [r for r in search.results if r.stage_index == 3]
+    assert last
+    for result in last:
+        gene = result.genome.lora_cfg.r
+        assert result.lora_cfg.r == by_stage[result.genome.id, 2]
+        assert result.lora_cfg.r == (gene if gene >= 16 else 2 * gene)
+
+
+def test_what_is_recorded_leaves_no_checkpoint_whatever_the_recording_had() -> None:
+    config = settings(evolution={"population": 4, "generations": 1})
+    table = make_table(config, 4)
+    for curve in table.curves:
+        curve[:] = [result.model_copy(update={"checkpoint": "old"}) for result in curve]
+    _, search, _, _ = replay(config, table, workers=1)
+    assert {result.checkpoint for result in search.results} == {None}
 
 
 def test_jobs_are_done_in_order_of_virtual_time() -> None:
@@ -113,13 +157,13 @@ def test_jobs_are_done_in_order_of_virtual_time() -> None:
     table = make_table(config, 12)
     genomes = Evolution(config).alive
     jobs = plan_jobs(config, 0, 0, genomes, {genome.id: () for genome in genomes})
-    executor = ReplayExecutor(table, workers=2)
+    executor = ReplayExecutor(table, config, workers=2)
     assert [executor.submit(job) for job in jobs] == [True] * 12
     assert not executor.submit(jobs[0]), "under way already"
     free, ends = [0.0, 0.0], {}
     for job in jobs:  # each job goes to the worker that is free first
         free.sort()
-        free[0] += seconds_of(table.look_up(job.genomes[0], job.stage), job.stage)
+        free[0] += seconds_of(table.look_up(job.genomes[0], job.stage), job.stage, config)
         ends[job.id] = free[0]
     done = []
     while batch := list(executor.completed()):

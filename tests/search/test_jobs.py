@@ -138,3 +138,5 @@ def test_stages_on_all_rows_and_without_a_proxy_are_measured_in_full(settings) -
     assert measured_in_full(settings(hyperband={"training_stages": stages}), image_task=True) == 0
     stages[1] |= {"survival_rate": 1}  # so that P1 alone is measured there
     assert measured_in_full(settings(hyperband={"training_stages": stages}), image_task=True) == 2
+    exploiting = settings(hyperband={"training_stages": stages}, evolution={"exploit_below": 0.5})
+    assert measured_in_full(exploiting, image_task=True) == 0

@@ -10,6 +10,7 @@ import heapq
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
+from coralx.config import Config
 from coralx.records import Genome, Job, TrainingResult, TrainingStage
 
 
@@ -28,13 +29,17 @@ class ReplayExecutor:
     end in the order they were submitted. Results say `details["replayed"] = 1`; they leave no
     checkpoint, so children start fresh: inheritance is not in the recordings. `now` is the
     clock's time and `busy` the seconds of all workers' work so far, those under way included.
+
+    Args:
+        config: says in which stages the search measures everything.
     """
 
-    def __init__(self, recordings: Recordings, workers: int = 1) -> None:
+    def __init__(self, recordings: Recordings, config: Config, workers: int = 1) -> None:
         self.slots = workers
         self.now = 0.0
         self.busy = 0.0
-        self._recordings = recordings
+        self._recordings, self._config = recordings, config
+        self._ranks: dict[str, int] = {}  # of each genome, as trained last
         self._free = [0.0] * workers  # heap: when each worker is done with what it has
         self._ends: list[tuple[float, int, str]] = []  # heap: jobs under way
         self._results: dict[str, list[TrainingResult]] = {}  # theirs, by id
@@ -44,7 +49,7 @@ class ReplayExecutor:
         if job.id in self._results:
             return False
         results = [self._answer(job, place) for place in range(len(job.genomes))]
-        seconds = sum(seconds_of(result, job.stage) for result in results)
+        seconds = sum(seconds_of(result, job.stage, self._config) for result in results)
         end = max(self.now, heapq.heappop(self._free)) + seconds
         heapq.heappush(self._free, end)
         heapq.heappush(self._ends, (end, self._submitted, job.id))
@@ -63,7 +68,8 @@ class ReplayExecutor:
     def _answer(self, job: Job, place: int) -> TrainingResult:
         genome, start = job.genomes[place], job.starts[place]
         known = self._recordings.look_up(genome, job.stage)
-        rank = start.grow_to or genome.lora_cfg.r
+        rank = start.grow_to or self._ranks.get(genome.id, genome.lora_cfg.r)
+        self._ranks[genome.id] = rank
         facts = {
             "job": job.id,
             "genome": genome,
@@ -78,10 +84,11 @@ class ReplayExecutor:
         return known.model_copy(update=facts)
 
 
-def seconds_of(result: TrainingResult, stage: TrainingStage) -> float:
+def seconds_of(result: TrainingResult, stage: TrainingStage, config: Config) -> float:
     """Recorded seconds of one genome in one stage.
 
     Every objective is recorded after every stage, but a run measures skill alone, in a small part
-    of the time, where a stage lets everyone go on: such measuring is not counted.
+    of the time, where `Config.measures_all` says no: such measuring is not counted.
     """
-    return result.cost.train_seconds + (result.cost.eval_seconds if stage.selects else 0.0)
+    measuring = result.cost.eval_seconds if config.measures_all(stage) else 0.0
+    return result.cost.train_seconds + measuring

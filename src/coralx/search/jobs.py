@@ -63,7 +63,7 @@ def measured_in_full(config: Config, image_task: bool) -> int:
     stages = config.hyperband.stages
     full = len(stages) - 1
     while full and (
-        stages[full - 1].selects
+        config.measures_all(stages[full - 1])
         and stages[full - 1].data_percentage == stages[-1].data_percentage
         and not _is_proxy(config, full - 1, image_task)
     ):

@@ -40,10 +40,7 @@ def load_own_objectives(config: Config) -> Own:
 
 
 def measures_all(job: Job, config: Config) -> bool:
-    """Whether all objectives are measured after the stage, or P1 alone, as where it neither leaves
-    anybody behind nor has some replaced."""
-    ranks = job.stage.selects or config.evolution.exploit_below > 0
-    return ranks or job.stage_index == len(config.hyperband.stages) - 1
+    return config.measures_all(job.stage)
 
 
 class Measurer:
