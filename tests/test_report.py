@@ -53,6 +53,7 @@ class MadeUpRun:
             facts={
                 "steps_per_epoch": STEPS_PER_EPOCH,
                 "rows": {"train": 1920, "validation": 400, "test": 600},
+                "left_out": {"rows.jsonl": 3},
                 "versions": {"coralx": "0.1.0", "torch": "2.9.0"},
                 "machine": "8 CPU cores",
                 "seed": seed,
@@ -300,6 +301,7 @@ def test_page_has_every_chapter_and_headline(page: Page) -> None:
         "Lineage",
         "Stopped genomes",
         "Configuration, defaults included",
+        "Rows left out: rows.jsonl",
         "gradient norm 7.31 is above the limit of 5",
     ):
         assert words in page.text
@@ -368,7 +370,8 @@ def make_hostile() -> History:
     config = {"objectives": list(objectives), "base_model": HOSTILE}
     history.config = load_config({**config, "data": {"train": HOSTILE}})
     history.facts |= {"machine": HOSTILE, "tasks": [HOSTILE], "started": HOSTILE, "seed": HOSTILE}
-    history.facts |= {"versions": {HOSTILE: HOSTILE}, "rows": {HOSTILE: 3}}
+    history.facts |= {"versions": {HOSTILE: HOSTILE}}
+    history.facts |= {"rows": {HOSTILE: 3}, "left_out": {HOSTILE: 2}}
     history.results = [twisted(result) for result in history.results]
     front = tuple(map(renamed, history.generations[-1].front))
     history.generations = [g.model_copy(update={"front": front}) for g in history.generations]

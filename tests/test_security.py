@@ -120,6 +120,7 @@ def _hostile_history() -> History:
         "started": ATTACKS[2],
         "versions": {ATTACKS[4]: ATTACKS[5]},
         "rows": {ATTACKS[6]: 3},
+        "left_out": {ATTACKS[3]: 2},
         "steps_per_epoch": 10,
     }
     return History(config, facts, [], results, generations, tests, 1.0, True)

@@ -6,7 +6,6 @@ import errno
 import json
 import math
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +66,12 @@ def history() -> History:
     }
     return History(
         config=load_config(config),
-        facts={"steps_per_epoch": 100.0, "versions": {"coralx": "0.1.0"}, "seed": 7},
+        facts={
+            "steps_per_epoch": 100.0,
+            "versions": {"coralx": "0.1.0"},
+            "seed": 7,
+            "left_out": {"rows.csv": 2},
+        },
         results=[
             result("a", 0, 0.6, 5),
             result("b", 0, 0.5, 5, stopped=stop),
@@ -155,6 +159,7 @@ def test_facts_of_the_run(history: History) -> None:
     assert summary["hypervolume"] == 0.4
     assert summary["seed"] == 7
     assert summary["versions"] == {"coralx": "0.1.0"}
+    assert summary["left_out"] == {"rows.csv": 2}
     assert summary["genomes"] == 4
     assert summary["wall_seconds"] == 300.0
     assert summary["objectives"] == {"task_skill": "max", "memory": "min"}
@@ -203,7 +208,7 @@ def test_a_folder_that_cannot_be_written_is_named(
     def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), "/a/temporary/name")
 
-    monkeypatch.setattr(tempfile, "mkstemp", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(StoreError, match=r"cannot be written: Read-only.*writing in") as caught:
         write_summary(history, tmp_path / "summary.json")
     assert str(caught.value).startswith(f"{tmp_path}/summary.json: ")

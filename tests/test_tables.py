@@ -96,6 +96,7 @@ def summary() -> dict[str, Any]:
         "seed": 0,
         "finished": True,
         "wall_seconds": 372.4,
+        "left_out": {"rows.jsonl": 1},
         "genomes": 8,
         "objectives": dict.fromkeys(member("x")["objectives"], "max"),
         "front": [member("0123456789ab"), member("ba9876543210")],
@@ -147,6 +148,7 @@ def test_everything_is_there_and_fits(summary: dict[str, Any], width: int) -> No
     text = printed(summary, width)
     for words in (
         "8 genomes in 1 generation, 2 on the front, 6 min 12 s",
+        "1 row left out of rows.jsonl",
         "S0_sanity → S1_shakeout → S2_serious → S3_finisher",
         "8 → 8 → 4 → 1",
         "gradient norm 7.3 is above the limit of 5",
@@ -208,6 +210,7 @@ def test_output_that_knows_ascii_alone(summary: dict[str, Any]) -> None:
 def test_names_are_not_markup_and_cannot_steer_the_terminal(summary: dict[str, Any]) -> None:
     summary["stopped"][0] |= {"genome": "[red]x[/red]", "reason": "\x1b]0;owned\x07[/bold]"}
     summary["base_model"] = "[/nonsense]\x1b[2J"
+    summary["left_out"] = {"[b]\x1b[2J.csv": 3}
     text = printed(summary, 80)
     assert "[red]x[/red]" in text
     assert "[/nonsense]" in text

@@ -1,9 +1,52 @@
-"""Files that survive a loss of power: a new name is on disk once its folder is."""
+"""Files that are there whole or not at all, and those that survive a loss of power: a new name is
+on disk once its folder is."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
+
+from coralx.errors import StoreError
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file as `write_aside` does.
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
+    with write_aside(path) as file:
+        file.write(text)
+
+
+@contextlib.contextmanager
+def write_aside(path: Path, advice: str = "") -> Iterator[TextIO]:
+    """A text file that takes the path's place once all is written, so that a reader never meets
+    half a file; if an error ends it, never.
+
+    Args:
+        advice: what else helps where it cannot be written.
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with aside.open("x", encoding="utf-8", newline="\n") as file:
+            yield file
+        aside.replace(path)
+    except OSError as error:
+        raise StoreError(
+            f"{path}: cannot be written: {error.strerror or error}; free space or allow writing in "
+            f"{path.parent}{advice}"
+        ) from None
+    finally:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from coralx.config import PREFIX_FOLDER, Config
+from coralx.durable import write_whole
 from coralx.errors import CheckpointError, ExtinctError, StoreError
 from coralx.loop import run
 from coralx.records import Progress, TrainingResult
@@ -24,7 +25,7 @@ from coralx.run_folder import SETTINGS, check_new, check_writable
 from coralx.search.asktell import Search
 from coralx.search.evolution import new_search
 from coralx.store import History, Store, read_history
-from coralx.summary import write_summary, write_whole
+from coralx.summary import write_summary
 
 if TYPE_CHECKING:
     from coralx.train.worker import Worker

@@ -42,7 +42,7 @@ Value = Record | Mapping[str, Any] | Sequence[Record]
 @dataclass
 class History:
     """What a journal says, in its order. `facts` are those of the start of the run:
-    `steps_per_epoch`, `rows`, `versions`, `machine`.
+    `steps_per_epoch`, `rows`, `left_out` (rows of each file), `versions`, `machine`.
 
     `seconds` counts every sitting up to its last record; a killed one is known no further.
     """

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -13,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from coralx.config import OBJECTIVES
-from coralx.errors import StoreError
+from coralx.durable import write_whole
 from coralx.json_values import plain
 from coralx.records import Generation, Interval, TestResult, TrainingResult, jsonable
 from coralx.search.budget import efficiency
@@ -43,6 +41,7 @@ def summarize(history: History) -> Summary:
         "wall_seconds": history.seconds,
         "tasks": facts.get("tasks", []),
         "rows": facts.get("rows", {}),
+        "left_out": facts.get("left_out", {}),
         "objectives": directions(history.config.objectives),
         "space": list(history.config.space),
         "genomes": len({result.genome.id for result in history.results}),
@@ -62,33 +61,6 @@ def write_summary(history: History, path: Path) -> None:
     """Write `summary.json`. The file is replaced whole or not at all."""
     text = json.dumps(summarize(history), indent=2, ensure_ascii=False, allow_nan=False)
     write_whole(path, text + "\n")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write aside, then rename, so that a reader never meets half a file.
-
-    Raises:
-        StoreError: the folder cannot be written.
-    """
-    try:
-        _write_whole(path, text)
-    except OSError as error:
-        raise StoreError(
-            f"{path}: cannot be written: {error.strerror or error}; free space or allow writing in "
-            f"{path.parent}"
-        ) from None
-
-
-def _write_whole(path: Path, text: str) -> None:
-    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-        os.chmod(aside, 0o644)  # mkstemp keeps the file to its owner; a report is for sharing
-        os.replace(aside, path)
-    except BaseException:
-        Path(aside).unlink(missing_ok=True)
-        raise
 
 
 def directions(objectives: Iterable[str]) -> dict[str, str]:

@@ -61,6 +61,8 @@ def render(summary: Summary, console: Console) -> None:
 
 def _print_parts(summary: Summary, console: Console) -> None:
     console.print(_headline(summary))
+    for path, rows in summary["left_out"].items():
+        console.print(Text(_clean(f"{plural(rows, 'row')} left out of {path}"), style="dim"))
     if not summary["genomes"]:
         console.print("No genome has been trained yet.")
         return

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from coralx.cli.arguments import RunFolder
 from coralx.cli.terminal import notes, open_console, print_pairs, quiet_stdout
+from coralx.durable import write_aside
 from coralx.errors import DataError, StoreError
 
 if TYPE_CHECKING:
@@ -199,7 +198,7 @@ def predict(
     if out is None:
         count = write_lines(scored, sys.stdout)
     else:
-        with _write_aside(out) as file:
+        with write_aside(out, ", or name another --out") as file:
             count = write_lines(scored, file)
         typer.echo(f"{out}: {count} rows, unsafe from {predictor.threshold:.4f}", err=True)
     if predictor.bad:
@@ -216,24 +215,6 @@ def _check_file(path: Path) -> None:
         raise StoreError(
             f"--out: {path.parent} cannot be written; allow writing, or name another file"
         )
-
-
-@contextlib.contextmanager
-def _write_aside(path: Path) -> Iterator[TextIO]:
-    """A file that takes the path's place once all is written; if an error ends it, never."""
-    aside = path.with_name(f".{path.name}.writing")
-    try:
-        with aside.open("w", encoding="utf-8") as file:
-            yield file
-        aside.replace(path)
-    except OSError as error:
-        raise StoreError(
-            f"{path}: cannot be written: {error.strerror or error}; free space or allow writing "
-            f"in {path.parent}, or name another --out"
-        ) from None
-    finally:
-        with contextlib.suppress(OSError):
-            aside.unlink(missing_ok=True)
 
 
 def _find_genome(history: History, folder: Path, begin: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from coralx.durable import write_whole
 from coralx.report.correlation import correlation_section
 from coralx.report.curves import curves_section
 from coralx.report.front import explorer_section, table_section
@@ -23,7 +24,7 @@ from coralx.report.lives import by_interest, read_lives
 from coralx.report.markup import Markup, data_block, element, join, markup, section, table
 from coralx.report.plots import card, templates
 from coralx.store import History
-from coralx.summary import Summary, summarize, write_whole
+from coralx.summary import Summary, summarize
 from coralx.wording import (
     MISSING,
     absent,
@@ -179,7 +180,7 @@ def _card(title: str, value: str, note: str, kind: str | None = None) -> Markup:
 
 def _setup_section(history: History, summary: Summary) -> Markup:
     text = yaml.safe_dump(history.config.model_dump(mode="json"), sort_keys=False)
-    rows = _pairs("Rows", summary["rows"]) + _pairs("Version", summary["versions"])
+    rows = _pairs("Rows", summary["rows"]) + _pairs("Rows left out", summary["left_out"])
     tasks = ", ".join(map(str, summary["tasks"]))
     facts: list[Sequence[Any]] = [
         ("Base model", summary["base_model"]),
@@ -188,6 +189,7 @@ def _setup_section(history: History, summary: Summary) -> Markup:
         ("Tasks", tasks or MISSING),
         ("Steps per epoch of all rows", count(history.facts.get("steps_per_epoch"))),
         *rows,
+        *_pairs("Version", summary["versions"]),
     ]
     caption = "All that a run depends on. Equal settings, data and seed give equal genomes."
     folded = element(
