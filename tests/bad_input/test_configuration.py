@@ -155,6 +155,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "promotion by luck": ("evolution: {promote_by: luck}", "promote_by must be 'rank'", "'luck'"),
     "unknown tower": ("vision_tower: clip", "vision_tower: 'clip' is not known", "or null"),
     "splits without training rows": ("data: {test: t.csv}", "data.test: given without train"),
+    "validation rows alone": ("data: {validation: v.csv}", "data.validation: given without train"),
     "one column for two things": ("data: {label_column: text}", "not be that of text_column"),
     # The space.
     "no genes": ("space: {}", "space: must not be empty"),
