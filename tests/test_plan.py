@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from coralx.config import Config, load_config
-from coralx.errors import ConfigError, DataError
+from coralx.errors import ConfigError, DataError, ModelError
 from coralx.plan import plan_run, whole_steps
 from coralx.plan_table import render_plan
 from coralx.row_count import SAMPLE, count_rows
@@ -149,6 +150,10 @@ def test_the_table_keeps_names_that_look_like_markup() -> None:
     assert "[bold]" in _show(plan)
 
 
+def _rows(count: int, length: Callable[[int], int] = lambda i: i + 1) -> list[dict[str, Any]]:
+    return [{"text": "x" * length(i), "label": i % 2} for i in range(count)]
+
+
 def _write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
     path.write_text("\n".join(map(json.dumps, rows)) + "\n\n", encoding="utf-8")
 
@@ -190,7 +195,7 @@ def test_rows_of_every_kind_of_file_are_counted(tmp_path: Path, name: str, write
 
 def test_shares_set_aside_are_taken_off(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
-    _write_jsonl(path, [{"text": "x" * i} for i in range(100)])
+    _write_jsonl(path, _rows(100))
     assert count_rows(DataSettings(train=path)).rows == 64  # 100 - 20 - 16
     assert count_rows(DataSettings(train=path, test=path)).rows == 80
     assert not count_rows(DataSettings(train=path, test=path)).exact
@@ -199,7 +204,7 @@ def test_shares_set_aside_are_taken_off(tmp_path: Path) -> None:
 
 def test_rows_that_are_estimated_are_said_to_be(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
-    _write_jsonl(path, [{"text": "x" * i} for i in range(1, 101)])
+    _write_jsonl(path, _rows(100))
     said = []
     for data in ({}, {"train": path}, {"train": path, "validation": path, "test": path}):
         plan = plan_run(load_config({"data": data}))
@@ -213,7 +218,7 @@ def test_rows_that_are_estimated_are_said_to_be(tmp_path: Path) -> None:
 def test_the_sample_of_texts_stays_small_and_even(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     count = 4 * SAMPLE
-    _write_jsonl(path, [{"text": "x" * (10 if i < count / 2 else 30)} for i in range(count)])
+    _write_jsonl(path, _rows(count, lambda i: 10 if i < count / 2 else 30))
     settings = DataSettings(train=path, validation=path, test=path)
     assert count_rows(settings).rows == count
     assert count_rows(settings).characters == pytest.approx(20, abs=0.1)
@@ -228,6 +233,10 @@ def test_the_sample_of_texts_stays_small_and_even(tmp_path: Path) -> None:
         ("rows.jsonl", "3\n", "line 1 must be an object"),
         ("rows.parquet", "not parquet", "cannot be read as parquet"),
         ("rows.csv", "text\n", "no rows"),
+        ("rows.jsonl", '{"text": "a"}\n', "no column 'label'; there are 'text'"),
+        ("rows.jsonl", '{"text": "a", "label": 2}\n', r"1 bad row.*skip\n  row 1: label must be"),
+        ("rows.jsonl", '{"text": "a", "label": 1}\n', "both classes are needed, got 1 unsafe"),
+        ("rows.csv", "text,label\na,no\nb,yes\n", "labels are 'no', 'yes'; write 0 and 1"),
     ],
 )
 def test_unusable_files_are_explained(
@@ -237,6 +246,37 @@ def test_unusable_files_are_explained(
     path.write_text(content, encoding="utf-8")
     with pytest.raises(DataError, match=message):
         count_rows(DataSettings(train=path))
+
+
+@pytest.mark.parametrize("split", ["validation", "test", "clean_holdout"])
+def test_the_other_files_are_looked_at(tmp_path: Path, split: str) -> None:
+    _write_jsonl(tmp_path / "train.jsonl", _rows(40))
+    config = load_config({"data": {"train": tmp_path / "train.jsonl", split: tmp_path / "x.jsonl"}})
+    with pytest.raises(DataError, match=r"x\.jsonl: no such file"):
+        plan_run(config)
+    _write_jsonl(tmp_path / "x.jsonl", [{"text": "a", "label": 1}, {"text": "b", "label": 3}])
+    with pytest.raises(DataError, match=r"x\.jsonl: .*\n(.*\n)?  row 2: label must be 0 or 1"):
+        plan_run(config)
+    _write_jsonl(tmp_path / "x.jsonl", [{"text": "a", "label": 0}, {"text": "b", "label": 0}])
+    if split == "clean_holdout":
+        assert plan_run(config)["rows"] == 25
+    else:
+        with pytest.raises(DataError, match=f"{split} rows: both classes are needed"):
+            plan_run(config)
+
+
+def test_rows_that_are_skipped_are_not_counted(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    _write_jsonl(path, [*_rows(40), {"text": "", "label": 1}])
+    settings = DataSettings(train=path, validation=path, test=path)
+    with pytest.raises(DataError, match="row 41: text must be a non-empty string"):
+        count_rows(settings)
+    assert count_rows(settings.model_copy(update={"on_bad_rows": "skip"})).rows == 40
+
+
+def test_more_tokens_than_the_model_has_places_are_refused() -> None:
+    with pytest.raises(ModelError, match="has 512 positions, got 600; set 512 or fewer"):
+        plan_run(load_config({"data": {"max_tokens": 600}}))
 
 
 @pytest.mark.parametrize("name", ["default", "seed", "quick", "text_only"])

@@ -77,11 +77,10 @@ def find_packaged(name: str) -> Path | None:
 
 def read_shape(name: str, value_bytes: int = 4) -> ModelShape | None:
     """The shape of a model on this machine, from its config.json; None for a hub id."""
-    folder = Path(resolve_model(name))
-    if not folder.is_dir():
+    config = _read_config(name)
+    if config is None:
         return None
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         return ModelShape(
             layers=_size(config, "num_hidden_layers"),
             hidden=_size(config, "hidden_size"),
@@ -90,11 +89,50 @@ def read_shape(name: str, value_bytes: int = 4) -> ModelShape | None:
             value_bytes=value_bytes,
             **_decoder_sizes(config),
         )
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
+        raise _no_shape(name, error) from None
+
+
+def check_kind(name: str, max_tokens: int) -> None:
+    """Pass if a model is of a supported type with places for texts of so many tokens, as far as
+    the config.json of one on this machine says.
+
+    Raises:
+        ModelError: it is not.
+    """
+    config = _read_config(name)
+    if config is None:
+        return
+    kind, places = config.get("model_type"), config.get("max_position_embeddings")
+    if kind not in SUPPORTED:
         raise ModelError(
-            f"base_model: {name}: config.json does not describe a supported transformer "
-            f"({type(error).__name__}: {error}); supported types are {', '.join(SUPPORTED)}"
-        ) from None
+            f"base_model: {name} is of type {kind!r}; supported are {', '.join(SUPPORTED)}"
+        )
+    if isinstance(places, int) and max_tokens > places:
+        raise ModelError(
+            f"data.max_tokens: {name} has {places} positions, got {max_tokens}; set {places} or "
+            "fewer"
+        )
+
+
+def _read_config(name: str) -> dict[str, Any] | None:
+    folder = Path(resolve_model(name))
+    if not folder.is_dir():
+        return None
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise TypeError(f"must be an object, got {config!r:.40}")
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise _no_shape(name, error) from None
+    return config
+
+
+def _no_shape(name: str, error: Exception) -> ModelError:
+    return ModelError(
+        f"base_model: {name}: config.json does not describe a supported transformer "
+        f"({type(error).__name__}: {error}); supported types are {', '.join(SUPPORTED)}"
+    )
 
 
 def _decoder_sizes(config: Any) -> dict[str, Any]:

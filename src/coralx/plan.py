@@ -9,9 +9,9 @@ from typing import Any
 
 from coralx.config import Config
 from coralx.errors import DataError
-from coralx.models import read_shape
+from coralx.models import check_kind, read_shape
 from coralx.records import Genome, LoRAConfig, ModelShape, TrainingStage
-from coralx.row_count import RowCount, count_rows
+from coralx.row_count import RowCount, check_measured, count_rows
 from coralx.search import budget
 from coralx.search.breeding import found
 from coralx.search.jobs import grown_rank
@@ -61,6 +61,7 @@ def plan_run(config: Config, steps_per_epoch: float | None = None) -> Plan:
         {**line.model_dump(), **estimate}
         for line, estimate in zip(one.stages, _estimate(config, one, per_row), strict=True)
     ]
+    check_kind(config.base_model, config.data.max_tokens)
     tokens, flops = (_over(stages, name, sum) for name in ("tokens", "flops"))
     return {
         "naive_steps": one.naive_steps,
@@ -112,7 +113,10 @@ def _first_stages(config: Config) -> tuple[TrainingStage, ...]:
 def _count_if_needed(config: Config, needed: bool) -> RowCount | None:
     """Where steps are given the data only serves estimates and may be missing."""
     try:
-        return count_rows(config.data)
+        counted = count_rows(config.data)
+        if needed:
+            check_measured(config.data)
+        return counted
     except DataError:
         if needed:
             raise

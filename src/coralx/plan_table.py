@@ -10,6 +10,11 @@ from rich.text import Text
 from coralx.plan import Plan
 from coralx.wording import count, large, megabytes, plural, tera
 
+UNSEEN = (
+    "Not looked at, as a run does before it trains: pictures and tasks, rows that stand in two "
+    "files, what setting rows aside leaves, the model's weights and tokenizer."
+)
+
 
 def render_plan(plan: Plan, console: Console) -> None:
     """Print the plan: the stages of one generation, then what the whole run comes to."""
@@ -62,6 +67,7 @@ def _describe_saving(plan: Plan) -> str:
         "tokens from the length of the texts, FLOPs of training alone, memory of base, adapters "
         "and activations without Python and its libraries."
     )
+    lines.append(UNSEEN)
     return "\n".join(lines)
 
 

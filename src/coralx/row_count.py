@@ -1,12 +1,15 @@
-"""How many rows a run trains on and how long their texts are, found without torch."""
+"""How many rows a run trains on and how long their texts are, found without torch; on the way the
+rows are checked, pictures and tasks aside."""
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from coralx.errors import DataError
+from coralx.row_values import Faults, check_columns, check_text, read_label, read_safe
 from coralx.sections import DataSettings
 from coralx.train.row_file import builtin_file, iterate_rows
 
@@ -31,18 +34,28 @@ def count_rows(settings: DataSettings) -> RowCount:
     """The rows that training gets: of the file, less the shares set aside, at most `max_rows`.
 
     Raises:
-        DataError: no such file, unknown kind, a missing text column, or no rows.
+        DataError: no such file, unknown kind, a missing column, one class alone, or bad rows while
+            `on_bad_rows` is refuse.
     """
-    path = settings.train or builtin_file("train")
-    counted = _read_texts(path, settings.text_column)
-    if not counted.rows:
-        raise DataError(f"{path}: no rows; at least one is needed")
+    counted = _read("train", settings.train or builtin_file("train"), settings)
     rows, exact = counted.rows, True
     if settings.train is not None:
         exact = bool(settings.test and settings.validation) and settings.on_bad_rows == "refuse"
         for split in (settings.test, settings.validation):
             rows -= 0 if split else math.ceil(rows * SET_ASIDE / 100)
     return RowCount(min(rows, settings.max_rows or rows), counted.characters, exact)
+
+
+def check_measured(settings: DataSettings) -> None:
+    """Pass if the files of rows that are measured, those that are given, can be used.
+
+    Raises:
+        DataError: as `count_rows`.
+    """
+    for name in ("validation", "test", "clean_holdout"):
+        path = getattr(settings, name)
+        if path:
+            _read(name, path, settings)
 
 
 @dataclass
@@ -53,9 +66,9 @@ class _TextSample:
     lengths: list[int] = field(default_factory=list)
     _stride: int = 1
 
-    def add(self, text: object) -> None:
+    def add(self, text: str) -> None:
         if self.seen % self._stride == 0:
-            self.lengths.append(len(text) if isinstance(text, str) else 0)
+            self.lengths.append(len(text))
             if len(self.lengths) >= SAMPLE:
                 self.lengths = self.lengths[::2]
                 self._stride *= 2
@@ -65,13 +78,32 @@ class _TextSample:
         return RowCount(self.seen, sum(self.lengths) / max(1, len(self.lengths)))
 
 
-def _read_texts(path: Path, column: str) -> RowCount:
-    sample = _TextSample()
-    for row in iterate_rows(path, column):
-        if column not in row and not sample.seen:
-            raise DataError(
-                f"{path}: no column {column!r}; there are {', '.join(map(repr, row))}; name yours "
-                "under data: text_column"
-            )
-        sample.add(row.get(column))
+def _read(name: str, path: Path, settings: DataSettings) -> RowCount:
+    """The usable rows of the file of one split."""
+    safe = name == "clean_holdout"
+    columns = settings.text_column, settings.label_column
+    sample, faults, labels = _TextSample(), Faults(path), Counter[int]()
+    found: dict[str, None] = {}
+    for number, row in enumerate(iterate_rows(path, columns), start=1):
+        text, label = (row.get(column) for column in columns)
+        if not safe:
+            faults.see_label(label)
+        try:
+            check_text(text)
+            labels[(read_safe if safe else read_label)(label)] += 1
+            sample.add(str(text))
+        except DataError as error:
+            found |= dict.fromkeys(row)
+            faults.add(number, error)
+        if number == 1:
+            found |= dict.fromkeys(row)
+    if not found:
+        raise DataError(f"{path}: no rows; at least one is needed")
+    check_columns(path, found, columns[:1] if safe else columns)
+    faults.check(settings.on_bad_rows)
+    if not safe and len(labels) < 2:
+        raise DataError(
+            f"{path}: {name} rows: both classes are needed, got {labels[1]} unsafe and {labels[0]} "
+            f"safe of {labels.total()}; add rows of both"
+        )
     return sample.summarize()

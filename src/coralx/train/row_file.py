@@ -7,7 +7,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -39,11 +39,11 @@ def builtin_file(split: str) -> Path:
     return Path(str(resources.files("coralx") / "assets" / f"{split}.parquet"))
 
 
-def iterate_rows(path: Path, only: str | None = None) -> Iterator[dict[str, Any]]:
+def iterate_rows(path: Path, only: Collection[str] = ()) -> Iterator[dict[str, Any]]:
     """The rows, one after another, as plain values; every cell of a CSV file is a text.
 
     Args:
-        only: a column; where the file has it, others may be left out.
+        only: columns; where the file has them all, others may be left out.
 
     Raises:
         DataError: as `check_file`, or a row cannot be read; the message names its line.
@@ -153,13 +153,13 @@ def _check_parquet(path: Path) -> None:
         )
 
 
-def _iterate_parquet(path: Path, only: str | None) -> Iterator[dict[str, Any]]:
+def _iterate_parquet(path: Path, only: Collection[str]) -> Iterator[dict[str, Any]]:
     import pyarrow as pa
     import pyarrow.parquet
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            columns = [only] if only in file.schema_arrow.names else None
+            columns = list(only) if only and set(only) <= set(file.schema_arrow.names) else None
             for batch in file.iter_batches(batch_size=PARQUET_ROWS, columns=columns):
                 yield from batch.to_pylist()
     except (OSError, ValueError, pa.ArrowException) as error:
