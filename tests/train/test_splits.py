@@ -11,8 +11,10 @@ import pytest
 from PIL import Image
 
 from coralx.errors import DataError
+from coralx.row_count import SET_ASIDE
 from coralx.sections import DataSettings
-from coralx.train.splits import Splits, load_splits
+from coralx.train.rows import read_rows
+from coralx.train.splits import Splits, load_splits, set_aside
 
 
 def _write(path: Path, labels: Sequence[int]) -> Path:
@@ -53,6 +55,26 @@ def test_copies_enlarge_no_share_that_is_set_aside(seed: int, tmp_path: Path) ->
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = load_splits(DataSettings(train=path), seed)
     assert [len(part) for part in (found.train, found.validation, found.test)] == [380, 100, 120]
+
+
+def test_each_share_is_drawn_from_a_stream_of_its_own(tmp_path: Path) -> None:
+    path = _write(tmp_path / "train.jsonl", [0, 1] * 50)
+    found = load_splits(DataSettings(train=path), seed=3)
+    rest, test = set_aside(read_rows(path, DataSettings()).rows, SET_ASIDE, seed=4)
+    _, validation = set_aside(rest, SET_ASIDE, seed=5)
+    assert (found.test.texts, found.validation.texts) == (test.texts, validation.texts)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_copies_of_a_clean_row_are_for_one_use(seed: int, tmp_path: Path) -> None:
+    """What chose among genomes says nothing in their final figures."""
+    train = _write(tmp_path / "train.jsonl", [0, 1] * 20)
+    clean = tmp_path / "clean.jsonl"
+    clean.write_text("".join(json.dumps({"text": f"clean {i % 6}"}) + "\n" for i in range(30)))
+    found = load_splits(DataSettings(train=train, clean_holdout=clean), seed)
+    one, two = found.clean_validation, found.clean_test
+    assert not set(one.keys()) & set(two.keys())
+    assert len(one) == len(two) == 15
 
 
 def test_rows_left_out_are_told_and_counted(tmp_path: Path) -> None:
@@ -137,6 +159,13 @@ def test_max_rows_keeps_a_stratified_share(tmp_path: Path) -> None:
     path = _write(tmp_path / "train.jsonl", [0, 0, 0, 1] * 50)
     train = load_splits(DataSettings(train=path, max_rows=40), seed=0).train
     assert np.bincount(train.labels).tolist() == [30, 10]
+
+
+def test_max_rows_holds_for_clean_rows_too(tmp_path: Path) -> None:
+    train = _write(tmp_path / "train.jsonl", [0, 1] * 20)
+    clean = _write(tmp_path / "clean.jsonl", [0] * 30)
+    found = load_splits(DataSettings(train=train, clean_holdout=clean, max_rows=10), seed=0)
+    assert len(found.clean_validation) == len(found.clean_test) == 5
 
 
 @pytest.mark.parametrize("seed", range(8))

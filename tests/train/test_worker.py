@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 import torch
 
 from coralx.config import load_config
-from coralx.records import Genome, Job, LoRAConfig, Start, TrainingResult
+from coralx.records import Genome, Job, LoRAConfig, Start, Stop, TrainingResult
 from coralx.train import trainer as trainer_module
 from coralx.train.adapters import Weights
 from coralx.train.member import Member
@@ -247,6 +248,47 @@ def test_what_ran_out_of_memory_is_paid_for(
     assert results[0].cost.tokens == 4 * alone[0].cost.tokens
     assert results[0].curve == alone[0].curve
     assert all(r.cost.train_seconds > 0 for r in results)
+
+
+def test_the_seconds_of_a_pack_that_broke_off_are_counted_once(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of four, two break down together: all of the attempt is theirs, with what came before its
+    first step."""
+    train, walls = worker._trainer.train, []
+    attempt = worker._train_together
+
+    def spoil(members: Sequence[Member], *rest: Any) -> None:
+        if len(members) < 4:
+            return train(members, *rest)
+        time.sleep(0.2)
+        for member in members:
+            member.seconds += 0.2 / len(members)
+            if member.genome.id.startswith("doomed"):
+                member.stop = Stop(gate="non_finite", value=None, limit=None, reason="")
+
+    def compare(member: Member, _: Start) -> dict[str, float]:
+        time.sleep(0.05)
+        member.eval_seconds += 0.05
+        return {}
+
+    def watch(*of: Any) -> list[TrainingResult]:
+        began = time.perf_counter()
+        results = attempt(*of)
+        walls.append(time.perf_counter() - began)
+        return results
+
+    monkeypatch.setattr(worker._trainer, "train", spoil)
+    monkeypatch.setattr(worker._measurer, "compare_merged", compare)
+    monkeypatch.setattr(worker, "_train_together", watch)
+    results = worker.train(make_job(worker, [*HEALTHY[:2], genome("doomed1"), genome("doomed2")]))
+    whole, broken = (
+        sum(r.cost.train_seconds + r.cost.eval_seconds for r in part)
+        for part in (results, results[2:])
+    )
+    assert all(result.stopped for result in results[2:])
+    assert 4 * 0.05 + 0.2 <= broken <= walls[0]
+    assert whole <= sum(walls)
 
 
 def test_other_errors_are_not_taken_for_a_shortage(worker: Worker) -> None:

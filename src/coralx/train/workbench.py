@@ -162,11 +162,26 @@ class Workbench:
         """P4 of the member, of which alone `pack` must consist."""
         if self._served is None:
             rows, batch = self.splits.validation, self.config.training.evaluation_batch
-            longest = sorted(range(len(rows)), key=lambda i: -len(rows.texts[i]))[:batch]
             images = [image for image in rows.images if image][:batch]
-            encoded = self.encode(rows.take(longest))
+            encoded = self.encode(rows.take(self._find_widest(rows, batch)))
             self._served = ServedMemory(self.backbone, self.tower, encoded, images)
         return self._served.measure(member.weights, member.entry, pack)
+
+    def _find_widest(self, rows: Rows, count: int) -> list[int]:
+        """Places of the `count` rows of most tokens, one with a picture among them if any row has
+        one: a single picture makes room for image tokens in all rows of its batch."""
+        ids, _ = self.backbone.tokenize(rows.texts, self.config.data.max_tokens)
+        slots = self.tower.tokens if self.tower else 0
+        widths = [
+            len(own) + slots * (image is not None)
+            for own, image in zip(ids, rows.images, strict=True)
+        ]
+        order = sorted(range(len(rows)), key=lambda i: -widths[i])
+        pictured = [i for i in order if slots and rows.images[i] is not None]
+        widest = order[:count]
+        if count > 1 and pictured and pictured[0] not in widest:
+            widest[-1] = pictured[0]
+        return widest
 
     def _fresh(self, genome: Genome, lora: LoRAConfig) -> Weights:
         """New weights from the genome's own random stream, the longer for a higher rank."""

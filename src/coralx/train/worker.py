@@ -87,6 +87,7 @@ class Worker:
         Args:
             members: empty; the genomes in training are put into it.
         """
+        clock = Clock()
         pairs = zip(job.genomes, job.starts, strict=True)
         members += [self.bench.member(self._prepare(g, job), start) for g, start in pairs]
         begun = [
@@ -95,10 +96,10 @@ class Worker:
         plan, planned = self._plan(job)
         images = self.bench.has_images and not job.text_only
         batch = self.config.training.evaluation_batch
-        clock = Clock()
+        before = clock.seconds()
         rows = self.bench.validation(job.stage.data_percentage)
         for member in members:  # rows are encoded once; the first to need them pays for it
-            member.eval_seconds += clock.seconds() / len(members)
+            member.eval_seconds += (clock.seconds() - before) / len(members)
         best: list[float] = []
 
         def examine(pack: PackedAdapters, entries: Sequence[int]) -> Sequence[float]:
@@ -128,7 +129,8 @@ class Worker:
             cost = cost_of(members[k], planned, busy, peak)
             results.append(self._result(job, k, members[k], found, cost))
         lost = [cost_of(m) for k, m in enumerate(members) if k not in kept]
-        cost = add_lost(results[0].cost, lost, clock.seconds())
+        others = sum(r.cost.train_seconds + r.cost.eval_seconds for r in results[1:])
+        cost = add_lost(results[0].cost, lost, clock.seconds() - others)
         results[0] = results[0].model_copy(update={"cost": cost})
         return results
 

@@ -1,0 +1,161 @@
+"""Where a genome's weights come from, and which rows are measured for what."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+
+from coralx.config import load_config
+from coralx.records import Genome, LoRAConfig, Start
+from coralx.train import workbench as workbench_module
+from coralx.train.adapters import Weights
+from coralx.train.checkpoint import Checkpoint, save_checkpoint
+from coralx.train.data import subset
+from coralx.train.prefix import EncodedRows
+from coralx.train.resize import Moments
+from coralx.train.workbench import LEAST_SHARE, TEST_ATTACKS, Workbench
+
+TEXT: dict[str, Any] = {
+    "vision_tower": None,
+    "objectives": ["task_skill"],
+    "data": {"image_column": None, "max_rows": 64, "max_tokens": 16},
+    "space": {"layers": {"kind": "integer", "low": 1, "high": 3}},
+    "evolution": {"crossover_weights": "average", "merge_shares": "rank"},
+    "training": {"device": "cpu", "threads": 1, "attack_rows": 3, "evaluation_batch": 4},
+}
+PICTURED = {
+    **TEXT,
+    "vision_tower": "efficientnet-lite0",
+    "data": {"max_rows": 60, "max_tokens": 64},
+    "training": {**TEXT["training"], "evaluation_batch": 2},  # the two widest have no picture
+}
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
+    return Workbench(load_config(TEXT), tmp_path_factory.mktemp("text") / "checkpoints")
+
+
+@pytest.fixture(scope="module")
+def pictured(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
+    return Workbench(load_config(PICTURED), tmp_path_factory.mktemp("pictured") / "checkpoints")
+
+
+def _make_genome(name: str, **lora: Any) -> Genome:
+    return Genome(id=name, lora_cfg=LoRAConfig(**{"r": 2, "layers": 1, **lora}))
+
+
+def _save(bench: Workbench, genome: Genome, draw: Callable[..., Weights], seed: int) -> Checkpoint:
+    """A checkpoint of random weights and moments, on disk under the name in its `stage`."""
+    first, second, weights = (
+        draw(bench.backbone, genome, seed=3 * seed + part, spread=0.1) for part in range(3)
+    )
+    lora = genome.lora_cfg
+    made = Checkpoint(genome.id, "S", lora, weights, Moments(first, second, 7))
+    return Checkpoint(save_checkpoint(bench.checkpoints, made), "S", lora, weights, made.moments)
+
+
+def _update(lora: LoRAConfig, weights: Weights, target: str) -> torch.Tensor:
+    a, b = weights.lora[target]
+    return lora.scale * (b @ a)
+
+
+def test_growth_takes_moments_and_the_hooks_dropout_along(
+    bench: Workbench, draw_weights: Callable[..., Weights]
+) -> None:
+    genome = _make_genome("grown")
+    known = _save(bench, genome, draw_weights, 0)
+    hooked = genome.model_copy(
+        update={"lora_cfg": genome.lora_cfg.model_copy(update={"dropout": 0.3})}
+    )
+    start = Start(kind="continue", checkpoint=known.genome, grow_to=4)
+    member = bench.member(hooked, start)
+    assert (member.lora_cfg.r, member.lora_cfg.dropout) == (4, 0.3)
+    assert member.moments.step == 7
+    ratio = member.lora_cfg.scale / known.lora_cfg.scale  # of B's gradient, by the chain rule
+    for target, (a, b) in member.moments.second.lora.items():
+        old_a, old_b = known.moments.second.lora[target]
+        torch.testing.assert_close(a[:2], old_a)
+        torch.testing.assert_close(b[:, :2], old_b * ratio**2)
+    head = member.moments.first.extra["head.weight"]
+    torch.testing.assert_close(head, known.moments.first.extra["head.weight"])
+
+
+def test_an_heir_has_its_parents_function_whatever_the_scales(
+    bench: Workbench, draw_weights: Callable[..., Weights]
+) -> None:
+    known = _save(bench, _make_genome("parent"), draw_weights, 1)
+    child = _make_genome("heir", r=4, alpha=64)
+    heir = bench.member(child, Start(kind="inherit", checkpoint=known.genome))
+    assert heir.lora_cfg.scale != known.lora_cfg.scale
+    for target in heir.weights.lora:
+        own = _update(heir.lora_cfg, heir.weights, target)
+        torch.testing.assert_close(own, _update(known.lora_cfg, known.weights, target))
+
+
+def test_a_merged_child_has_its_parents_shares(
+    bench: Workbench, draw_weights: Callable[..., Weights]
+) -> None:
+    """`merge_shares: rank` gives the better parent two thirds, whatever the scales of the three."""
+    one = _save(bench, _make_genome("better", alpha=4), draw_weights, 2)
+    two = _save(bench, _make_genome("other", alpha=32), draw_weights, 3)
+    start = Start(kind="merge", checkpoint=one.genome, second=two.genome)
+    child = bench.member(_make_genome("child", r=4, alpha=8), start)
+    for target in child.weights.lora:
+        first, second = (_update(p.lora_cfg, p.weights, target) for p in (one, two))
+        own = _update(child.lora_cfg, child.weights, target)
+        torch.testing.assert_close(own, first * 2 / 3 + second / 3, atol=1e-5, rtol=1e-5)
+        assert (first - second).abs().max() > 0.1
+
+
+def test_genomes_enter_where_the_genes_of_the_space_say(bench: Workbench) -> None:
+    """An integer gene of 1 to 3 of the last blocks, of six."""
+    assert bench.depths == [3, 4, 5]
+
+
+def test_final_figures_are_of_rows_that_chose_nothing(bench: Workbench) -> None:
+    test, splits = bench.test(), bench.splits
+    assert test.rows.keys() == splits.test.keys()
+    assert test.clean.keys() == splits.clean_test.keys()
+    for part in (splits.validation, splits.clean_validation):
+        assert not set(part.keys()) & {*test.rows.keys(), *test.clean.keys()}
+    most = TEST_ATTACKS * bench.config.training.attack_rows
+    assert max(len(attacked.rows) for attacked in test.attacked.values()) == 2 * most
+    assert TEST_ATTACKS > 1
+
+
+def test_early_stages_are_measured_on_a_share_that_says_something(bench: Workbench) -> None:
+    whole = bench.splits.validation
+    for share, least in ((5, LEAST_SHARE), (50, 50), (100, 100)):
+        kept = subset(whole, least, bench.seed)
+        assert bench.validation(share).rows.keys() == whole.take(kept).keys()
+    assert len(subset(whole, LEAST_SHARE, bench.seed)) > len(subset(whole, 5, bench.seed))
+
+
+class Noted:
+    """Takes the place of ServedMemory: says which rows P4 is measured on."""
+
+    def __init__(self, _: Any, __: Any, rows: EncodedRows, images: Sequence[bytes]) -> None:
+        self.rows, self.images = rows, images
+
+    def measure(self, *_: Any) -> int:
+        return 1
+
+
+def test_memory_is_measured_on_the_widest_rows_with_a_picture_among_them(
+    pictured: Workbench, bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By tokens, not characters; one picture makes room for image tokens in the whole batch."""
+    monkeypatch.setattr(workbench_module, "ServedMemory", Noted)
+    for own, shown in ((pictured, True), (bench, False)):
+        member = own.member(_make_genome("any"), Start())
+        monkeypatch.setattr(own, "_served", None)
+        assert own.served_bytes(member, own.pack([member])) == 1
+        rows = own._served.rows
+        every = own.encode(own.splits.validation).lengths
+        assert len(rows) == own.config.training.evaluation_batch
+        assert sorted(rows.lengths)[1:] == sorted(every)[-len(rows) :][1:]
+        assert (rows.batch(range(len(rows))).images is not None) is shown
