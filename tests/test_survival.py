@@ -391,3 +391,27 @@ def test_a_second_process_is_refused_and_sigterm_stops_the_first_at_once(
     _, said = third.communicate(timeout=240)
     assert third.returncode == 0, said
     assert kill_runs.differences(whole, directory) == [], "another process, the same bits"
+
+
+@pytest.mark.parametrize("broken", ["no reader", "full disk"])
+def test_a_stdout_that_breaks_does_not_stop_the_run(
+    broken: str, tmp_path: Path, whole: Path, worker: Worker
+) -> None:
+    directory = tmp_path / "run"
+    stop_in("g1-long-0", directory, worker)
+    reading, writing = os.pipe()
+    os.close(reading)
+    full = os.open("/dev/full", os.O_WRONLY)
+    done = subprocess.run(
+        [sys.executable, "-m", "coralx", "resume", str(directory)],
+        stdout=writing if broken == "no reader" else full,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ONE_CORE,
+        check=False,
+    )
+    os.close(writing)
+    os.close(full)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("stdout cannot be written") == 1
+    assert kill_runs.differences(whole, directory) == []

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any, cast
 
 import typer
 
@@ -32,6 +33,51 @@ def open_console(stderr: bool = False) -> Console:
     from rich.console import Console
 
     return Console(stderr=stderr)
+
+
+def open_lasting_console() -> Console:
+    """On stdout, for work that is worth more than its view: see `LastingStdout`."""
+    from rich.console import Console
+
+    file = sys.stdout and cast("IO[str]", LastingStdout(sys.stdout))  # None: it was closed
+    return Console(file=file)
+
+
+class LastingStdout:
+    """Stdout that may break, as where it is piped to `head`, goes to a full disk, or its terminal
+    is gone. That is said once on stderr; what is written after that goes nowhere."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError as error:
+            self._give_up(error)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self._give_up(error)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def _give_up(self, error: OSError) -> None:
+        # Python writes what it still holds when the process ends: that must not fail again.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._stream.fileno())
+        os.close(nowhere)
+        tell(f"coralx: stdout cannot be written ({error.strerror}); the run goes on without it")
+
+
+def tell(message: str) -> None:
+    """Say it on stderr, if that can be written."""
+    with contextlib.suppress(OSError):
+        typer.echo(message, err=True)
 
 
 def notes() -> Watcher:

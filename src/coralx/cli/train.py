@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from coralx.cli.arguments import ConfigFile, Generations, Population, RunFolder, Seed, load
-from coralx.cli.terminal import INTERRUPTED, open_console, print_pairs, quote
+from coralx.cli.terminal import INTERRUPTED, open_lasting_console, print_pairs, quote, tell
 from coralx.errors import StoreError
 
 if TYPE_CHECKING:
@@ -84,23 +84,24 @@ def resume(folder: RunFolder) -> None:
 
 
 def _train(config: Config, directory: Path, work: Callable[[Watcher], History]) -> None:
-    """Train with a live view, then show the outcome."""
+    """Train with a live view, then show the outcome. Where nobody can be shown anything any more,
+    as after `| head`, it trains all the same: a night's work does not hang on its view."""
     from coralx.interrupts import stoppable
     from coralx.progress import follow
     from coralx.store import has_begun
     from coralx.summary import summarize
     from coralx.tables import render
 
-    console = open_console()
+    console = open_lasting_console()
     try:
         with stoppable(), follow(config, console) as view:
             view.emit(f"run folder {directory}")
             history = work(view)
     except KeyboardInterrupt:
         if has_begun(directory):
-            typer.echo(f"\nstopped; go on with: coralx resume {quote(directory)}", err=True)
+            tell(f"\nstopped; go on with: coralx resume {quote(directory)}")
         else:
-            typer.echo("\nstopped before training began; nothing was written", err=True)
+            tell("\nstopped before training began; nothing was written")
         raise typer.Exit(INTERRUPTED) from None
     summary = summarize(history)
     console.out("")
