@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,6 +71,7 @@ def test_a_torn_last_line_is_left_out_and_overwritten(directory: Path) -> None:
         file.write(b'{"kind": "results", "val')
     assert len(read_history(directory).results) == 3
     store = Store(directory)
+    assert "half a record (24 bytes)" in store.warning
     store.append("run_finished", {})
     store.close()
     history = read_history(directory)
@@ -102,11 +104,25 @@ def test_a_flipped_bit_anywhere_is_noticed(
 ) -> None:
     directory = fill(tmp_path_factory.mktemp("flip"))
     data = bytearray((directory / JOURNAL).read_bytes())
-    last = data.rfind(b"\n", 0, len(data) - 1)  # a damaged last newline is a torn line: allowed
-    data[int(place * last)] ^= 1 << bit
+    data[int(place * (len(data) - 1))] ^= 1 << bit  # the last newline has a test of its own
     (directory / JOURNAL).write_bytes(bytes(data))
     with pytest.raises(StoreError, match=r"line \d+ is damaged"):
         read_history(directory)
+
+
+@pytest.mark.parametrize("bit", range(8))
+def test_a_flipped_bit_of_the_last_newline_loses_nothing_and_is_mended(
+    bit: int, directory: Path
+) -> None:
+    data = (directory / JOURNAL).read_bytes()
+    (directory / JOURNAL).write_bytes(data[:-1] + bytes([data[-1] ^ 1 << bit]))
+    assert names(directory) == ["a", "b", "c"]
+    store = Store(directory)
+    assert "newline of its last line was damaged" in store.warning
+    assert (directory / JOURNAL).read_bytes() == data
+    store.append("results", [result("d")])
+    store.close()
+    assert names(directory) == ["a", "b", "c", "d"]
 
 
 def test_a_damaged_middle_line_is_named_by_number_with_advice(directory: Path) -> None:
@@ -223,3 +239,24 @@ def test_nothing_is_recorded_after_closing(directory: Path) -> None:
     store.close()
     with pytest.raises(StoreError, match="closed"):
         store.append("paused", {})
+
+
+@pytest.mark.parametrize("loss", ["renamed", "removed", "replaced"])
+def test_a_folder_that_is_no_longer_the_one_locked_stops_the_run(
+    loss: str, directory: Path
+) -> None:
+    store = Store(directory)
+    assert not store.warning
+    elsewhere = directory.with_name("elsewhere")
+    directory.rename(elsewhere)
+    if loss == "removed":
+        shutil.rmtree(elsewhere)
+    other = Store(directory) if loss == "replaced" else None
+    with pytest.raises(StoreError, match=r"moved, replaced or removed; .*coralx resume"):
+        store.append("results", [result("d")])
+    store.close()
+    if loss != "removed":
+        assert names(elsewhere) == ["a", "b", "c"]
+    if other is not None:
+        other.append("run_started", STARTED)
+        other.close()

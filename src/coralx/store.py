@@ -62,7 +62,8 @@ class History:
 class Store:
     """A run directory's journal, open for appending by this process alone.
 
-    Each record is on disk before `append` ends, or not in the journal at all.
+    Each record is on disk before `append` ends, or not in the journal at all. `warning` says what
+    had to be done to the end of the journal when it was opened; it is empty where all was well.
 
     Raises:
         StoreError: the directory cannot be written, or another process writes it.
@@ -72,13 +73,14 @@ class Store:
         self.directory = directory
         self._path = directory / JOURNAL
         self._began: float | None = None
+        self.warning = ""
         try:
             make_folder(directory)
             self._lock = RunLock(directory)
         except OSError as error:
             raise StoreError(_unopenable(directory, error)) from None
         try:
-            self._crc = self._drop_torn_line()
+            self._crc = self._mend_end()
             self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
             sync_folder(directory)
         except OSError as error:
@@ -89,11 +91,14 @@ class Store:
         """Write one fact and force it to disk.
 
         Raises:
-            StoreError: it could not be written; the journal is as it was before.
+            StoreError: it could not be written, or the directory is no longer the one that was
+                locked; the journal is as it was before.
         """
         with unbroken():
             if self._file < 0:
                 raise StoreError(f"{self._path}: closed, so nothing more can be recorded")
+            if not self._lock.holds:
+                raise StoreError(_moved(self.directory))
             before = os.fstat(self._file).st_size
             line, crc = _seal(kind, _plain(value), self._seconds(), self._crc)
             try:
@@ -127,17 +132,24 @@ class Store:
             os.close(self._file)
             self._file = -1
 
-    def _drop_torn_line(self) -> int:
+    def _mend_end(self) -> int:
         """A crash can leave half a line at the end; appending after it would spoil both. Gives
         the checksum of the last whole line, from which the next one's goes on."""
         if not self._path.exists():
             return 0
-        whole, _, torn = self._path.read_bytes().rpartition(b"\n")
-        if torn:
+        data = self._path.read_bytes()
+        lines, torn = _split(data)
+        whole = sum(len(line) + 1 for line in lines)
+        if data[-1:] not in (b"", b"\n"):
             with self._path.open("r+b") as file:
-                file.truncate(len(whole) + 1 if whole else 0)
+                file.truncate(whole)
+                if lines:
+                    file.seek(whole - 1)
+                    file.write(b"\n")
+                file.flush()
                 os.fsync(file.fileno())
-        return _crc_of(whole.rpartition(b"\n")[2])
+            self.warning = _describe_end(self._path, torn)
+        return _crc_of(lines[-1]) if lines else 0
 
 
 class MemoryStore:
@@ -153,7 +165,7 @@ class MemoryStore:
 def has_begun(directory: Path) -> bool:
     """Whether the directory holds a run: a journal with a first record."""
     try:
-        return b"\n" in (directory / JOURNAL).read_bytes()
+        return bool(_split((directory / JOURNAL).read_bytes())[0])
     except OSError:
         return False
 
@@ -215,13 +227,13 @@ def _apply(history: History, kind: str, value: Any) -> None:
 
 def _read_records(path: Path) -> Iterator[tuple[str, Any, float]]:
     try:
-        lines = path.read_bytes().split(b"\n")
+        lines, _ = _split(path.read_bytes())
     except FileNotFoundError:
         raise StoreError(f"{path.parent}: not a run directory, it has no {path.name}") from None
     except OSError as error:
         raise StoreError(f"{path}: cannot be read: {error}") from None
     crc = 0
-    for number, line in enumerate(lines[:-1], start=1):  # what follows the last newline is torn
+    for number, line in enumerate(lines, start=1):
         try:
             kind, value, seconds, crc = _unseal(line, crc)
             yield kind, value, seconds
@@ -235,6 +247,22 @@ def _read_records(path: Path) -> Iterator[tuple[str, Any, float]]:
                 f"{path}: line {number} is damaged or not the one that was here; restore the file "
                 f"from a backup, or {advice}"
             ) from None
+
+
+def _split(data: bytes) -> tuple[list[bytes], bytes]:
+    """The lines of a journal, and what is torn: it follows the last newline.
+
+    A last line of which nothing but the newline itself was changed is not torn: its record was on
+    disk, and acted on.
+    """
+    *lines, torn = data.split(b"\n")
+    if torn:
+        try:
+            _unseal(torn[:-1], _crc_of(lines[-1]) if lines else 0)
+        except (ValueError, KeyError, TypeError):
+            return lines, torn
+        lines.append(torn[:-1])
+    return lines, b""
 
 
 def _seal(kind: str, value: Any, seconds: float, before: int) -> tuple[bytes, int]:
@@ -276,6 +304,23 @@ def _write(file: int, data: bytes) -> None:
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(file, rest) :]
+
+
+def _describe_end(path: Path, torn: bytes) -> str:
+    if not torn:
+        return f"warning: {path}: the newline of its last line was damaged, and is one again"
+    return (
+        f"warning: {path}: it ended in half a record ({len(torn)} bytes), as a process leaves it "
+        "that is killed while it writes; that was dropped, and what it was about is done again"
+    )
+
+
+def _moved(directory: Path) -> str:
+    return (
+        f"{directory}: a run writes where it began, and this folder, or the lock in it, was moved, "
+        "replaced or removed; nothing more is recorded. `coralx resume` goes on with the folder "
+        "where it is now"
+    )
 
 
 def _unwritable(path: Path, error: OSError) -> str:
