@@ -34,6 +34,7 @@ from coralx.report.lineage import lineage_section
 from coralx.report.lives import read_lives
 from coralx.report.page import render_page
 from coralx.store import History
+from coralx.summary import summarize
 
 STEPS_PER_EPOCH = 240.0
 KEPT = (8, 8, 4, 1)  # genomes of a generation per stage
@@ -530,3 +531,17 @@ def test_genes_that_are_neither_varied_nor_unusual_are_not_listed() -> None:
     space = {**history.config.space, "warmup": Choice(values=(0.02, 0.1))}
     history.config = history.config.model_copy(update={"space": space})
     assert "warmup 0.02" in render_page(history)
+
+
+def test_splits_with_few_rows_of_a_class_are_said_to_have_few() -> None:
+    history = MadeUpRun(2, 8, False, 0).history
+    assert "to be more than chance" not in render_page(history)
+    history.facts["classes"] = {
+        "validation": {"unsafe": 2, "safe": 398},
+        "test": {"unsafe": 300, "safe": 300},
+    }
+    text = render_page(history)
+    assert "validation has 2 unsafe rows; choices need at least about 30 of each class" in text
+    assert "test has" not in text
+    assert "400 (2 unsafe, 398 safe)" in text
+    assert summarize(history)["classes"] == history.facts["classes"]

@@ -96,6 +96,8 @@ def summary() -> dict[str, Any]:
         "seed": 0,
         "finished": True,
         "wall_seconds": 372.4,
+        "rows": {"train": 1920, "validation": 400, "test": 600, "clean_holdout": 0},
+        "classes": {},
         "left_out": {"rows.jsonl": 1},
         "genomes": 8,
         "objectives": dict.fromkeys(member("x")["objectives"], "max"),
@@ -232,3 +234,10 @@ def test_front_without_test_figures_or_missing_objectives(summary: dict[str, Any
     text = printed(summary, 80)
     assert "test data" not in text
     assert "–" in text  # noqa: RUF001
+
+
+def test_rows_and_classes_with_few_are_told(summary: dict[str, Any]) -> None:
+    summary["classes"] = {"validation": {"unsafe": 2, "safe": 398}}
+    text = " ".join(printed(summary, 80).split())
+    assert "Rows: train 1,920, validation 400 (2 unsafe, 398 safe), test 600" in text
+    assert "Warning: validation has 2 unsafe rows; choices need at least about 30" in text

@@ -26,6 +26,7 @@ from coralx.search.asktell import Search
 from coralx.search.evolution import new_search
 from coralx.store import History, Store, read_history
 from coralx.summary import write_summary
+from coralx.wording import scarce
 
 if TYPE_CHECKING:
     from coralx.train.worker import Worker
@@ -63,6 +64,8 @@ def start_run(config: Config, directory: Path, watcher: Watcher) -> History:
     check_writable(directory)
     new_search(config)  # a space that cannot fill the population is told before all else
     worker = _load_worker(config, directory, watcher)
+    for text in scarce(worker.bench.splits.classes):
+        watcher.say(f"warning: {text}")
     store = Store(directory)
     try:
         check_new(directory)  # another process may have begun one meanwhile
@@ -223,6 +226,7 @@ def _facts(config: Config, worker: Worker) -> dict[str, Any]:
         "seed": config.evolution.seed,
         "steps_per_epoch": worker.bench.steps_per_epoch,
         "rows": rows,
+        "classes": splits.classes,
         "left_out": dict(splits.left_out),
         "tasks": sorted(set(splits.train.tasks)),
         "images": worker.bench.has_images,

@@ -41,6 +41,7 @@ def summarize(history: History) -> Summary:
         "wall_seconds": history.seconds,
         "tasks": facts.get("tasks", []),
         "rows": facts.get("rows", {}),
+        "classes": facts.get("classes", {}),
         "left_out": facts.get("left_out", {}),
         "objectives": directions(history.config.objectives),
         "space": list(history.config.space),

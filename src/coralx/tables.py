@@ -25,6 +25,8 @@ from coralx.wording import (
     plural,
     ratio,
     rho,
+    rows_line,
+    scarce,
     seen_of_entered,
     share,
     stage_pairs,
@@ -61,6 +63,10 @@ def render(summary: Summary, console: Console) -> None:
 
 def _print_parts(summary: Summary, console: Console) -> None:
     console.print(_headline(summary))
+    if summary["rows"]:
+        console.print(_rows(summary))
+    for text in scarce(summary["classes"]):
+        console.print(Text(_clean(f"Warning: {text}"), style=ACCENT))
     for path, rows in summary["left_out"].items():
         console.print(Text(_clean(f"{plural(rows, 'row')} left out of {path}"), style="dim"))
     if not summary["genomes"]:
@@ -101,6 +107,12 @@ def _headline(summary: Summary) -> Text:
     head.append("" if summary["finished"] else " (not finished yet)", style=ACCENT)
     head.append(f"\n{found}, {duration(summary['wall_seconds'] or None)}")
     return head
+
+
+def _rows(summary: Summary) -> Text:
+    classes = summary["classes"]
+    parts = [f"{name} {rows_line(classes, name, n)}" for name, n in summary["rows"].items() if n]
+    return Text(_clean(f"Rows: {', '.join(parts)}"))
 
 
 def _show(console: Console, title: str, table: Table) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 
 from coralx.records import Genome
 
+LEAST_ROWS = 30  # of a class: below, AUROC and false-positive rate are mostly chance
+
 MISSING = "–"  # noqa: RUF001 - an en dash says "no value" better than a hyphen does
 
 LABELS = {
@@ -178,4 +180,25 @@ def doubts(correlations: Sequence[Mapping[str, Any]]) -> list[str]:
             doubt = f"Ranks in {stage} are not shown to predict ranks in {following} in: {named}."
             unseen = any(row["n"] < row["entered"] for row in weak)
             found.append(doubt + f" What {stage} let go may be good in these." * unseen)
+    return found
+
+
+def rows_line(classes: Mapping[str, Mapping[str, int]], name: str, rows: int) -> str:
+    """How many rows a split has, and of which class where that is known."""
+    known = classes.get(name)
+    return f"{rows:,}" + (f" ({known['unsafe']:,} unsafe, {known['safe']:,} safe)" if known else "")
+
+
+def scarce(classes: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """A warning for each measured split of which a class is too small for its figures."""
+    found = []
+    for name in ("validation", "test"):
+        few = [(word, n) for word, n in classes.get(name, {}).items() if n < LEAST_ROWS]
+        if few:
+            counts = " and ".join(f"{n} {word}" for word, n in few)
+            use = "choices" if name == "validation" else "final figures"
+            found.append(
+                f"{name} has {counts} rows; {use} need at least about {LEAST_ROWS} of each class "
+                f"to be more than chance; add rows or give data.{name}"
+            )
     return found

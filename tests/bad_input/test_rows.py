@@ -236,6 +236,16 @@ def test_a_file_that_holds_no_rows_to_train_on_is_refused(job: Any, name: str) -
     job.refuse(str(job.folder / file), said)
 
 
+def test_few_rows_of_a_class_are_said_to_be_few(job: Any) -> None:
+    result = job.run()
+    assert result.exit_code == 0
+    assert "warning: validation has 4 unsafe and 4 safe rows; choices need" in result.output
+    assert "give data.validation" in result.output
+    summary = json.loads((job.out / "summary.json").read_text(encoding="utf-8"))
+    assert summary["classes"]["test"] == {"unsafe": 4, "safe": 4}
+    assert summary["front"][0]["details"]["logit_scale"] == 1
+
+
 @pytest.mark.parametrize("mode", ["refuse", "skip"])
 def test_two_words_as_labels_are_said_once(job: Any, mode: str) -> None:
     rows = [{"text": f"t{i}", "label": ("safe", "unsafe")[i % 2]} for i in range(30)]

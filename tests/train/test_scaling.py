@@ -19,7 +19,7 @@ from coralx.train import scaling
 from coralx.train.measuring import AS_TRAINED
 from coralx.train.objectives import Floats, calibration
 from coralx.train.predict import Predictor
-from coralx.train.scaling import LEAST, MOST, Scaling, fit_scaling, scale_held_out
+from coralx.train.scaling import LEAST, LEAST_ROWS, MOST, Scaling, fit_scaling, scale_held_out
 from coralx.train.threshold import SERVED
 from coralx.train.worker import Worker
 
@@ -85,14 +85,14 @@ def test_the_fit_is_the_likeliest() -> None:
     ids=["unsafe alone", "safe alone", "all equal", "reversed", "nan", "none"],
 )
 def test_where_nothing_can_be_fitted_scores_stay(scores: list[float], labels: list[int]) -> None:
-    values, own = np.array(scores), np.array(labels, dtype=np.int8)
+    values, own = np.tile(scores, 10), np.tile(np.array(labels, dtype=np.int8), 10)
     assert fit_scaling(values, own, shift=True) == Scaling()
     assert Scaling().apply(values) is values
 
 
 @pytest.mark.filterwarnings("error")
 @given(
-    st.lists(st.tuples(st.floats(-800, 800), st.booleans()), min_size=2, max_size=40),
+    st.lists(st.tuples(st.floats(-800, 800), st.booleans()), min_size=2, max_size=80),
     st.booleans(),
 )
 def test_whatever_the_scores_the_order_stays(rows: list[tuple[float, bool]], shift: bool) -> None:
@@ -118,9 +118,19 @@ def test_whatever_the_scaling_probabilities_stay_in_their_bounds() -> None:
 
 def test_classes_told_apart_without_error_keep_a_finite_scale() -> None:
     scores = np.array([1e-9, 1e-8, 1 - 1e-8, 1.0])
-    scaled = fit_scaling(scores, np.array([0, 0, 1, 1], dtype=np.int8), True).apply(scores)
-    # Platt's targets for two rows of each class are 1/4 and 3/4.
-    np.testing.assert_allclose(scaled, [0.25, 0.25, 0.75, 0.75], atol=0.1)
+    labels = np.array([0, 0, 1, 1], dtype=np.int8)
+    scaled = fit_scaling(np.tile(scores, 5), np.tile(labels, 5), True).apply(scores)
+    # Platt's targets for ten rows of each class are 1/12 and 11/12.
+    np.testing.assert_allclose(scaled, [1 / 12, 1 / 12, 11 / 12, 11 / 12], atol=0.1)
+
+
+@pytest.mark.parametrize("few", [LEAST_ROWS - 1, LEAST_ROWS])
+def test_a_handful_of_a_class_is_fitted_no_scaling(few: int) -> None:
+    scores, labels = _draw(400, 0.4, 0.8)
+    kept = np.sort(np.r_[np.flatnonzero(labels == 0), np.flatnonzero(labels == 1)[:few]])
+    scores, labels = scores[kept], labels[kept]
+    assert (fit_scaling(scores, labels, True) == Scaling()) == (few < LEAST_ROWS)
+    assert (scale_held_out(scores, labels, True, 0) is scores) == (few < LEAST_ROWS)
 
 
 def test_a_row_is_scaled_as_the_others_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,7 +140,7 @@ def test_a_row_is_scaled_as_the_others_have_it(monkeypatch: pytest.MonkeyPatch) 
         fits.append(scores)
         return Scaling(2.0, float(len(fits)))
 
-    monkeypatch.setattr(scaling, "fit_scaling", note)
+    monkeypatch.setattr(scaling, "_fit", note)
     scores, labels = _draw(53, 1.0, 0.0)
     scaled = scale_held_out(scores, labels, True, seed=3)
     shifts = logit(scaled) - 2 * logit(scores)

@@ -19,6 +19,7 @@ from coralx.wording import (
     gene_value,
     genes_line,
     label,
+    scarce,
 )
 
 BREAKDOWN = {
@@ -80,7 +81,8 @@ def table_section(summary: Summary) -> Markup:
         nothing = empty("There is no front yet: no generation has been closed.")
         return section("members", "The front in figures", "", nothing)
     values = _values(front, list(summary["objectives"]), summary["space"])
-    parts: list[Markup] = [card(values)]
+    warnings = [element("p", text, class_="warning") for text in scarce(summary["classes"])]
+    parts: list[Markup] = [*warnings, card(values)]
     tested = any(member["test_details"] for member in front)
     source = "test_details" if tested else "details"
     keys = sorted({key for member in front for key in member[source]}, key=_part_order)

@@ -36,6 +36,7 @@ from coralx.wording import (
     label,
     plural,
     ratio,
+    rows_line,
 )
 
 CHAPTERS = {
@@ -180,7 +181,8 @@ def _card(title: str, value: str, note: str, kind: str | None = None) -> Markup:
 
 def _setup_section(history: History, summary: Summary) -> Markup:
     text = yaml.safe_dump(history.config.model_dump(mode="json"), sort_keys=False)
-    rows = _pairs("Rows", summary["rows"]) + _pairs("Rows left out", summary["left_out"])
+    counts = {n: rows_line(summary["classes"], n, rows) for n, rows in summary["rows"].items()}
+    rows = _pairs("Rows", counts) + _pairs("Rows left out", summary["left_out"])
     tasks = ", ".join(map(str, summary["tasks"]))
     facts: list[Sequence[Any]] = [
         ("Base model", summary["base_model"]),

@@ -23,6 +23,7 @@ from torch import Tensor
 from coralx.train.objectives import Floats
 
 FOLDS = 5
+LEAST_ROWS = 10  # of the rarer class, for one slope: Peduzzi et al. 1996
 LEAST, MOST = 1e-3, 1e3  # of the scale: beyond, rounding could make ties of different scores
 PENALTY = 1e-6  # next to none; without any, a fit to rows alike may be singular
 TOL = 1e-8
@@ -71,11 +72,20 @@ def fit_scaling(scores: Floats, labels: NDArray[np.int8], shift: bool) -> Scalin
         shift: whether the classification layer has a bias to hold one.
 
     Returns:
-        No scaling where there is nothing to fit: one class alone, scores that are no numbers, or
-        that do not rise with the label.
+        No scaling where there is nothing to fit: fewer than LEAST_ROWS rows of a class (fitted to
+        a handful, it would say how these few rows fell, and be exported as if it were known),
+        scores that are no numbers, or that do not rise with the label.
     """
+    return _fit(scores, labels, shift) if _enough(labels) else Scaling()
+
+
+def _enough(labels: NDArray[np.int8]) -> bool:
+    return min(int((labels == 1).sum()), int((labels == 0).sum())) >= LEAST_ROWS
+
+
+def _fit(scores: Floats, labels: NDArray[np.int8], shift: bool) -> Scaling:
     unsafe, safe = int((labels == 1).sum()), int((labels == 0).sum())
-    if not unsafe or not safe or not np.isfinite(scores).all():
+    if not np.isfinite(scores).all():
         return Scaling()
     logits = logits_of(scores)
     width = float(logits.std())
@@ -100,14 +110,14 @@ def fit_scaling(scores: Floats, labels: NDArray[np.int8], shift: bool) -> Scalin
 
 def scale_held_out(scores: Floats, labels: NDArray[np.int8], shift: bool, seed: int) -> Floats:
     """Each row's probability, scaled as the rows of the other folds have it: (N,). What is
-    measured of these is not measured on rows that the scaling was fitted to."""
-    folds = min(FOLDS, int((labels == 1).sum()), int((labels == 0).sum()))
-    if folds < 2:
+    measured of these is not measured on rows that the scaling was fitted to. As they are, where
+    `fit_scaling` would not fit any."""
+    if not _enough(labels):
         return scores
     scaled = scores.copy()
-    parts = StratifiedKFold(folds, shuffle=True, random_state=seed % 2**32)
+    parts = StratifiedKFold(FOLDS, shuffle=True, random_state=seed % 2**32)
     for others, own in parts.split(scores[:, None], labels):
-        scaled[own] = fit_scaling(scores[others], labels[others], shift).apply(scores[own])
+        scaled[own] = _fit(scores[others], labels[others], shift).apply(scores[own])
     return scaled
 
 

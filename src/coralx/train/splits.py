@@ -33,6 +33,16 @@ class Splits:
     clean_test: Rows
     left_out: Mapping[str, int] = field(default_factory=dict)
 
+    @property
+    def classes(self) -> dict[str, dict[str, int]]:
+        """Of each split that has both, its unsafe and its safe rows."""
+        splits = {"train": self.train, "validation": self.validation, "test": self.test}
+        unsafe = {name: int(rows.labels.sum()) for name, rows in splits.items()}
+        return {
+            name: {"unsafe": unsafe[name], "safe": len(rows) - unsafe[name]}
+            for name, rows in splits.items()
+        }
+
 
 @dataclass
 class _LeftOut:
