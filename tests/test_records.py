@@ -42,6 +42,15 @@ def test_not_a_number_survives_json() -> None:
     back = Interval.model_validate(json.loads(json.dumps(jsonable(point))))
     assert math.isnan(back.value)
     assert (back.low, back.high) == (-math.inf, math.inf)
+    text = Interval.model_validate_json(point.model_dump_json())
+    assert math.isnan(text.value)
+    assert (text.low, text.high) == (-math.inf, math.inf)
+
+
+def test_a_gene_of_ones_own_cannot_hide_one_of_the_adapters() -> None:
+    for name in ("r", "layers", "learning_rate"):
+        with pytest.raises(ValidationError, match=f"CoralX does not read, got {name}; set"):
+            Genome(extra={name: 99, "mine": 1})
 
 
 @pytest.mark.parametrize(

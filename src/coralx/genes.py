@@ -16,9 +16,7 @@ from pydantic import (
 )
 
 from coralx.problems import describe_value, explain, nearest
-from coralx.records import GeneValue, Genome, LoRAConfig, Number, Whole
-
-TRAINING_GENES = ("learning_rate", "weight_decay", "warmup")  # the others are of the adapter
+from coralx.records import TRAINING_GENES, GeneValue, Genome, LoRAConfig, Number, Whole
 
 
 class Settings(BaseModel):
@@ -62,6 +60,19 @@ class Choice(GeneSettings):
 
     kind: Literal["choice"] = "choice"
     values: tuple[GeneValue, ...] = Field(min_length=1)
+
+    @field_validator("values")
+    @classmethod
+    def _check_kinds(cls, values: tuple[GeneValue, ...]) -> tuple[GeneValue, ...]:
+        """0, 0.0 and false are equal, so that one would stand for another, and ids tell them apart."""
+        known: dict[GeneValue, GeneValue] = {}
+        for value in values:
+            twin = known.setdefault(value, value)
+            if type(twin) is not type(value):
+                raise ValueError(
+                    f"must not be equal under two names, got {twin!r} and {value!r}; keep one"
+                )
+        return values
 
 
 class Integer(GeneSettings):

@@ -19,8 +19,11 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    field_validator,
     model_validator,
 )
+
+TRAINING_GENES = ("learning_rate", "weight_decay", "warmup")  # the others are of the adapter
 
 GeneValue = bool | int | float | str | tuple[str, ...] | None
 
@@ -42,7 +45,8 @@ Number = Annotated[float, AllowInfNan(False), BeforeValidator(_refuse_truth)]
 class Record(BaseModel):
     """Immutable, strict about unknown fields, comparable by value."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # NaN and infinity stay what they are in JSON too: an objective may be no number.
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
 
 class LoRAConfig(Record):
@@ -92,6 +96,16 @@ class Genome(Record):
     generation: int = Field(default=0, ge=0)
     fitness: dict[str, float] | None = None
 
+    @field_validator("extra")
+    @classmethod
+    def _check_extra(cls, extra: dict[str, GeneValue]) -> dict[str, GeneValue]:
+        if known := sorted(extra.keys() & {*LoRAConfig.model_fields, *TRAINING_GENES}):
+            raise ValueError(
+                f"holds only genes that CoralX does not read, got {', '.join(known)}; set those as "
+                "fields of the genome or its lora_cfg"
+            )
+        return extra
+
     @model_validator(mode="after")
     def _name(self) -> Genome:
         if not self.id:
@@ -102,9 +116,7 @@ class Genome(Record):
         """Every gene by its name in the search space."""
         return {
             **dict(self.lora_cfg),
-            "learning_rate": self.learning_rate,
-            "weight_decay": self.weight_decay,
-            "warmup": self.warmup,
+            **{name: getattr(self, name) for name in TRAINING_GENES},
             **self.extra,
         }
 

@@ -56,6 +56,9 @@ def test_batches_round_up(rows: int, percentage: float, batch: int, expected: in
         (7, 0.5, 3),
         (3, 0.1, 1),
         (0, 0.5, 0),
+        (10, 0.9999999, 9),
+        (10, 1 - 0.9, 1),
+        (10, 0.1 + 0.2, 3),
     ],
 )
 def test_survivors(entered: int, rate: float, expected: int) -> None:
@@ -146,6 +149,25 @@ def test_adaptive_budgets_move_steps_between_stages_and_add_none(
     explores = (0.1, 0.4, 0.3, 0.2) if diversity > 0.8 else (0.05, 0.2, 0.35, 0.4)
     assert shares == pytest.approx(explores)
     assert [s.genomes for s in again.stages] == [s.genomes for s in plan.stages]
+
+
+def test_what_is_too_much_for_a_stage_goes_to_the_others() -> None:
+    """The last stage takes nearly all steps; a twentieth of them are thousands of epochs for S0."""
+    stages = [
+        stage.model_copy(update={"epoch_budget": epochs, "data_percentage": share})
+        for stage, epochs, share in zip(
+            DEFAULT_STAGES, (0.05, 0.3, 1, 1000), (0.5, 20, 100, 100), strict=True
+        )
+    ]
+    adapted = budget.adapt(stages, 8, 0.5)
+    assert max(stage.epoch_budget for stage in adapted) == adapted[0].epoch_budget == 1000
+    before, after = (budget.plan(each, 8, 1000, 2) for each in (stages, adapted))
+    assert after.hyperband_steps == pytest.approx(before.hyperband_steps)
+    second, third, fourth = (stage.steps for stage in after.stages[1:])
+    left = before.hyperband_steps - after.stages[0].steps
+    assert (second, third, fourth) == pytest.approx(
+        (0.2 / 0.95 * left, 0.35 / 0.95 * left, 0.4 / 0.95 * left)
+    )
 
 
 @pytest.mark.parametrize(

@@ -225,6 +225,21 @@ def test_hypervolume_leaves_out_what_nobody_has_and_clips(make_result) -> None:
     assert bounds == {"memory": (0.0, 50.0)}
     # Scaled: a (0.2, 1.0); b (0.5, 1.0 clipped) adds nothing.
     assert selection.hypervolume(results, names, bounds) == pytest.approx(0.9 * 0.1 / 1.1**2)
+    nan = [
+        result.model_copy(
+            update={"objectives": {**result.objectives, "cross_modal_gain": math.nan}}
+        )
+        for result in results
+    ]
+    expected = selection.hypervolume(results, names, bounds)
+    assert selection.hypervolume(nan, names, bounds) == expected
+
+
+def test_cross_modal_gain_counts_from_minus_one_to_one(make_result) -> None:
+    names = ("task_skill", "cross_modal_gain")
+    gains = make_result("a", objectives={"task_skill": 1.0, "cross_modal_gain": 0.2})
+    # Scaled: skill 0, gain (1 - 0.2) / 2 = 0.4.
+    assert selection.hypervolume([gains], names) == pytest.approx(1.1 * 0.7 / 1.1**2)
 
 
 def test_bounds_of_a_users_own_objective_are_what_was_seen(make_result) -> None:

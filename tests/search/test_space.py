@@ -137,6 +137,12 @@ def test_sample_distinct_never_repeats(seed: int) -> None:
     assert len({g.id for g in found}) == 15
 
 
+@pytest.mark.parametrize("twins", [(0, False, 1), (True, 2, 1), (1, 1.0)])
+def test_values_that_are_equal_under_two_names_are_refused(twins) -> None:
+    with pytest.raises(ConfigError, match=r"space\.mine.*equal under two names, got .* keep one"):
+        load_config({"space": {"mine": {"kind": "choice", "values": twins}}})
+
+
 def test_size_of_a_continuous_space_is_infinite() -> None:
     assert space.size(DEFAULT_SPACE) == math.inf
     assert space.size({"alpha": Float(low=8, high=8), "r": Choice(values=(2, 2, 4))}) == 2

@@ -18,6 +18,7 @@ EXPLORE_ABOVE = 0.8  # diversity
 EXPLORE = (0.1, 0.4, 0.3, 0.2)
 EXPLOIT = (0.05, 0.2, 0.35, 0.4)
 MOST_EPOCHS = 1000.0  # the bound of TrainingStage.epoch_budget
+ROUNDING = 1e-12  # of a rate that is computed, as 1 - 0.9
 
 
 class StagePlan(Record):
@@ -71,8 +72,9 @@ def survivors(entered: int, rate: float) -> int:
 
 
 def share_of(count: int, rate: float) -> int:
-    """floor(count x rate), exact for rates that are short fractions."""
-    return math.floor(count * Fraction(rate).limit_denominator(10**6))
+    """floor(count x rate), exact for rates that are short fractions but for rounding."""
+    short = Fraction(rate).limit_denominator(10**6)
+    return math.floor(count * (short if abs(short - Fraction(rate)) < ROUNDING else Fraction(rate)))
 
 
 def adapt(
@@ -81,17 +83,15 @@ def adapt(
     """The four stages with epoch budgets that share out the same steps anew, by diversity (0..1).
 
     A generation of `population` genomes spends as much as before, of it the shares of `EXPLORE`
-    in each stage if it is more diverse than `EXPLORE_ABOVE`, else those of `EXPLOIT`.
+    in each stage if it is more diverse than `EXPLORE_ABOVE`, else those of `EXPLOIT`. What would
+    take a stage beyond `MOST_EPOCHS` goes to the others, by their shares.
     """
     shares = EXPLORE if diversity > EXPLORE_ABOVE else EXPLOIT
     lines = plan(stages, population, 1, 1).stages
-    total = sum(line.steps for line in lines)
-    epochs = (
-        stage.epoch_budget * share * total / line.steps
-        for stage, share, line in zip(stages, shares, lines, strict=True)
-    )
+    steps = [line.steps / s.epoch_budget for s, line in zip(stages, lines, strict=True)]
+    epochs = _share_out(sum(line.steps for line in lines), shares, steps)
     return tuple(
-        stage.model_copy(update={"epoch_budget": min(each, MOST_EPOCHS)})
+        stage.model_copy(update={"epoch_budget": each})
         for stage, each in zip(stages, epochs, strict=True)
     )
 
@@ -201,6 +201,24 @@ def _spent(results: Sequence[TrainingResult]) -> dict[str, Any]:
 def _sum(numbers: Iterable[float]) -> float:
     """Exact, so that the order in which results arrived cannot show in the last digit."""
     return math.fsum(numbers)
+
+
+def _share_out(total: float, shares: Sequence[float], steps: Sequence[float]) -> list[float]:
+    """Epochs of each stage that together take `total` steps, at `steps` an epoch."""
+    epochs = [MOST_EPOCHS] * len(shares)
+    left = dict(enumerate(shares))
+    while left:
+        weight = math.fsum(left.values())
+        wanted = {i: share / weight * total / steps[i] for i, share in left.items()}
+        full = [i for i, each in wanted.items() if each > MOST_EPOCHS]
+        if not full:
+            for i, each in wanted.items():
+                epochs[i] = each
+            break
+        for i in full:
+            total -= MOST_EPOCHS * steps[i]
+            del left[i]
+    return epochs
 
 
 def _bracket(largest: Fraction, eta: int, s: int, deepest: int) -> tuple[Rung, ...]:

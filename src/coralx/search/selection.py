@@ -196,14 +196,17 @@ def hypervolume(
     Each objective is put on 0 (its best bound) to 1 (its worst), clipped; the reference point is
     `REFERENCE` in each, and the volume is divided by that of the box up to there. `bounds` holds
     (least, greatest) for objectives not in `BOUNDS`; those with neither count as 0..1. An objective
-    that none of the results has is left out. Figures compare only under the same bounds.
+    of which none of the results has a finite value is left out. Figures compare only under the same
+    bounds.
     """
     from moocore import hypervolume as volume
 
-    measured = [name for name in names if any(name in r.objectives for r in results)]
+    matrix = objective_matrix(results, names)
+    columns = np.flatnonzero(np.any(np.isfinite(matrix), axis=0)).tolist()
+    measured = [names[column] for column in columns]
     if not measured:
         return 0.0
-    scaled = _boxed(objective_matrix(results, measured), measured, bounds or {})
+    scaled = _boxed(matrix[:, columns], measured, bounds or {})
     return float(volume(scaled, ref=REFERENCE)) / REFERENCE ** len(measured)
 
 

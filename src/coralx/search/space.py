@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from coralx.errors import ConfigError
-from coralx.genes import TRAINING_GENES, Choice, Float, Gene, Integer, read_values
-from coralx.records import GeneValue, Genome, LoRAConfig
+from coralx.genes import Choice, Float, Gene, Integer, read_values
+from coralx.records import TRAINING_GENES, GeneValue, Genome, LoRAConfig
 
 if TYPE_CHECKING:
     from numpy.random import Generator
