@@ -5,8 +5,8 @@
 Genomes of the default space are trained through all stages twice, in the same packs from the same
 random streams: to the end of every stage, and with the configuration's patience. Nobody is left
 behind in between. Regret is what a genome's skill after the last stage is lower by: on all
-validation rows, a quarter of which the rule looks at, and on test rows, which it never sees. A front
-member of the full training is falsely stopped if it left a stage early and lost more than
+validation rows, a quarter of which the rule looks at, and on test rows, which it never sees. A
+front member of the full training is falsely stopped if it left a stage early and lost more than
 --tolerance; how many gained as much says how far chance alone would go. Writes
 results/leaving_early.json and .md.
 """
