@@ -290,7 +290,7 @@ def page() -> Page:
 
 def test_page_has_every_chapter_and_headline(page: Page) -> None:
     for words in (
-        "24 adapters tried, 3 worth keeping",
+        "24 adapters tried, 3 that nothing dominates",
         "The trade-offs",
         "The front in figures",
         "Stage funnel",
@@ -415,7 +415,7 @@ def test_report_replaces_the_file_whole(tmp_path: Path) -> None:
     ("history", "words"),
     [
         (History(config=load_config(None), facts={}), "No genome has been trained yet"),
-        (make_history(1, 1), "1 adapter tried, 1 worth keeping"),
+        (make_history(1, 1), "1 adapter tried, 1 that nothing dominates"),
         (make_history(1, 8, images=False, tested=False), "no test measurement yet"),
         (make_history(2, 60), "120 adapters tried"),
     ],
@@ -534,7 +534,7 @@ def test_genes_that_are_neither_varied_nor_unusual_are_not_listed() -> None:
 
 
 def test_splits_with_few_rows_of_a_class_are_said_to_have_few() -> None:
-    history = MadeUpRun(2, 8, False, 0).history
+    history = make_history(2)
     assert "to be more than chance" not in render_page(history)
     history.facts["classes"] = {
         "validation": {"unsafe": 2, "safe": 398},
@@ -545,3 +545,22 @@ def test_splits_with_few_rows_of_a_class_are_said_to_have_few() -> None:
     assert "test has" not in text
     assert "400 (2 unsafe, 398 safe)" in text
     assert summarize(history)["classes"] == history.facts["classes"]
+
+
+def test_what_was_not_resampled_has_no_interval_and_chance_is_named() -> None:
+    history = make_history(2)
+    history.config = history.config.model_copy(
+        update={"objectives": (*history.config.objectives, "own:gap")}
+    )
+    before = render_page(history)
+    assert "no better than chance" not in before
+    flat, poor = (Interval(value=v, low=v, high=v) for v in (123.4e6, 0.432))
+    for i, test in enumerate(history.tests):
+        figures = {**test.objectives, "memory": flat, "own:gap": poor, "task_skill": poor}
+        history.tests[i] = test.model_copy(update={"objectives": figures})
+    page = render_page(history)
+    assert "123.4 to 123.4" not in page
+    assert "no better than chance: test AUROC 0.432" in page
+    test = summarize(history)["front"][0]["test"]
+    assert test["own:gap"] == {"value": 0.432, "low": None, "high": None}
+    assert test["task_skill"]["low"] == 0.432

@@ -241,3 +241,22 @@ def test_rows_and_classes_with_few_are_told(summary: dict[str, Any]) -> None:
     text = " ".join(printed(summary, 80).split())
     assert "Rows: train 1,920, validation 400 (2 unsafe, 398 safe), test 600" in text
     assert "Warning: validation has 2 unsafe rows; choices need at least about 30" in text
+
+
+def test_a_member_no_better_than_chance_is_named(summary: dict[str, Any]) -> None:
+    assert "chance" not in printed(summary, 80)
+    summary["front"][0]["test"]["task_skill"]["value"] = 0.5
+    summary["front"][1]["test"] = {}
+    summary["front"][1]["objectives"]["task_skill"] = 0.31
+    text = " ".join(printed(summary, 80).split())
+    assert "no better than chance: test AUROC 0.500" in text
+    assert "no better than chance: validation AUROC 0.310" in text
+
+
+def test_an_own_objective_has_no_interval(summary: dict[str, Any]) -> None:
+    summary["objectives"]["own:gap"] = "max"
+    for member in summary["front"]:
+        member["test"]["own:gap"] = {"value": 0.437, "low": None, "high": None}
+    text = printed(summary, 120)
+    assert "0.437" in text
+    assert "\u2013\u2013" not in text

@@ -122,7 +122,7 @@ def _member(result: TrainingResult, test: TestResult | None) -> dict[str, Any]:
         "trained_rank": result.lora_cfg.r,
         "objectives": result.objectives,
         "details": result.details,
-        "test": _intervals(test.objectives if test else {}),
+        "test": _without_own(_intervals(test.objectives if test else {})),
         "test_details": _intervals(test.details if test else {}),
         "adapter": f"adapters/{genome.id}",
     }
@@ -130,6 +130,15 @@ def _member(result: TrainingResult, test: TestResult | None) -> dict[str, Any]:
 
 def _intervals(figures: Mapping[str, Interval]) -> dict[str, Any]:
     return {name: jsonable(interval) for name, interval in figures.items()}
+
+
+def _without_own(intervals: dict[str, Any]) -> dict[str, Any]:
+    """A user's own objective is measured once: its interval, of no width, would pass for one."""
+    none = {"low": None, "high": None}
+    return {
+        name: value if name in OBJECTIVES else {**value, **none}
+        for name, value in intervals.items()
+    }
 
 
 def _generations(history: History) -> list[dict[str, Any]]:

@@ -15,6 +15,8 @@ from coralx.summary import Summary
 from coralx.wording import (
     MISSING,
     absent,
+    bounds,
+    chance,
     count,
     doubts,
     duration,
@@ -197,7 +199,10 @@ def _genes(front: Sequence[Mapping[str, Any]], space: Sequence[str]) -> Table:
     table = _table([("genome", "text"), ("genes", "text")])
     for member in front:
         genes = genes_line(member["genes"], member["trained_rank"], space).replace(" · ", ", ")
-        table.add_row(Text(_clean(member["genome"])), Text(_clean(genes)))
+        cell = Text(_clean(genes))
+        if doubt := chance(member):
+            cell.append(f"\n{doubt}", style=ACCENT)
+        table.add_row(Text(_clean(member["genome"])), cell)
     return table
 
 
@@ -226,7 +231,7 @@ def _interval(name: str, interval: Mapping[str, Any] | None) -> Text:
     if interval is None or absent(interval["value"]):
         return Text(MISSING)
     value, low, high = (figure(name, interval[end]) for end in ("value", "low", "high"))
-    if low == value == high:  # memory does not depend on which rows are drawn
+    if not bounds(name, interval):
         return Text(value, style="bold")
     ends = MISSING.join(end.replace("0.", ".") for end in (low, high))
     return Text.assemble((value, "bold"), (f"\n{ends}", "dim"))

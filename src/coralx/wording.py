@@ -56,9 +56,22 @@ def figure(objective: str, value: float | None) -> str:
 
 
 def bounds(objective: str, interval: Mapping[str, Any]) -> str:
-    """The interval of a test figure, without the value itself."""
+    """The interval of a test figure, without the value itself. Empty where there is none: memory
+    does not depend on which rows are drawn, and an own objective is not measured on resamples."""
+    if objective == "memory" or absent(interval["low"]) or absent(interval["high"]):
+        return ""
     low, high = (figure(objective, interval[key]) for key in ("low", "high"))
     return f"{low} to {high}"
+
+
+def chance(member: Mapping[str, Any]) -> str:
+    """What is to be said of a front member that tells the classes apart no better than chance; a
+    cheap or odd one can be on a front all the same. Empty for others."""
+    test = (member["test"].get("task_skill") or {}).get("value")
+    skill = member["objectives"].get("task_skill") if absent(test) else test
+    if skill is None or not skill <= 0.5:
+        return ""
+    return f"no better than chance: {'validation' if absent(test) else 'test'} AUROC {skill:.3f}"
 
 
 def count(value: float | None) -> str:

@@ -15,6 +15,7 @@ from coralx.wording import (
     absent,
     better,
     bounds,
+    chance,
     figure,
     gene_value,
     genes_line,
@@ -175,6 +176,7 @@ def _name(member: Mapping[str, Any], space: Sequence[str]) -> Markup:
         element("code", member["genome"]),
         element("small", genes, title=rest),
         element("small", f"{member['stage']} · {member['adapter']}"),
+        element("small", element("b", chance(member))),
         class_="member",
     )
 
@@ -184,11 +186,11 @@ def _two_values(member: Mapping[str, Any], name: str, span: tuple[float, float])
     test = member["test"].get(name)
     if test is None or absent(test["value"]):
         return join([element("span", validation), element("small", "validation")])
+    ends = bounds(name, test)
     return join(
         [
             element("b", figure(name, test["value"])),
-            whisker(test, span),
-            element("small", bounds(name, test)),
+            *([whisker(test, span), element("small", ends)] if ends else []),
             element("small", f"validation {validation}"),
         ]
     )

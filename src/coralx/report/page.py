@@ -132,7 +132,7 @@ def _headline(summary: Summary) -> str:
     if not genomes:
         return "No genome has been trained yet"
     tried = f"{plural(genomes, 'adapter')} tried"
-    return f"{tried}, {front} worth keeping" if front else tried
+    return f"{tried}, {front} that nothing dominates" if front else tried
 
 
 def _cards(summary: Summary) -> list[Markup]:
@@ -169,7 +169,8 @@ def _best(summary: Summary) -> Markup:
     if test is None or absent(test["value"]):
         value = figure(name, best["objectives"][name])
         return _card(f"Validation {title}", value, "no test measurement yet", "first")
-    note = f"{bounds(name, test)}; {best['genome']}, the best on validation"
+    ends = [bounds(name, test)] if bounds(name, test) else []
+    note = "; ".join([*ends, f"{best['genome']}, the best on validation"])
     return _card(f"Test {title}", figure(name, test["value"]), note, "first")
 
 
