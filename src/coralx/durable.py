@@ -1,5 +1,5 @@
-"""Files that are there whole or not at all, and those that survive a loss of power: a new name is
-on disk once its folder is."""
+"""Files that are there whole or not at all, after a loss of power, too: a new name is on disk once
+its folder is."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def write_whole(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def write_aside(path: Path, advice: str = "") -> Iterator[TextIO]:
-    """A text file that takes the path's place once all is written, so that a reader never meets
+    """A text file that takes the path's place once all of it is on disk, so that nobody ever meets
     half a file; if an error ends it, never.
 
     Args:
@@ -38,7 +38,10 @@ def write_aside(path: Path, advice: str = "") -> Iterator[TextIO]:
     try:
         with aside.open("x", encoding="utf-8", newline="\n") as file:
             yield file
+            file.flush()
+            os.fsync(file.fileno())
         aside.replace(path)
+        sync_folder(path.parent)
     except OSError as error:
         raise StoreError(
             f"{path}: cannot be written: {error.strerror or error}; free space or allow writing in "

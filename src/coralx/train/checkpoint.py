@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from coralx.adapter_files import SIDECAR, seal_adapter
 from coralx.durable import make_folder, sync_folder
 from coralx.errors import CheckpointError, ModelError, StoreError
 from coralx.interrupts import unbroken
@@ -27,7 +28,8 @@ from coralx.train.backbone import Backbone
 from coralx.train.digest import fingerprint
 from coralx.train.resize import Moments
 
-SIDECAR = "coralx.json"  # beside a PEFT adapter: what scoring needs and PEFT does not know
+ADAPTER = "adapter_model.safetensors"  # as PEFT names it, and its settings
+SETTINGS = "adapter_config.json"
 PROJECTOR = "projector.safetensors"
 WRITING = ".writing"  # the suffix of a file that is not whole yet
 SHOWN = 16  # hex digits of the fingerprint in an id
@@ -135,7 +137,8 @@ def export_adapter(
     `ignore_mismatched_sizes=True` if the base is a classifier of several labels itself).
 
     Beside PEFT's two files lie what PEFT has no place for: `coralx.json` (genome, base model,
-    vision tower, threshold) and, with images, the projector.
+    vision tower, threshold) and, with images, the projector. `coralx.json` comes last, once the
+    others are on disk: see `adapter_files`.
 
     Raises:
         StoreError: the folder cannot be written.
@@ -156,7 +159,8 @@ def _export(
 ) -> None:
     from peft import LoraConfig, TaskType
 
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
+    (folder / SIDECAR).unlink(missing_ok=True)  # of an adapter that this one takes the place of
     targets = [backbone.full_path(target) for target in weights.lora]
     LoraConfig(
         task_type=TaskType.SEQ_CLS,
@@ -177,12 +181,14 @@ def _export(
         part, _, kind = name.partition(".")
         if part == "head":
             tensors[f"base_model.model.{backbone.head_name}.{kind}"] = value
-    _save(folder / "adapter_model.safetensors", tensors, {"format": "pt"})
+    _save(folder / ADAPTER, tensors, {"format": "pt"})
+    files = [SETTINGS, ADAPTER]
     projector = {k: v for k, v in weights.extra.items() if k.startswith("projector.")}
     if projector:
         _save(folder / PROJECTOR, projector, {"format": "pt"})
+        files.append(PROJECTOR)
     sidecar = {"genome": jsonable(genome), "lora_cfg": jsonable(lora_cfg), **facts}
-    (folder / SIDECAR).write_text(json.dumps(sidecar, indent=2) + "\n", encoding="utf-8")
+    seal_adapter(folder, files, sidecar)
 
 
 def read_sidecar(folder: Path) -> dict[str, object]:
@@ -207,7 +213,7 @@ def import_adapter(folder: Path, backbone: Backbone) -> Weights:
         ModelError: files are missing, damaged, of another base model, or hold NaN or infinity.
     """
     try:
-        tensors = load_file(folder / "adapter_model.safetensors")
+        tensors = load_file(folder / ADAPTER)
         extra = load_file(folder / PROJECTOR) if (folder / PROJECTOR).exists() else {}
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{folder}: the adapter cannot be read: {error}") from None
