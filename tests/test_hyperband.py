@@ -146,7 +146,7 @@ def test_what_does_not_fit_in_memory_goes_with_the_trainer(
 def test_bad_input_is_refused() -> None:
     with pytest.raises(ConfigError):
         HyperbandTrainer({"hyperband": {"training_stages": []}})
-    with pytest.raises(CoralXError):
+    with pytest.raises(CoralXError, match="at least one Genome, got an empty list; make some"):
         HyperbandTrainer({"data": {"max_rows": 96}}).train_population([])
 
 

@@ -96,6 +96,11 @@ def _check_population(genomes: Iterable[Genome]) -> list[Genome]:
     if isinstance(genomes, Genome) or not isinstance(genomes, Iterable):
         raise CoralXError(f"genomes must be a list of Genome, got {describe_value(genomes)}")
     population = list(genomes)
+    if not population:
+        raise CoralXError(
+            "genomes must hold at least one Genome, got an empty list; make some, as by "
+            "Genome(learning_rate=2e-3)"
+        )
     for genome in population:
         if not isinstance(genome, Genome):
             raise CoralXError(

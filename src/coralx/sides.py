@@ -93,7 +93,8 @@ def run_coralx(
         best=best,
     )
     size = len(side["front"])
-    watcher.say(f"hyperband: {duration(seconds)}, {size} on the front, AUROC {side['best']:.3f}")
+    skill = f"test AUROC {side['best']:.3f}"
+    watcher.say(f"hyperband: {duration(seconds)}, {size} on the front, {skill}")
     return side
 
 
