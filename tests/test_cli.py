@@ -322,10 +322,11 @@ def test_bad_configurations_are_refused_with_every_problem(tmp_path: Path) -> No
         (("plan", "--steps-per-epoch", "0"), "must be above 0 and at most 1e+12, got 0"),
         (("plan", "--steps-per-epoch", "inf"), "must be above 0 and at most 1e+12, got inf"),
         (("plan", "--steps-per-epoch", "nan"), "--steps-per-epoch"),
-        (("plan", "--population", "many"), "--population"),
+        (("plan", "--population", "many"), "got 'many'"),
         (("compare", "nowhere.yaml"), "no such file"),
         (("compare", "--genomes", "0"), "--genomes"),
-        (("compare", "--rows", "7"), "--rows"),
+        (("compare", "--rows", "7"), "got '7'"),
+        (("run", "--seed=abc"), "got 'abc'"),
         (("compare", "--seed", "-1", "--json"), "evolution.seed"),
         (("resume", "nowhere"), "not a run directory"),
         (("report", "nowhere"), "not a run directory"),
@@ -378,6 +379,14 @@ def test_bad_rows_are_refused_by_number(
     result = CliRunner().invoke(app, ["predict", str(adapter), str(rows), *nowhere])
     assert result.exit_code == 2
     assert f"{tmp_path / 'nowhere'} is no folder; make it" in result.stderr
+    rows.write_text("\n\n", encoding="utf-8")
+    result = CliRunner().invoke(app, ["predict", str(adapter), str(rows)])
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert f"{rows}: 0 rows" in result.stderr
+    assert f"{tmp_path}: is a folder; name the file" in _refuse("predict", adapter, tmp_path)
+    assert f"is a run; name one of its adapters: {finished}/adapters/" in _refuse(
+        "predict", finished, rows
+    )
     result = CliRunner().invoke(app, ["predict", str(tmp_path), str(rows)])
     assert result.exit_code == 2
     assert "not an adapter exported by CoralX" in result.stderr

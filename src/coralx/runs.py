@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import platform
 import shutil
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from coralx.adapter_files import is_whole
 from coralx.config import PREFIX_FOLDER, Config
 from coralx.durable import write_whole
 from coralx.errors import CheckpointError, ExtinctError, StoreError
@@ -20,12 +23,12 @@ from coralx.records import Progress, TrainingResult
 from coralx.repair import Mender
 from coralx.report import write_report
 from coralx.reproduce import find_result
-from coralx.retention import Retention
+from coralx.retention import Retention, measure
 from coralx.run_folder import SETTINGS, check_new, check_writable
 from coralx.search.asktell import Search
 from coralx.search.evolution import new_search
 from coralx.store import History, Store, read_history
-from coralx.summary import write_summary
+from coralx.summary import front_results, write_summary
 from coralx.wording import scarce
 
 if TYPE_CHECKING:
@@ -78,25 +81,25 @@ def start_run(config: Config, directory: Path, watcher: Watcher) -> History:
 
 
 def resume_run(directory: Path, watcher: Watcher) -> History:
-    """Go on where a stopped run was; what is journalled is not trained again.
+    """Go on where a stopped run was; what is journalled is not trained again. A finished run gets
+    its outputs anew, and those of its adapters that are missing or damaged.
 
     Raises:
         StoreError: not a run directory, its journal is damaged, or another process is at work
             in it.
     """
-    history = read_history(directory)
-    if history.finished:
-        _write_outputs(directory, history)
-        return history
-    store = Store(directory)
-    try:
+    read_history(directory)  # before anything is written, as the lock is
+    with contextlib.closing(Store(directory)) as store:
+        if store.warning:
+            watcher.say(store.warning)
         history = read_history(directory)  # its last owner may have gone on meanwhile
+        if history.finished:
+            _complete(directory, history, watcher)
+            return history
         worker = _load_worker(history.config, directory, watcher)
         _warn_of_change(history.facts, _machine_facts(worker), watcher)
         store.append("resumed", _machine_facts(worker))
         return _continue(directory, store, worker, watcher)
-    finally:
-        store.close()
 
 
 def export_genome(directory: Path, genome: str, target: Path, watcher: Watcher) -> TrainingResult:
@@ -106,13 +109,14 @@ def export_genome(directory: Path, genome: str, target: Path, watcher: Watcher) 
     which the run must not be in use.
 
     Raises:
-        StoreError: the run has no such genome, it left no checkpoint, or this must be trained
-            again while another process is at work in the run.
+        StoreError: the run has no such genome, it left no checkpoint, it was last scored without
+            its pictures, or it must be trained again while another process is at work in the run.
     """
     from coralx.train.export import export_result, load_backbone
 
     history = read_history(directory)
     best = find_result(history, directory, genome)
+    _check_scored_whole(history, best)
     config, images = history.config, bool(history.facts["images"])
     watcher.say(f"loading base model {config.base_model}")
     backbone = load_backbone(config)
@@ -120,23 +124,70 @@ def export_genome(directory: Path, genome: str, target: Path, watcher: Watcher) 
         checkpoints = directory / "checkpoints"
         export_result(config, backbone, checkpoints, best, images, target)
     except CheckpointError:  # rows are needed only to train it again
-        store = Store(directory)  # for its lock alone: the journal says nothing of exports
-        try:
-            worker = _load_worker(config, directory, watcher)
-            mender = Mender(directory, worker, say=watcher.say, observe=watcher.observe)
-            mender.heal(lambda: worker.export(best, target))
-        finally:
-            shutil.rmtree(directory / PREFIX_FOLDER, ignore_errors=True)
-            store.close()
+        # For its lock alone: the journal says nothing of exports.
+        with contextlib.closing(Store(directory)):
+            _export_mended(directory, history, {target: best}, watcher)
     return best
+
+
+def _check_scored_whole(history: History, result: TrainingResult) -> None:
+    """Refuse a result whose threshold and scaling were fitted to the text of rows alone."""
+    if any(job.id == result.job and job.text_only for job in history.jobs):
+        raise StoreError(
+            f"{result.genome.id} went no further than {result.stage}, where rows are scored without "
+            "their pictures (hyperband.cross_modal_proxy) and so no decision threshold for them is "
+            "measured; export a genome that reached a later stage"
+        )
+
+
+def _export_mended(
+    directory: Path, history: History, adapters: Mapping[Path, TrainingResult], watcher: Watcher
+) -> None:
+    """Write results as adapters, training again what is missing or damaged of their checkpoints;
+    the run must be locked. Of what was trained, a run keeps no more than it had, and its front."""
+    checkpoints = directory / "checkpoints"
+    kept = {name for name, _ in measure(checkpoints)}
+    kept |= {result.checkpoint for result in _front(history) if result.checkpoint}
+    try:
+        worker = _load_worker(history.config, directory, watcher)
+        mender = Mender(directory, worker, say=watcher.say, observe=watcher.observe)
+        for target, result in adapters.items():
+            mender.heal(lambda member=result, to=target: worker.export(member, to))  # type: ignore[misc]
+    finally:
+        Retention(checkpoints, 0).drop_orphans(kept)
+        shutil.rmtree(directory / PREFIX_FOLDER, ignore_errors=True)
+
+
+def _complete(directory: Path, history: History, watcher: Watcher) -> None:
+    """What a finished run may lack: its last sitting was killed after the last record, or files
+    were lost since, as where the journal alone was restored from a backup."""
+    shutil.rmtree(directory / PREFIX_FOLDER, ignore_errors=True)
+    members = {_adapter(directory, result): result for result in _front(history)}
+    lost = {folder: result for folder, result in members.items() if not is_whole(folder)}
+    if lost:
+        names = ", ".join(result.genome.id for result in lost.values())
+        watcher.say(f"adapters of the front that are missing or damaged are written again: {names}")
+        _export_mended(directory, history, lost, watcher)
+    _write_outputs(directory, history)
+
+
+def _front(history: History) -> list[TrainingResult]:
+    return front_results(history, history.generations[-1]) if history.generations else []
+
+
+def _adapter(directory: Path, result: TrainingResult) -> Path:
+    """Where the adapter of a front member lies."""
+    return directory / "adapters" / result.genome.id
 
 
 def _continue(directory: Path, store: Store, worker: Worker, watcher: Watcher) -> History:
     """Replay, evolve, take the final figures, write the outputs."""
     from coralx.executors import open_executor
+    from coralx.train.prefix_store import drop_parts
 
     history = read_history(directory)
     bench = worker.bench
+    drop_parts(bench.prefix)
     evolution = new_search(history.config, image_task=bench.has_images, shape=bench.shape)
     mender = Mender(directory, worker, store, watcher.say, watcher.observe)
     retention = Retention(bench.checkpoints, history.config.storage.checkpoints_gb, watcher.say)
@@ -185,7 +236,7 @@ def _measure_front(
     for result in front:
         if (result.genome.id, result.stage) not in known:
             store.append("test", mender.heal(lambda member=result: worker.test(member)))  # type: ignore[misc]
-        folder = directory / "adapters" / result.genome.id
+        folder = _adapter(directory, result)
         mender.heal(lambda member=result, to=folder: worker.export(member, to))  # type: ignore[misc]
 
 
@@ -200,8 +251,14 @@ def _record_ending(store: Store, ending: str) -> None:
 
 
 def _write_outputs(directory: Path, history: History) -> None:
-    write_summary(history, directory / "summary.json")
-    write_report(history, directory / "report.html")
+    """All that they are drawn from is in the journal, so a full disk costs nothing but them."""
+    try:
+        write_summary(history, directory / "summary.json")
+        write_report(history, directory / "report.html")
+    except StoreError as error:
+        raise StoreError(
+            f"{error}; then `coralx resume {directory}`, which trains nothing again"
+        ) from None
 
 
 def _load_worker(config: Config, directory: Path, watcher: Watcher) -> Worker:

@@ -100,7 +100,10 @@ def write_starter(directory: Path) -> list[Path]:
         text = CONFIG.format(folder=directory)
         (directory / "config.yaml").write_text(text, encoding="utf-8")
     except OSError as error:
-        raise StoreError(f"{directory}: cannot be written: {error}") from None
+        raise StoreError(
+            f"{directory}: cannot be written: {error.strerror or error}; free space or allow "
+            "writing there, or name another folder"
+        ) from None
     return sorted(files)
 
 

@@ -18,7 +18,9 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from coralx import runs
 from coralx.cli import app
+from coralx.errors import StoreError
 from coralx.train import row_file
 from coralx.train import rows as rows_module
 
@@ -419,3 +421,24 @@ def test_texts_to_predict_are_checked_alike(text: str, said: str) -> None:
     rows = predictor.predict([{"text": text}], Path(), "text", "image")
     with pytest.raises(rows_module.DataError, match=f"row 1: .*{said}"):
         next(rows)
+
+
+def test_a_column_that_is_nowhere_is_no_row_to_skip() -> None:
+    from coralx.train.predict import Predictor
+
+    predictor = Predictor.__new__(Predictor)
+    rows = predictor.predict([{"body": "a"}], Path(), "text", "image")
+    with pytest.raises(rows_module.DataError, match=r"no column 'text'; .*; use --text-column$"):
+        next(rows)
+
+
+def test_a_full_disk_at_the_end_names_what_goes_on(
+    job: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise StoreError("summary.json: cannot be written: No space left on device")
+
+    monkeypatch.setattr(runs, "write_summary", full)
+    result = job.run()
+    assert result.exit_code == 2
+    assert f"No space left on device; then `coralx resume {job.out}`" in result.stderr

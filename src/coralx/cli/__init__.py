@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
+from collections.abc import Collection, Sequence
 from typing import Annotated, Any, Never
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from coralx import __version__
 from coralx.cli import prepare, train, use
@@ -39,6 +41,30 @@ class Commands(TyperGroup):
             raise typer.Exit(INTERRUPTED) from None
 
 
+class Command(TyperCommand):
+    """Shows the value that an option does not take beside the rule that it breaks."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        given = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except typer.BadParameter as error:
+            value = _value(getattr(error.param, "opts", ()), given)
+            if value is not None and value not in error.message:
+                error.message = f"{error.message}, got {value!r}"
+            raise
+
+
+def _value(names: Collection[str], arguments: Sequence[str]) -> str | None:
+    """What an option of these names was last given."""
+    found = None
+    for argument, following in itertools.zip_longest(arguments, arguments[1:]):
+        name, sign, value = argument.partition("=")
+        if name in names:
+            found = value if sign else following
+    return found
+
+
 app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
@@ -68,7 +94,7 @@ def start(
 
 for panel, commands in PANELS.items():
     for command in commands:
-        app.command(rich_help_panel=panel)(command)
+        app.command(rich_help_panel=panel, cls=Command)(command)
 
 
 def main() -> Never:

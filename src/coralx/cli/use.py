@@ -178,7 +178,10 @@ def predict(
         raise typer.BadParameter("must be auto, cpu or cuda", param_hint="--device")
     if on_bad_rows not in ("refuse", "skip"):
         raise typer.BadParameter("must be refuse or skip", param_hint="--on-bad-rows")
+    _check_adapter(adapter)
     standard_input = str(rows) == "-"
+    if rows.is_dir():
+        raise DataError(f"{rows}: is a folder; name the file of rows in it")
     if not standard_input and not rows.is_file():
         raise DataError(f"{rows}: no such file; `-` reads JSON lines from standard input")
     if out is not None:
@@ -197,12 +200,25 @@ def predict(
     )
     if out is None:
         count = write_lines(scored, sys.stdout)
+        if not count:
+            typer.echo(f"{rows}: 0 rows", err=True)
     else:
         with write_aside(out, ", or name another --out") as file:
             count = write_lines(scored, file)
         typer.echo(f"{out}: {count} rows, unsafe from {predictor.threshold:.4f}", err=True)
     if predictor.bad:
         typer.echo(f"{predictor.bad} of {count} rows have an `error` and no score", err=True)
+
+
+def _check_adapter(folder: Path) -> None:
+    """Tell a run from its adapters."""
+    from coralx.store import has_begun
+
+    if has_begun(folder):
+        found = sorted(path.name for path in (folder / "adapters").glob("*"))
+        names = ", ".join(f"{folder}/adapters/{name}" for name in found)
+        there = names or "none yet: a run writes them at its end, `coralx export` at any time"
+        raise StoreError(f"{folder}: is a run; name one of its adapters: {there}")
 
 
 def _check_file(path: Path) -> None:

@@ -141,6 +141,8 @@ class Predictor:
             except DataError as error:
                 if skip:
                     return _Read(row, error=str(error))
+                if number == 1 and columns[0] not in row:  # as in all rows, most likely
+                    raise
                 raise DataError(
                     f"{error}; mend the row, or let such rows pass with --on-bad-rows skip"
                 ) from None
