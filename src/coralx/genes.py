@@ -64,7 +64,7 @@ class Choice(GeneSettings):
     @field_validator("values")
     @classmethod
     def _check_kinds(cls, values: tuple[GeneValue, ...]) -> tuple[GeneValue, ...]:
-        """0, 0.0 and false are equal, so that one would stand for another, and ids tell them apart."""
+        """0, 0.0 and false are equal, so that one would pass for another; ids tell them apart."""
         known: dict[GeneValue, GeneValue] = {}
         for value in values:
             twin = known.setdefault(value, value)

@@ -23,7 +23,7 @@ from coralx.search.packing import (
     pack,
     trained_parameters,
 )
-from coralx.search.space import diversity
+from coralx.search.space import relative_diversity
 from coralx.sections import DataSettings
 
 DRAWN = 256  # genomes that FLOPs and memory are estimated from, at most
@@ -107,7 +107,7 @@ def _first_stages(config: Config) -> tuple[TrainingStage, ...]:
     if not config.hyperband.adaptive_budgets:
         return stages
     founders = found(config.space, config.evolution)
-    return budget.adapt(stages, len(founders), diversity(config.space, founders))
+    return budget.adapt(stages, len(founders), relative_diversity(config.space, founders))
 
 
 def _count_if_needed(config: Config, needed: bool) -> RowCount | None:

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from coralx.config import Choice
 from coralx.errors import ConfigError, CoralXError, ExtinctError
 from coralx.records import Genome, LoRAConfig, Stop, TrainingResult
-from coralx.search import budget, space
+from coralx.search import budget, selection, space
 from coralx.search.evolution import Evolution
 
+OBJECTIVES = ("task_skill", "false_positive_cost")
 NAN_STOP = Stop(gate="non_finite", value=None, limit=None, reason="loss is nan at step 3")
 
 
@@ -265,11 +266,34 @@ def test_what_a_child_is_merged_of_is_kept_until_it_is_told(settings, answer) ->
     assert merged
 
 
-def test_hypervolume_of_the_front_never_shrinks(settings, answer) -> None:
+def test_hypervolume_of_all_undominated_results_never_shrinks(settings, answer) -> None:
     config = settings(evolution={"generations": 8})
-    volumes = [g.hypervolume for g in run(Evolution(config), answer).closed]
+    evolution = run(Evolution(config), answer)
+    full = [result for result in evolution.results if result.stage_index >= 2]
+    volumes = [
+        selection.hypervolume(selection.points(full[:count], config.objectives, 2), OBJECTIVES)
+        for count in range(1, len(full) + 1)
+    ]
     assert volumes == sorted(volumes)
     assert 0 < volumes[0] < volumes[-1] <= 1
+    assert max(g.hypervolume for g in evolution.closed) <= volumes[-1]
+
+
+@hypothesis_settings(max_examples=15)
+@given(st.randoms(use_true_random=False))
+def test_whatever_is_lost_kept_its_best_until_the_end(settings, answer, rng) -> None:
+    """A checkpoint that is let go once is gone: results that are undominated keep theirs, be they
+    on the front yet or not."""
+    config = settings(evolution={"seed": rng.randint(0, 99), "generations": 4})
+    evolution, disk = Evolution(config), set[str]()
+    while not evolution.finished:
+        (job, *_) = evolution.ask(2)
+        for result in answer(job):
+            assert set(result.start.sources) <= disk
+            evolution.tell(result)
+            disk.add(result.checkpoint)
+        disk &= set(evolution.references())
+        assert {result.checkpoint for result in evolution.front()} <= disk
 
 
 def test_hypervolume_does_not_move_with_the_memory_of_genomes_that_failed(settings, answer) -> None:
@@ -431,6 +455,7 @@ def test_adaptive_budgets_share_out_each_generations_steps_by_its_diversity(
 ) -> None:
     plain = settings(evolution={"generations": 2})
     evolution = Evolution(settings(hyperband={"adaptive_budgets": True}, evolution=EXPLOITING))
+    explores: list[bool] = []
     planned = budget.plan(plain.hyperband.stages, 8, 1000, 2).hyperband_steps
     spent: dict[tuple[int, str], float] = {}
     while not evolution.finished:
@@ -438,11 +463,44 @@ def test_adaptive_budgets_share_out_each_generations_steps_by_its_diversity(
             steps = len(job.genomes) * budget.stage_steps(job.stage, 1000)
             spent[job.generation, job.stage.name] = steps
             assert job.stage == evolution.stage
+            if job.stage_index == 0:
+                diversity = space.relative_diversity(plain.space, job.genomes)
+                explores.append(diversity > 0.8)
             for result in answer(job):
                 evolution.tell(result)
     for generation in (0, 1):
         shares = [steps / planned for (born, _), steps in spent.items() if born == generation]
-        assert shares == pytest.approx([0.05, 0.2, 0.35, 0.4])
+        explore, exploit = [0.1, 0.4, 0.3, 0.2], [0.05, 0.2, 0.35, 0.4]
+        assert shares == pytest.approx(explore if explores[generation] else exploit)
+
+
+def test_each_generation_is_budgeted_by_its_own_size_and_diversity(settings, answer) -> None:
+    """Five of a cube's eight corners are given, so that its three last are the children."""
+    cube = {name: Choice(values=("u", "v")) for name in "abc"}
+    corners = ("uuu", "uuv", "uvu", "vuu", "vvu")
+    genomes = [space.build(dict(zip("abc", genes, strict=True))) for genes in corners]
+    config = settings(
+        space=cube, hyperband={"adaptive_budgets": True}, evolution={"generations": 2}
+    )
+    evolution = Evolution(config, genomes)
+    sizes: dict[int, int] = {}
+    shares: dict[int, tuple[float, ...]] = {}
+    spent: dict[int, list[float]] = {0: [], 1: []}
+    while not evolution.finished:
+        (job,) = evolution.ask(9)
+        if job.stage_index == 0:
+            sizes[job.generation] = len(job.genomes)
+            explores = space.relative_diversity(cube, job.genomes) > budget.EXPLORE_ABOVE
+            shares[job.generation] = budget.EXPLORE if explores else budget.EXPLOIT
+        spent[job.generation].append(len(job.genomes) * budget.stage_steps(job.stage, 1000))
+        for result in answer(job):
+            evolution.tell(result)
+    assert sizes == {0: 5, 1: 3}
+    assert shares == {0: budget.EXPLORE, 1: budget.EXPLOIT}
+    for generation, size in sizes.items():
+        planned = budget.plan(config.hyperband.stages, size, 1000, 2).hyperband_steps
+        found = [steps / planned for steps in spent[generation]]
+        assert found == pytest.approx(shares[generation])
 
 
 def test_a_diverse_generation_explores(settings) -> None:

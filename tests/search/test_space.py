@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -114,6 +115,40 @@ def test_diversity_is_the_mean_pairwise_distance(seed: int, count: int) -> None:
     pairs = [(i, j) for i in range(count) for j in range(i)]
     gaps = [space.distance(DEFAULT_SPACE, genomes[i], genomes[j]) for i, j in pairs]
     assert space.diversity(DEFAULT_SPACE, genomes) == pytest.approx(np.mean(gaps))
+
+
+def test_the_largest_diversity_by_hand() -> None:
+    """Numbers part into two ends, other choices into all values, conditional genes rest as well."""
+    numbers = {"r": Choice(values=(2, 4, 8)), "alpha": Float(low=1, high=2)}
+    assert space.largest_diversity(numbers, 2) == 1
+    assert space.largest_diversity(numbers, 3) == pytest.approx(2 / 3)
+    assert space.largest_diversity(numbers, 8) == pytest.approx(16 / 28)
+    words = {"mine": Choice(values=("a", "b", "c"))}
+    assert space.largest_diversity(words, 3) == 1
+    assert space.largest_diversity(words, 5) == pytest.approx((2 * 2 + 2 + 2) / 10)
+    constant = {"r": Choice(values=(4,)), "alpha": Float(low=8, high=8)}
+    assert space.largest_diversity(constant, 5) == 0
+    assert space.relative_diversity(constant, [Genome()] * 5) == 0
+    assert space.largest_diversity(words, 1) == space.largest_diversity({}, 4) == 0
+    # rsLoRA on and off; alpha 8, 16 or at rest; mine at its ends or at rest; r 2 and 4: of 3
+    assert space.largest_diversity(CONDITIONAL, 3) == pytest.approx((2 + 3 + 3 + 2) / 3 / 4)
+    always = {**CONDITIONAL, "alpha": Choice(values=(8, 16), when={"use_rslora": (True, False)})}
+    assert space.largest_diversity(always, 3) == pytest.approx((2 + 2 + 3 + 2) / 3 / 4)
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_nothing_is_more_diverse_than_the_largest_and_ends_reach_it(count: int) -> None:
+    genes = {"r": Choice(values=(2, 4, 8)), "mine": Choice(values=("a", "b"))}
+    genomes = [space.build({"r": r, "mine": m}) for r in (2, 4, 8) for m in "ab"]
+    found = [
+        space.relative_diversity(genes, some)
+        for some in itertools.combinations_with_replacement(genomes, count)
+    ]
+    assert max(found) == pytest.approx(1)
+
+
+def test_eight_at_the_ends_of_the_default_space_are_as_diverse_as_can_be() -> None:
+    assert space.largest_diversity(DEFAULT_SPACE, 8) == pytest.approx((7 * 4 / 7 + 6 / 7) / 8)
 
 
 def test_diversity_of_fewer_than_two_is_zero() -> None:

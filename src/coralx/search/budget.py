@@ -80,7 +80,8 @@ def share_of(count: int, rate: float) -> int:
 def adapt(
     stages: Sequence[TrainingStage], population: int, diversity: float
 ) -> tuple[TrainingStage, ...]:
-    """The four stages with epoch budgets that share out the same steps anew, by diversity (0..1).
+    """The four stages with epoch budgets that share out the same steps anew, by diversity (0..1, a
+    share of the largest there can be).
 
     A generation of `population` genomes spends as much as before, of it the shares of `EXPLORE`
     in each stage if it is more diverse than `EXPLORE_ABOVE`, else those of `EXPLOIT`. What would

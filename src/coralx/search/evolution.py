@@ -68,7 +68,7 @@ class Evolution(Search):
         self._admit(genomes)
         self._born = [genome.id for genome in genomes]
         if self._config.hyperband.adaptive_budgets:
-            diversity = space.diversity(self._config.space, genomes)
+            diversity = space.relative_diversity(self._config.space, genomes)
             stages = self._config.hyperband.stages
             self._stages = budget.adapt(stages, len(genomes), diversity)
         self._enter_stage(0, genomes)

@@ -124,6 +124,24 @@ def diversity(space: Space, genomes: Sequence[Genome]) -> float:
     return math.fsum(spreads) / len(spreads)
 
 
+def relative_diversity(space: Space, genomes: Sequence[Genome]) -> float:
+    """Diversity as a share, 0..1, of what so many genomes can reach."""
+    most = largest_diversity(space, len(genomes))
+    return diversity(space, genomes) / most if most else 0.0
+
+
+def largest_diversity(space: Space, count: int) -> float:
+    """The largest mean pairwise distance of `count` genomes, each gene at its own maximum.
+
+    A gene's is reached where they part evenly into groups that are 1 apart: at both ends of numbers
+    (two groups), at all values of other choices, and at rest. 4/7 for eight at two ends.
+    """
+    if count < 2 or not space:
+        return 0.0
+    reached = [_part_evenly(count, _groups(space, name)) for name in space]
+    return math.fsum(reached) / math.comb(count, 2) / len(space)
+
+
 def key(genome: Genome) -> Key:
     """Equal for two genomes exactly when their genes are, whatever their lineage."""
     return tuple(sorted(genome.genes().items()))
@@ -304,6 +322,29 @@ def _spread(gene: Gene, found: Sequence[GeneValue | _Inactive]) -> float:
     places = sorted(position(gene, number) for number in numbers)
     gaps = math.fsum((2 * i - last) * place for i, place in enumerate(places))
     return (gaps + len(here) * (len(found) - len(here))) / math.comb(len(found), 2)
+
+
+def _part_evenly(number: int, groups: int) -> int:
+    """Pairs of different groups (Turan's number)."""
+    size, larger = divmod(number, groups)
+    within = larger * math.comb(size + 1, 2) + (groups - larger) * math.comb(size, 2)
+    return math.comb(number, 2) - within
+
+
+def _groups(space: Space, name: str) -> int:
+    """How many states of a gene are 1 apart from one another."""
+    gene = space[name]
+    ordered_values = not isinstance(gene, Choice) or ladder(gene) is not None
+    states = min(count(name, gene), 2) if ordered_values else count(name, gene)
+    return int(states) + _can_rest(space, name)
+
+
+def _can_rest(space: Space, name: str) -> bool:
+    """Whether some value of a gene that it depends on puts it to rest, or that one can rest."""
+    return any(
+        len(set(few)) < count(other, space[other]) or _can_rest(space, other)
+        for other, few in space[name].when.items()
+    )
 
 
 def _broken_rule(name: str, gene: Gene, value: GeneValue, on: bool) -> str | None:

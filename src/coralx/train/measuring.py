@@ -39,10 +39,6 @@ def load_own_objectives(config: Config) -> Own:
     }
 
 
-def measures_all(job: Job, config: Config) -> bool:
-    return config.measures_all(job.stage)
-
-
 class Measurer:
     """Measures members of one workbench.
 
@@ -66,7 +62,7 @@ class Measurer:
             return {}
         began = time.perf_counter()
         found = {}
-        if not measures_all(job, self._bench.config):
+        if not self._bench.config.measures_all(job.stage):
             for k, member in going.items():
                 skill = member.skills[max(member.skills)]
                 found[k] = ({"task_skill": skill}, {"auroc": skill})

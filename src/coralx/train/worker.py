@@ -24,7 +24,7 @@ from coralx.train.checkpoint import Checkpoint, save_checkpoint
 from coralx.train.data import batches, stage_steps, subset
 from coralx.train.export import export_result
 from coralx.train.hook import apply_hook
-from coralx.train.measuring import Figures, Measurer, load_own_objectives, measures_all
+from coralx.train.measuring import Figures, Measurer, load_own_objectives
 from coralx.train.member import LONG_STAGE, Member, StagePlan
 from coralx.train.outcome import (
     Clock,
@@ -221,7 +221,7 @@ class Worker:
 def _examinations(job: Job, steps: int, config: Config) -> list[int]:
     """When P1 is looked at. A short stage is measured at its end alone: as a whole where it
     selects, else by P1."""
-    if not measures_all(job, config):
+    if not config.measures_all(job.stage):
         return [steps]
     if steps < LONG_STAGE:
         return []
