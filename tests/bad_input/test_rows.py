@@ -21,8 +21,10 @@ from typer.testing import CliRunner
 from coralx import runs
 from coralx.cli import app
 from coralx.errors import StoreError
+from coralx.sections import DataSettings
 from coralx.train import row_file
 from coralx.train import rows as rows_module
+from coralx.train.splits import load_splits
 
 GOOD = b'{"text": "bake a cake", "label": 0}\n{"text": "break in", "label": 1}\n'
 
@@ -246,6 +248,18 @@ def test_few_rows_of_a_class_are_said_to_be_few(job: Any) -> None:
     summary = json.loads((job.out / "summary.json").read_text(encoding="utf-8"))
     assert summary["classes"]["test"] == {"unsafe": 4, "safe": 4}
     assert summary["front"][0]["details"]["logit_scale"] == 1
+
+
+def test_a_text_with_both_labels_is_told_with_an_example(job: Any) -> None:
+    rows = [{"text": f"t{i}", "label": i % 2} for i in range(20)]
+    bad = {"text": "", "label": 1}
+    again = [{"text": "t4", "label": 1}, {"text": "t4", "label": 0}, {"text": "t5", "label": 1}]
+    path = job.write_rows("train.jsonl", [bad, *rows, *again])
+    said: list[str] = []
+    load_splits(DataSettings(train=path, on_bad_rows="skip"), 0, said.append)
+    (warning,) = [text for text in said if "both 0 and 1" in text]
+    assert warning.startswith(f"warning: {path}: rows say both 0 and 1 of the same text")
+    assert "1 time, as rows 6 and 22;" in warning
 
 
 @pytest.mark.parametrize("mode", ["refuse", "skip"])

@@ -70,12 +70,14 @@ class Rows:
 
 @dataclass(frozen=True)
 class CheckedFile:
-    """The usable rows of a file, the names of its columns, and of each row that is left out
-    (`on_bad_rows: skip`) its number and what is wrong with it."""
+    """The usable rows of a file with their numbers in it (the first is 1), the names of its
+    columns, and of each row that is left out (`on_bad_rows: skip`) its number and what is wrong
+    with it."""
 
     rows: Rows
     columns: tuple[str, ...]
     left_out: tuple[str, ...]
+    numbers: tuple[int, ...]
 
 
 def join(parts: Sequence[Rows]) -> Rows:
@@ -101,12 +103,13 @@ def read_rows(path: Path, settings: DataSettings, safe: bool = False) -> Checked
     names, table = _load(path, settings)
     needed = [settings.text_column] + ([] if safe else [settings.label_column])
     check_columns(path, names, needed)
-    good, faults = [], Faults(path)
+    good, numbers, faults = [], [], Faults(path)
     for number, row in enumerate(table, start=1):
         if not safe:
             faults.see_label(row.get(settings.label_column))
         try:
             good.append(_check_row(row, settings, path.parent, safe))
+            numbers.append(number)
         except DataError as error:
             faults.add(number, error)
     faults.check(settings.on_bad_rows)
@@ -117,7 +120,7 @@ def read_rows(path: Path, settings: DataSettings, safe: bool = False) -> Checked
         )
     texts, labels, tasks, images = zip(*good, strict=True)
     rows = Rows(texts, np.array(labels, dtype=np.int8), tasks, images)
-    return CheckedFile(rows, tuple(names), tuple(bad))
+    return CheckedFile(rows, tuple(names), tuple(bad), tuple(numbers))
 
 
 def _load(path: Path, settings: DataSettings) -> tuple[list[str], Iterable[Mapping[str, Any]]]:

@@ -15,7 +15,8 @@ from coralx.row_values import list_some
 from coralx.sections import DataSettings
 from coralx.train.data import divide, subset
 from coralx.train.row_file import builtin_file
-from coralx.train.rows import SPLITS, Key, Rows, read_rows
+from coralx.train.rows import SPLITS, CheckedFile, Key, Rows, read_rows
+from coralx.wording import plural
 
 REASONS = 3  # shown of the rows that a file's warning counts
 
@@ -66,8 +67,8 @@ def load_splits(
     """Read a run's rows; splits without a file are set aside from the training rows.
 
     Args:
-        say: told of each file how many of its rows are left out, and why; and of pictures that
-            are measured, but not trained on.
+        say: told of each file how many of its rows are left out, and why; of texts with both
+            labels; and of pictures that are measured, but not trained on.
 
     Raises:
         DataError: unreadable rows, a column that no file has, a row in two splits, or a split that
@@ -80,6 +81,7 @@ def load_splits(
             found = read_rows(path, settings, safe=name == "clean_holdout")
             rows[name] = found.rows
             columns |= dict.fromkeys(found.columns)
+            _warn_of_both_labels(path, found, say)
             left_out.add(path, found.left_out, len(found.rows) + len(found.left_out))
     _check_columns(settings, columns)
     rows = _keep_apart(rows, paths, settings.on_bad_rows, left_out)
@@ -116,6 +118,23 @@ def _check_columns(settings: DataSettings, columns: Iterable[str]) -> None:
                 f"data.{field_name}: must be a column of one of the files, got {column!r}; there "
                 f"are {', '.join(map(repr, columns))}; name one of them, or null to do without"
             )
+
+
+def _warn_of_both_labels(path: Path, found: CheckedFile, say: Callable[[str], None]) -> None:
+    """Rows that say both of one text and picture teach nothing and bound what can be measured."""
+    first: dict[Key, tuple[int, int]] = {}
+    clashes: dict[Key, tuple[int, int]] = {}
+    rows = zip(found.numbers, found.rows.keys(), found.rows.labels.tolist(), strict=True)
+    for number, key, label in rows:
+        place, known = first.setdefault(key, (number, label))
+        if label != known:
+            clashes.setdefault(key, (place, number))
+    if clashes:
+        one, other = next(iter(clashes.values()))
+        say(
+            f"warning: {path}: rows say both 0 and 1 of the same text and picture, "
+            f"{plural(len(clashes), 'time')}, as rows {one} and {other}; keep what is right"
+        )
 
 
 def _warn_of_pictures(
