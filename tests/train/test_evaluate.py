@@ -123,6 +123,23 @@ def test_clean_rows_count_as_safe_by_false_positives_alone(pictured: EvaluationS
     assert all(np.array_equal(before[name], after[name]) for name in same)
 
 
+def test_clean_rows_are_resampled_too(pictured: EvaluationSet) -> None:
+    """Where they are all that is flagged, P3 differs from draw to draw by them alone."""
+    scores = _truth(pictured) * 0.8 + 0.1
+    scores[16:18] = 0.95
+    drawn = pictured.measure(scores, None, draws=60)[0]["false_positive_cost"]
+    assert drawn[0] == pytest.approx(2 / 12)
+    assert drawn[1:].mean() == pytest.approx(2 / 12, abs=0.05)
+    assert drawn[1:].std() > 0.02
+
+
+def test_resamples_of_calibration_lie_around_its_value(pictured: EvaluationSet) -> None:
+    scores = np.random.default_rng(0).random(len(pictured.encoded))
+    drawn = pictured.measure(scores, None, draws=60)[0]["calibration"]
+    assert drawn[1:].mean() == pytest.approx(drawn[0])
+    assert drawn[1:].std() > 0.01
+
+
 def test_details_by_modality_and_task(pictured: EvaluationSet) -> None:
     truth = _truth(pictured).astype(float)
     truth[:16][pictured.has_image] = 0.5
@@ -231,6 +248,23 @@ def test_skill_is_task_skill_of_the_rows_alone(pictured: EvaluationSet, pack: An
     half = pictured.skill(pack, ENTRIES, batch=8, share=50, images=True)
     assert half.shape == (2,)
     assert np.isfinite(half).all()
+
+
+def test_skill_of_text_alone_hides_pictures(pictured: EvaluationSet, pack: Any) -> None:
+    blind, _ = pictured.score_all(pack, ENTRIES, batch=8, images=False)
+    found = pictured.skill(pack, ENTRIES, batch=8, share=100, images=False)
+    measured = [pictured.measure(own, None)[0]["task_skill"][0] for own in blind]
+    assert found == pytest.approx(measured)
+    shown = pictured.skill(pack, ENTRIES, batch=8, share=100, images=True)
+    assert not np.allclose(found, shown)
+
+
+def test_attacked_rows_of_a_part_are_evenly_spaced(tiny: Backbone, tiny_rows: Rows) -> None:
+    """Of eight of each class, 0 0 1 1 over and over, the first and the fifth."""
+    whole = EvaluationSet(tiny_rows, tiny_rows.take([]), 8, 0, tiny, None, 16)
+    part = whole.part(share=100, per_class=2)
+    for kind in SPELLING_ATTACKS:
+        assert part.attacked[kind].origins.tolist() == [0, 2, 8, 10]
 
 
 def test_a_part_measures_some_of_the_rows_with_the_scores_of_the_whole(

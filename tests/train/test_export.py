@@ -35,17 +35,21 @@ def test_a_genome_without_a_threshold_is_refused_by_name(
     assert not (tmp_path / "adapter").exists()
 
 
-def test_the_format_of_the_base_is_kept(
-    tmp_path: Path,
-    genome: Callable[..., Genome],
-    tiny_model: Callable[[str], Backbone],
-    draw_weights: Any,
-) -> None:
-    own, base = genome(r=2, layers=1), tiny_model("bert")
+@pytest.fixture
+def base(tiny_model: Callable[[str], Backbone]) -> Backbone:
+    return tiny_model("bert")
+
+
+@pytest.fixture
+def trained(
+    tmp_path: Path, base: Backbone, genome: Callable[..., Genome], draw_weights: Any
+) -> TrainingResult:
+    """With its checkpoint in `tmp_path`."""
+    own = genome(r=2, layers=1, use_rslora=True)
     weights = draw_weights(base, own)
     moments = Moments(draw_weights(base, own), draw_weights(base, own), 1)
     known = Checkpoint(own.id, "S2", own.lora_cfg, weights, moments)
-    result = TrainingResult(
+    return TrainingResult(
         job="j",
         genome=own,
         generation=0,
@@ -55,7 +59,20 @@ def test_the_format_of_the_base_is_kept(
         checkpoint=save_checkpoint(tmp_path, known),
         details={"threshold": 0.5},
     )
-    config = load_config(None, {"training": {"dtype": "bfloat16"}})
-    export_result(config, base, tmp_path, result, False, tmp_path / "adapter")
-    facts = json.loads((tmp_path / "adapter" / SIDECAR).read_text(encoding="utf-8"))
-    assert facts["dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize("images", [True, False])
+def test_what_serving_must_know_is_kept(
+    images: bool, tmp_path: Path, base: Backbone, trained: TrainingResult
+) -> None:
+    settings = {"training": {"dtype": "bfloat16"}, "data": {"max_tokens": 48}}
+    config = load_config(None, settings)
+    export_result(config, base, tmp_path, trained, images, tmp_path / "adapter")
+    facts, stock = (
+        json.loads((tmp_path / "adapter" / name).read_text(encoding="utf-8"))
+        for name in (SIDECAR, "adapter_config.json")
+    )
+    assert (facts["dtype"], facts["max_tokens"]) == ("bfloat16", 48)
+    assert facts["vision_tower"] == (config.vision_tower if images else None)
+    assert config.vision_tower
+    assert stock["use_rslora"] is True

@@ -1,4 +1,4 @@
-"""Measuring members whose scores are no numbers."""
+"""Measuring members whose scores are no numbers, or are those of text alone."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from coralx.config import load_config
 from coralx.records import Genome, Job, LoRAConfig, Start
 from coralx.search import gates
 from coralx.train.evaluate import EvaluationSet
+from coralx.train.measuring import PROXY_FACTOR
 from coralx.train.worker import Worker
 
 SETTINGS = {
@@ -55,3 +56,44 @@ def test_own_objectives_are_not_asked_about_scores_that_are_no_numbers(
     stop = gates.check(stage, broken)
     assert stop is not None
     assert stop.gate == "non_finite"
+
+
+@pytest.mark.parametrize("text_only", [True, False])
+def test_the_proxy_looks_at_text_alone_and_discounts_what_it_finds(
+    text_only: bool, pictured: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within a stage and after it; what ranks is discounted, not the AUROC that is shown."""
+    looks: list[bool] = []
+    for name in ("skill", "score_all"):
+        measure = getattr(EvaluationSet, name)
+
+        def note(*of: Any, measure: Any = measure) -> Any:
+            looks.append(of[-1])
+            return measure(*of)
+
+        monkeypatch.setattr(EvaluationSet, name, note)
+    for index in (0, 1):
+        job = Job(
+            id="j",
+            generation=0,
+            stage=pictured.config.hyperband.stages[index],
+            stage_index=index,
+            genomes=(Genome(id="a", lora_cfg=LoRAConfig(r=2, layers=1)),),
+            starts=(Start(),),
+            text_only=text_only,
+        )
+        (result,) = pictured.train(job)
+        factor = PROXY_FACTOR if text_only else 1
+        assert result.objectives["task_skill"] == factor * result.details["auroc"]
+    assert looks == [not text_only] * 2
+    assert PROXY_FACTOR < 1
+
+
+@pytest.fixture(scope="module")
+def pictured(tmp_path_factory: pytest.TempPathFactory) -> Worker:
+    settings = {
+        "objectives": ["task_skill"],
+        "data": {"max_rows": 60, "max_tokens": 16},
+        "training": SETTINGS["training"],
+    }
+    return Worker(load_config(settings), tmp_path_factory.mktemp("pictured") / "checkpoints")

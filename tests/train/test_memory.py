@@ -17,7 +17,7 @@ from coralx.records import Genome, LoRAConfig
 from coralx.search.packing import added_bytes, base_bytes
 from coralx.train.adapters import PackedAdapters, Weights
 from coralx.train.backbone import Backbone
-from coralx.train.memory import PeakBytes, measure_peak
+from coralx.train.memory import PeakBytes, ServedMemory, measure_peak
 from coralx.train.network import score
 from coralx.train.optim import PackOptimizer, Schedule
 from coralx.train.prefix import EncodedRows
@@ -116,6 +116,29 @@ def test_the_peak_grows_with_the_batch(rows: int) -> None:
     layer = nn.Linear(256, 512, bias=False)
     x = torch.zeros(rows, 256)
     assert measure_peak(lambda: layer(x).relu()) == rows * 4 * KB
+
+
+@pytest.mark.parametrize("peaks", [(5, 3, 2), (3, 5, 2), (2, 3, 5)])
+def test_serving_takes_base_tower_adapter_and_the_largest_peak(
+    peaks: tuple[int, int, int],
+    backbone: Backbone,
+    tower: VisionTower,
+    encoded_mixed: EncodedRows,
+    draw_weights: Callable[..., Weights],
+    build_pack: Callable[..., PackedAdapters],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of what is adapted, the blocks below it, and the tower: they run one after another."""
+    parts = ("_adapted_peak", "_prefix_peak", "_tower_peak")
+    for part, peak in zip(parts, peaks, strict=True):
+        monkeypatch.setattr(ServedMemory, part, lambda *_, peak=peak: peak)
+    genome = Genome(lora_cfg=LoRAConfig(r=2, layers=1))
+    weights = draw_weights(backbone, genome, vision=VisionTower.width)
+    own = sum(a.numel() + b.numel() for a, b in weights.lora.values())
+    own += sum(value.numel() for value in weights.extra.values())
+    served = ServedMemory(backbone, tower, encoded_mixed, [])
+    found = served.measure(weights, 5, build_pack([genome], [weights], [0]))
+    assert found == backbone.weight_bytes() + tower.weight_bytes() + 4 * own + 5
 
 
 ALL = ("all-linear",)

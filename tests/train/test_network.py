@@ -302,3 +302,28 @@ def test_a_picture_enters_at_the_genomes_own_lowest_block(
     assert (logits[2] - late[0]).abs().max() < 1e-5
     assert (logits[0] - logits[1]).abs().max() > 1e-4
     assert (logits[1] - logits[2]).abs().max() > 1e-4
+
+
+def test_image_tokens_are_normed_as_the_block_that_they_enter_expects(
+    backbone: Backbone,
+    encoded_mixed: EncodedRows,
+    pictured_genomes: list[Genome],
+    draw_weights: Callable[..., Weights],
+    build_pack: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    entered: list[int] = []
+    norm = Backbone.norm_input
+
+    def note(own: Backbone, tokens: Tensor, index: int) -> Tensor:
+        entered.append(index)
+        return norm(own, tokens, index)
+
+    monkeypatch.setattr(Backbone, "norm_input", note)
+    weights = [
+        draw_weights(backbone, g, k, VisionTower.width) for k, g in enumerate(pictured_genomes)
+    ]
+    pack = build_pack(pictured_genomes, weights, range(3))
+    with torch.no_grad():
+        score(backbone, pack, [5, 0, 4], encoded_mixed.batch(range(4)))
+    assert entered == [0, 4, 5]

@@ -132,6 +132,12 @@ def test_macro_auroc_is_the_mean_over_tasks_of_both_classes() -> None:
     assert np.isnan(macro_auroc(scores[alone], labels[alone], _plain(1), tasks[alone])).all()
 
 
+def test_a_task_whose_class_no_resample_drew_is_left_out_of_its_mean() -> None:
+    scores, labels = np.array([0.1, 0.9, 0.9, 0.1]), np.array([0, 1, 0, 1], np.int8)
+    weights = np.array([[1, 1, 1, 1], [1, 2, 1, 0]], float)
+    assert macro_auroc(scores, labels, weights, np.array(["a", "a", "b", "b"])).tolist() == [0.5, 1]
+
+
 def _weights(draws: int, seed: int, labels: NDArray[np.int8], salt: int = 0) -> Floats:
     return np.concatenate([block.weights(labels, salt) for block in resample(draws, seed)])
 
@@ -179,6 +185,10 @@ def test_the_interval_of_a_calibration_error_holds_its_value() -> None:
         assert found.low < found.value < found.high <= 1
         assert found.value == drawn[0]
     assert outside  # what centring is for
+
+
+def test_centred_draws_go_no_higher_than_one() -> None:
+    assert centre(np.array([0.9, 0.4, 0.7, 1.0])).tolist() == pytest.approx([0.9, 0.6, 0.9, 1.0])
 
 
 def test_interval_holds_the_middle_of_the_draws() -> None:

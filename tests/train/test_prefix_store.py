@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -69,6 +71,26 @@ def test_other_rows_have_other_files(text_rows: Rows, backbone: Backbone, tmp_pa
     mapped = _encode(turned, backbone, PrefixStore(tmp_path, 0)).batch(CHOSEN).at(4)
     assert torch.equal(mapped, alone)
     assert len(list(tmp_path.glob("*.bin"))) == 4
+
+
+def test_another_base_format_or_cut_of_the_tokens_has_other_files(
+    tiny_model: Callable[[str], Backbone], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = tiny_model("llama")
+
+    def count(*texts: str) -> int:
+        size = len(texts)
+        rows = Rows(texts, np.zeros(size, np.int8), ("all",) * size, (None,) * size)
+        EncodedRows(rows, base, None, 16, store=PrefixStore(tmp_path, 0)).prepare(1)
+        return len(list(tmp_path.glob("*.bin")))
+
+    assert count("how do", "i bake bread") == 1
+    assert count("how do", "i bake bread") == 1
+    assert count("how do i", "bake bread") == 2  # the same tokens, end to end
+    monkeypatch.setattr(base.products, "dtype", torch.bfloat16)
+    assert count("how do", "i bake bread") == 3
+    monkeypatch.setattr(base, "digest", "of another model")
+    assert count("how do", "i bake bread") == 4
 
 
 def test_a_file_that_was_not_finished_is_not_used(

@@ -57,8 +57,11 @@ def test_without_a_bias_there_is_no_shift() -> None:
     assert found.scale != 1
 
 
-def test_the_fit_is_the_likeliest() -> None:
+@pytest.mark.parametrize("most", [300, 12], ids=["balanced", "few unsafe"])
+def test_the_fit_is_the_likeliest(most: int) -> None:
     scores, labels = _draw(300, 0.5, 1.0)
+    kept = np.sort([*np.flatnonzero(labels == 0), *np.flatnonzero(labels == 1)[:most]])
+    scores, labels = scores[kept], labels[kept]
     unsafe, safe = (labels == 1).sum(), (labels == 0).sum()
     target = np.where(labels == 1, (unsafe + 1) / (unsafe + 2), 1 / (safe + 2))
 

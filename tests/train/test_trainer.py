@@ -1,19 +1,22 @@
-"""Stages: when they are examined, who leaves early, and with which weights."""
+"""Stages: when they are examined, who leaves early, with which weights, and what they cost."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from coralx.records import Genome
+from coralx.records import Genome, LoRAConfig
 from coralx.sections import TrainingSettings
 from coralx.train.adapters import PackedAdapters, Weights
 from coralx.train.backbone import Backbone
-from coralx.train.member import Member, StagePlan, empty_moments
+from coralx.train.member import Member, StagePlan, build_pack, empty_moments
+from coralx.train.optim import PackOptimizer
 from coralx.train.prefix import EncodedRows
 from coralx.train.trainer import StageTrainer, examination_points, segments
 
@@ -110,6 +113,129 @@ def test_two_lanes_train_as_one(train: Train, two_lanes: list[str]) -> None:
             apart = (two.weights.lora[target][1] - b).abs()
             assert apart.max() < 5e-5  # AdamW makes much of the last bits of small gradients
             assert apart.mean() < 1e-6
+
+
+def test_the_first_of_the_best_is_kept_and_no_number_never_is(train: Train) -> None:
+    (a, b), _ = train([[0.5, math.nan], [0.6, 0.6], [0.6, 0.5], [0.6, 0.5]])
+    assert a.left_early
+    assert b.left_early
+    assert [m.moments.step for m in (a, b)] == [3, 3]
+
+
+def test_small_gains_add_up_to_one_that_counts(train: Train) -> None:
+    """Of 0.006 each time, where 0.01 counts: what must be improved on is what last did."""
+    (slow, flat), _ = train([[0.5 + 0.006 * i, 0.5] for i in range(5)])
+    assert (slow.left_early, flat.left_early) == (False, True)
+
+
+def test_seconds_are_shared_out(train: Train) -> None:
+    def tell() -> Iterator[list[float]]:
+        for i in range(5):
+            time.sleep(0.05)
+            yield [0.5 + i / 10] * 2
+
+    began = time.perf_counter()
+    members, _ = train(tell())
+    wall = time.perf_counter() - began
+    training = sum(member.seconds for member in members)
+    examining = sum(member.eval_seconds for member in members)
+    assert examining >= 5 * 0.05
+    assert 0 < training <= wall - examining
+
+
+def _make_member(backbone: Backbone, draw: Callable[..., Weights], **facts: Any) -> Member:
+    """Of the last block alone, with a projector and dropout."""
+    lora = LoRAConfig(r=2, layers=1, target_modules=("query", "value"), dropout=0.25)
+    genome = Genome(id="a", learning_rate=1e-3, warmup=0.0, lora_cfg=lora, **facts)
+    own = draw(backbone, genome, vision=1280)
+    return Member(genome, lora, own, empty_moments(own), backbone.depth - 1)
+
+
+def _train_alone(
+    backbone: Backbone,
+    encoded: EncodedRows,
+    member: Member,
+    batches: Sequence[Any],
+    index: int = 0,
+    **settings: Any,
+) -> None:
+    labels = torch.from_numpy(encoded.rows.labels).float()
+    plan = StagePlan(batches, [], index, warmup_epoch=4, last=False, patience=None)
+    trainer = StageTrainer(backbone, encoded, labels, TrainingSettings(**settings), seed=0)
+    trainer.train([member], plan, lambda *_: [], lambda *_: None)
+
+
+def test_tokens_and_flops_are_counted_by_hand(
+    backbone: Backbone, encoded_mixed: EncodedRows, draw_weights: Callable[..., Weights]
+) -> None:
+    """Two image tokens make room in every row of their batch, and mean something in their own.
+    Frozen layers take part in two products, forward and back, an adapter's in three; in the last
+    block all but keys and values see one token a row."""
+    member = _make_member(backbone, draw_weights)
+    batches = [np.array([0, 1, 2]), np.array([3, 4])]
+    _train_alone(backbone, encoded_mixed, member, batches)
+    useful = computed = flops = 0.0
+    for own in batches:
+        lengths = [encoded_mixed.lengths[i] for i in own]
+        shown = sum(encoded_mixed.rows.images[i] is not None for i in own)
+        assert 0 < shown < len(own)
+        width = len(own) * (max(lengths) + 2)
+        useful += sum(lengths) + 2 * shown
+        computed += width
+        flops += 2 * backbone.flops(backbone.depth - 1, len(own), width)
+        for target, (a, b) in member.weights.lora.items():
+            tokens = width if target.endswith("value") else len(own)
+            flops += 3 * 2 * (a.numel() + b.numel()) * tokens
+    assert (member.tokens, member.computed_tokens) == (useful, computed)
+    assert member.flops == pytest.approx(flops)
+
+
+def test_settings_genes_and_stage_reach_the_step(
+    backbone: Backbone,
+    encoded_mixed: EncodedRows,
+    draw_weights: Callable[..., Weights],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    limits: list[float | None] = []
+    steps: list[int] = []
+    clip, begin = PackOptimizer.clip, PackedAdapters.begin_step
+    monkeypatch.setattr(
+        PackOptimizer, "clip", lambda own, limit: limits.append(limit) or clip(own, limit)
+    )
+    monkeypatch.setattr(
+        PackedAdapters, "begin_step", lambda own, step: steps.append(step) or begin(own, step)
+    )
+    batches = [np.array([0, 1])] * 2
+    for index in (0, 1):
+        member = _make_member(backbone, draw_weights)
+        _train_alone(backbone, encoded_mixed, member, batches, index, clip_norm=0.25)
+    assert set(limits) == {0.25}
+    assert len(set(steps)) == 4, "dropout of a stage repeats that of the one before"
+
+
+def test_the_weights_of_a_genome_decay_as_its_gene_says(
+    backbone: Backbone, encoded_mixed: EncodedRows, draw_weights: Callable[..., Weights]
+) -> None:
+    """By its share of the learning rate a step, beside what the gradient does."""
+    plain, decaying = (
+        _make_member(backbone, draw_weights, weight_decay=decay) for decay in (0.0, 100.0)
+    )
+    before = plain.weights.extra["head.weight"]
+    for member in (plain, decaying):
+        _train_alone(backbone, encoded_mixed, member, [np.array([0, 1])])
+    apart = plain.weights.extra["head.weight"] - decaying.weights.extra["head.weight"]
+    torch.testing.assert_close(apart, before * 1e-3 * 100, atol=1e-6, rtol=1e-4)
+
+
+def test_a_pack_drops_out_what_its_members_say(
+    backbone: Backbone, draw_weights: Callable[..., Weights]
+) -> None:
+    member = _make_member(backbone, draw_weights)
+    pack = build_pack([member], 0, backbone.device)
+    pack.training = True
+    dropped = pack.dropout(torch.ones(1, 64, 384), next(iter(member.weights.lora)))
+    assert dropped is not None
+    assert float(dropped.float().mean()) == pytest.approx(0.25, abs=0.02)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -19,8 +20,11 @@ from coralx.config import load_config
 from coralx.records import Genome, Job, LoRAConfig, Start, Stop, TrainingResult
 from coralx.train import trainer as trainer_module
 from coralx.train.adapters import Weights
-from coralx.train.member import Member
+from coralx.train.data import batches, subset
+from coralx.train.hook import Turn
+from coralx.train.member import Member, StagePlan
 from coralx.train.parting import is_shortage, train_parted
+from coralx.train.trainer import StageTrainer
 from coralx.train.worker import Worker
 
 ROOT = Path(__file__).parents[2]
@@ -185,6 +189,92 @@ def test_a_curve_goes_on_where_training_was_not_where_the_weights_are_from(worke
     steps = [point.step for point in second.curve]
     assert steps[0] > 100
     assert steps[-1] == 100 + second.cost.steps
+
+
+class Enough(Exception):
+    """Ends a stage where it would begin to train."""
+
+
+@pytest.fixture
+def planned(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Job], tuple[Sequence[Member], StagePlan]]:
+    """Who would be trained for a job, and on what."""
+    told: list[tuple[Sequence[Member], StagePlan]] = []
+
+    def note(_: Any, members: Sequence[Member], plan: StagePlan, *__: Any) -> None:
+        told.append((members, plan))
+        raise Enough
+
+    monkeypatch.setattr(StageTrainer, "train", note)
+
+    def ask(job: Job) -> tuple[Sequence[Member], StagePlan]:
+        with pytest.raises(Enough):
+            worker.train(job)
+        return told.pop()
+
+    return ask
+
+
+def test_a_stage_is_planned_as_the_run_is_configured(worker: Worker, planned: Any) -> None:
+    bench, settings = worker.bench, worker.config.training
+    for index, stage in enumerate(worker.config.hyperband.stages):
+        _, plan = planned(make_job(worker, HEALTHY[:1], index))
+        chosen = subset(bench.splits.train, stage.data_percentage, bench.seed)
+        key, count = [bench.seed, index], len(plan.batches)
+        own = batches(chosen, bench.rows.lengths, settings.batch_size, count, key)
+        assert np.concatenate(plan.batches).tolist() == np.concatenate(own).tolist()
+        assert (plan.index, plan.last) == (index, index == 2)
+        assert plan.warmup_epoch == bench.steps_per_epoch
+        assert (plan.patience, plan.least_gain) == (settings.patience, settings.least_gain)
+    assert settings.least_gain
+
+
+@pytest.mark.parametrize(("index", "before"), [(0, []), (1, [0])])
+def test_a_long_stage_is_examined_before_its_first_step_where_something_was_trained(
+    index: int, before: list[int], worker: Worker, planned: Any
+) -> None:
+    long = worker.config.hyperband.stages[1].model_copy(update={"epoch_budget": 16.0})
+    _, plan = planned(make_job(worker, HEALTHY[:1], index).model_copy(update={"stage": long}))
+    steps = len(plan.batches)
+    assert steps % 2 == 0
+    assert list(plan.examine_at) == [*before, steps // 2, steps]
+
+
+def test_a_hook_decides_what_is_trained(
+    worker: Worker, planned: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns: list[Turn] = []
+    monkeypatch.setattr(worker, "_hook", lambda turn: turns.append(turn) or {"learning_rate": 9})
+    (member, *_), _ = planned(make_job(worker, HEALTHY))
+    assert (member.genome.id, member.genome.learning_rate) == ("a", 9)
+    assert [turn.genome for turn in turns] == list(HEALTHY)
+    assert {turn.stage for turn in turns} == {"long"}
+
+
+def test_a_stage_is_measured_on_its_own_share(
+    worker: Worker, planned: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float] = []
+    validation = worker.bench.validation
+    monkeypatch.setattr(
+        worker.bench, "validation", lambda share: asked.append(share) or validation(share)
+    )
+    for index in (0, 2):
+        planned(make_job(worker, HEALTHY[:1], index))
+    assert asked == [50, 100]
+
+
+def test_who_left_early_says_so(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    train = worker._trainer.train
+
+    def leave(members: Sequence[Member], *rest: Any) -> None:
+        train(members, *rest)
+        members[1].left_early = True
+
+    monkeypatch.setattr(worker._trainer, "train", leave)
+    results = worker.train(make_job(worker, HEALTHY[:2]))
+    assert [result.left_early for result in results] == [False, True]
 
 
 SHORTAGES = [
