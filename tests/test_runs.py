@@ -13,6 +13,7 @@ from coralx.config import PREFIX_FOLDER, load_config
 from coralx.errors import ExtinctError, StoreError
 from coralx.lock import LOCK
 from coralx.progress import View
+from coralx.records import Genome, Job, LoRAConfig, Start, TrainingResult
 from coralx.runs import Watcher, export_genome, resume_run, start_run
 from coralx.store import JOURNAL, Store
 
@@ -113,6 +114,57 @@ def test_a_resumed_run_reports_what_it_trains_itself(tmp_path: Path) -> None:
     view.flush()
     assert any("measuring the front" in line for line in lines)
     assert not [line for line in lines if line.startswith("generation")]
+
+
+def test_half_filled_files_of_a_killed_sitting_are_removed_by_the_next(tmp_path: Path) -> None:
+    directory, left = tmp_path / "run", list[Path]()
+    start_run(load_config(SOUND), directory, Watcher())
+    journal = directory / JOURNAL
+    journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:2]) + b"torn")
+    (directory / PREFIX_FOLDER).mkdir()
+    for name in ("key.bin", "key.1.part"):
+        (directory / PREFIX_FOLDER / name).write_bytes(b"")
+
+    class Looker(Listener):
+        def begin(self, evolution: object) -> None:
+            left.extend((directory / PREFIX_FOLDER).iterdir())
+
+    looker = Looker()
+    resume_run(directory, looker)
+    assert [path.name for path in left] == ["key.bin"]
+    assert any("half a record (4 bytes)" in line for line in looker.said)
+
+
+def test_a_genome_last_scored_by_its_text_alone_is_not_exported(tmp_path: Path) -> None:
+    """Its threshold and scaling would be used on pictures that they know nothing of."""
+    config = load_config(SOUND)
+    genome = Genome(lora_cfg=LoRAConfig())
+    job = Job(
+        id="j",
+        generation=0,
+        stage=config.hyperband.stages[0],
+        stage_index=0,
+        genomes=(genome,),
+        starts=(Start(),),
+        text_only=True,
+    )
+    result = TrainingResult(
+        job="j",
+        genome=genome,
+        generation=0,
+        stage="only",
+        stage_index=0,
+        lora_cfg=genome.lora_cfg,
+        checkpoint="any",
+        details={"threshold": 0.5},
+    )
+    with contextlib.closing(Store(tmp_path / "run")) as store:
+        store.append("run_started", {"config": config.model_dump(mode="json"), "images": True})
+        store.append("job", job)
+        store.append("results", [result])
+    with pytest.raises(StoreError, match=r"no further than only.*by their text alone.*later stage"):
+        export_genome(tmp_path / "run", genome.id, tmp_path / "adapter", Watcher())
+    assert not (tmp_path / "adapter").exists()
 
 
 def test_exporting_whole_weights_reads_no_rows(

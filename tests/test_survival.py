@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from coralx import runs
-from coralx.config import load_config
+from coralx.config import PREFIX_FOLDER, load_config
 from coralx.errors import StoreError
 from coralx.records import Progress, Start
 from coralx.runs import Watcher, export_genome, resume_run, start_run
@@ -218,6 +218,61 @@ def test_a_genome_whose_weights_were_cleaned_away_can_still_be_exported(
     export_genome(directory, gone.genome.id, tmp_path / "adapter", watcher)
     assert (tmp_path / "adapter" / "adapter_model.safetensors").exists()
     assert any("training it again" in line for line in watcher.said)
+    assert kill_runs.differences(whole, directory) == [], "what it took is removed again"
+
+
+def cut_short(folder: Path) -> None:
+    """As a power cut leaves files that were never synced."""
+    for path in folder.iterdir():
+        os.truncate(path, 0)
+
+
+ADAPTER_LOSSES: dict[str, Callable[[Path], None]] = {
+    "missing": shutil.rmtree,
+    "empty files": cut_short,
+    "damaged": lambda folder: damage(folder / "adapter_model.safetensors"),
+}
+
+
+@pytest.mark.parametrize("loss", ADAPTER_LOSSES)
+def test_a_lost_adapter_of_a_finished_run_is_written_again(
+    loss: str, tmp_path: Path, whole: Path
+) -> None:
+    directory = tmp_path / "run"
+    shutil.copytree(whole, directory)
+    ADAPTER_LOSSES[loss](next((directory / "adapters").iterdir()))
+    watcher = Stopper()
+    resume_run(directory, watcher)
+    assert sum("are written again" in line for line in watcher.said) == 1
+    assert not watcher.trained, "its checkpoint is there"
+    assert kill_runs.differences(whole, directory) == []
+
+
+def test_a_finished_run_that_lacks_nothing_loads_nothing(
+    tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does it keep frozen outputs, which a kill after the last record leaves there."""
+    directory = tmp_path / "run"
+    shutil.copytree(whole, directory)
+    (directory / PREFIX_FOLDER).mkdir()
+    monkeypatch.setattr(runs, "_load_worker", None)
+    resume_run(directory, Watcher())
+    assert kill_runs.differences(whole, directory) == []
+    assert not (directory / PREFIX_FOLDER).exists()
+
+
+def test_the_journal_alone_brings_back_the_front_of_a_finished_run(
+    tmp_path: Path, whole: Path
+) -> None:
+    directory = tmp_path / "run"
+    directory.mkdir()
+    shutil.copy(whole / JOURNAL, directory)
+    resume_run(directory, Watcher())
+    before, after = kill_runs.describe(whole), kill_runs.describe(directory)
+    assert after["adapters"] == before["adapters"]
+    assert after["summary"] == before["summary"]
+    front = read_history(whole).generations[-1].front
+    assert {name.split("/")[0] for name in after["checkpoints"]} == set(front)
 
 
 def test_a_record_of_another_job_cannot_be_made_again(

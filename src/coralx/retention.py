@@ -47,8 +47,8 @@ class Retention:
         self._warn(sum(size for name, size in sizes.items() if name in needed))
 
     def drop_orphans(self, known: Iterable[str]) -> None:
-        """Remove what no record names: left by a process that was killed before it could say so.
-        Only while nothing trains."""
+        """Remove all but what is known: left by a process that was killed before a record could
+        name it, or on the way to an export. Only while nothing trains."""
         wanted = set(known)
         for name, _ in measure(self._folder):
             if name not in wanted:

@@ -134,9 +134,9 @@ def _check_scored_whole(history: History, result: TrainingResult) -> None:
     """Refuse a result whose threshold and scaling were fitted to the text of rows alone."""
     if any(job.id == result.job and job.text_only for job in history.jobs):
         raise StoreError(
-            f"{result.genome.id} went no further than {result.stage}, where rows are scored without "
-            "their pictures (hyperband.cross_modal_proxy) and so no decision threshold for them is "
-            "measured; export a genome that reached a later stage"
+            f"{result.genome.id} went no further than {result.stage}, where rows are scored by "
+            "their text alone (hyperband.cross_modal_proxy), so no decision threshold for their "
+            "pictures is measured; export a genome that reached a later stage"
         )
 
 
@@ -187,7 +187,7 @@ def _continue(directory: Path, store: Store, worker: Worker, watcher: Watcher) -
 
     history = read_history(directory)
     bench = worker.bench
-    drop_parts(bench.prefix)
+    drop_parts(directory / PREFIX_FOLDER)
     evolution = new_search(history.config, image_task=bench.has_images, shape=bench.shape)
     mender = Mender(directory, worker, store, watcher.say, watcher.observe)
     retention = Retention(bench.checkpoints, history.config.storage.checkpoints_gb, watcher.say)

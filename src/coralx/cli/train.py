@@ -65,7 +65,7 @@ def resume(folder: RunFolder) -> None:
     """Go on where a stopped run was.
 
     What the journal holds, settings included, stays as it is and is not trained again. A finished
-    run only gets its report anew.
+    run only gets its report anew, and adapters that are missing or damaged.
 
     Example: `coralx resume runs/20260101-120000`
     """
