@@ -48,6 +48,27 @@ def test_the_arithmetic_of_the_specification_is_exact() -> None:
     ]
 
 
+def test_whole_steps_are_shown_beside_the_arithmetic() -> None:
+    plan = _plan()
+    assert [s["whole_steps_per_genome"] for s in plan["stages"]] == [3, 60, 1000, 2000]
+    assert [s["whole_steps"] for s in plan["stages"]] == [24, 480, 4000, 2000]
+    assert plan["whole"] == {
+        "naive_steps": 16_000,
+        "hyperband_steps": 6_504,
+        "speedup": 16_000 / 6_504,
+    }
+    assert "16,000 naive; 6,504 staged; 2.46x fewer" in " ".join(_show(plan).split())
+
+
+def test_planned_whole_steps_are_those_of_training() -> None:
+    config = load_config(None, {"data": {"max_rows": 96}})
+    plan = plan_run(config)
+    each = {s["name"]: s["whole_steps_per_genome"] for s in plan["stages"]}
+    assert each == whole_steps(config)
+    assert plan["whole"]["naive_steps"] == 8 * 24
+    assert plan["whole"]["speedup"] < plan["speedup"]
+
+
 def test_several_generations_multiply_the_run_alone() -> None:
     one, five = _plan(generations=1), _plan(generations=5)
     assert five["hyperband_steps"] == one["hyperband_steps"]
@@ -211,7 +232,7 @@ def test_rows_that_are_estimated_are_said_to_be(tmp_path: Path) -> None:
         said.append("rows" in plan["estimated"])
         text = " ".join(_show(plan).split())
         assert ("about 64 training rows" in text) == said[-1]
-        assert ("Steps are exact" in text) != said[-1]
+        assert ("unrounded, if every genome" in text) != said[-1]
     assert said == [False, True, False]
 
 

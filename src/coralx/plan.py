@@ -1,5 +1,5 @@
-"""What a run will cost, before it starts and without torch: steps exactly for the rows that there
-are, the rest estimated."""
+"""What a run will cost, before it starts and without torch: steps from the rows that there are, the
+rest estimated."""
 
 from __future__ import annotations
 
@@ -37,10 +37,11 @@ def plan_run(config: Config, steps_per_epoch: float | None = None) -> Plan:
     """The cost of one generation, stage by stage, and of the run, as plain JSON values.
 
     Top-level figures and `stages` are of one generation, the arithmetic of the specification,
-    unrounded; `run` holds the totals over all generations. Without `steps_per_epoch` the rows of
-    the configured data are counted. `tokens`, `flops` and `memory` (bytes) are estimates, None
-    where the data or the model's shape cannot be seen from here; so are `rows` and with them all
-    steps where `estimated` names `rows`.
+    unrounded; `run` holds the totals over all generations. `whole` and what begins so are the
+    steps that are trained: a genome's in a stage are rounded up, as is what a stage has of the
+    rows. Without `steps_per_epoch` the rows of the configured data are counted. `tokens`, `flops`
+    and `memory` (bytes) are estimates, None where the data or the model's shape cannot be seen
+    from here; so are `rows` and with them all steps where `estimated` names `rows`.
 
     Raises:
         ConfigError, DataError, ModelError: what the configuration names cannot be used.
@@ -52,26 +53,42 @@ def plan_run(config: Config, steps_per_epoch: float | None = None) -> Plan:
         steps_per_epoch = math.ceil(rows / size)
     assert steps_per_epoch is not None  # noqa: S101 - counted where not given
     hyperband, evolution = config.hyperband, config.evolution
-    one = budget.plan(
-        _first_stages(config), evolution.population, steps_per_epoch, hyperband.full_epochs
-    )
+    epochs, trained = hyperband.full_epochs, _first_stages(config)
+    one = budget.plan(trained, evolution.population, steps_per_epoch, epochs)
+    each = [
+        _whole(stage, rows, size) if rows else _round_up(budget.stage_steps(stage, steps_per_epoch))
+        for stage in trained
+    ]
     per_row = _tokens_per_row(counted.characters, config.data) if counted else None
     unsure = ["rows"] if rows is not None and counted and not counted.exact else []
+    estimates = _estimate(config, one, per_row)
     stages = [
-        {**line.model_dump(), **estimate}
-        for line, estimate in zip(one.stages, _estimate(config, one, per_row), strict=True)
+        {
+            **line.model_dump(),
+            "whole_steps_per_genome": steps,
+            "whole_steps": steps * line.genomes,
+            **estimate,
+        }
+        for line, steps, estimate in zip(one.stages, each, estimates, strict=True)
     ]
+    naive = evolution.population * _round_up(epochs * steps_per_epoch)
+    staged = _over(stages, "whole_steps", sum)
     check_kind(config.base_model, config.data.max_tokens)
     tokens, flops = (_over(stages, name, sum) for name in ("tokens", "flops"))
     return {
         "naive_steps": one.naive_steps,
         "hyperband_steps": one.hyperband_steps,
         "speedup": one.speedup,
+        "whole": {
+            "naive_steps": naive,
+            "hyperband_steps": staged,
+            "speedup": naive / staged if staged else 0.0,
+        },
         "population": evolution.population,
         "rows": rows,
         "batch_size": size,
         "steps_per_epoch": steps_per_epoch,
-        "naive_epochs": hyperband.full_epochs,
+        "naive_epochs": epochs,
         "stages": stages,
         "tokens": tokens,
         "flops": flops,
@@ -125,7 +142,12 @@ def _count_if_needed(config: Config, needed: bool) -> RowCount | None:
 
 def _whole(stage: TrainingStage, rows: int, batch_size: int) -> int:
     each = budget.batches(rows, stage.data_percentage, batch_size)
-    return math.ceil(stage.epoch_budget * each - 1e-9)
+    return _round_up(stage.epoch_budget * each)
+
+
+def _round_up(steps: float) -> int:
+    """As training does."""
+    return math.ceil(steps - 1e-9)
 
 
 def _tokens_per_row(characters: float, settings: DataSettings) -> float:

@@ -56,14 +56,19 @@ def _describe_saving(plan: Plan) -> str:
             f"Over {run['generations']} generations: {_exactly(run['naive_steps'])} against "
             f"{_exactly(run['hyperband_steps'])} steps."
         )
-    sure = "exact and unrounded, if every genome passes its gates"
+    whole = plan["whole"]
+    lines.append(
+        f"Trained are whole steps of each genome in each stage: {count(whole['naive_steps'])} "
+        f"naive; {count(whole['hyperband_steps'])} staged; {whole['speedup']:.2f}x fewer."
+    )
+    sure = "unrounded, if every genome passes its gates"
     if "rows" in plan["estimated"]:
         sure = (
-            "unrounded, and follow from an estimate of the training rows: some are set aside, or "
-            "bad ones are left out"
+            "unrounded, and all follow from an estimate of the training rows: some are set aside, "
+            "or bad ones are left out"
         )
     lines.append(
-        f"Steps are {sure}. ~ marks estimates: "
+        f"Steps in the table are {sure}. ~ marks estimates: "
         "tokens from the length of the texts, FLOPs of training alone, memory of base, adapters "
         "and activations without Python and its libraries."
     )

@@ -28,9 +28,9 @@ def plan(
 ) -> None:
     """Show what a run will cost before it starts.
 
-    Steps per stage against naive full training, exact for the rows that there are; tokens, FLOPs
-    and memory, estimated. The stages and first totals are of one generation, those under `run` of
-    all. Nothing is loaded or trained.
+    Steps per stage against naive full training, unrounded and as they will be trained; tokens,
+    FLOPs and memory, estimated. Rows and the base model's settings are checked. The stages and
+    first totals are of one generation, those under `run` of all. Nothing is loaded or trained.
 
     Example: `coralx plan configs/seed.yaml --steps-per-epoch 1000 --population 8 --json`
     """
