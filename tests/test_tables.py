@@ -243,6 +243,12 @@ def test_rows_and_classes_with_few_are_told(summary: dict[str, Any]) -> None:
     assert "Warning: validation has 2 unsafe rows; choices need at least about 30" in text
 
 
+def test_peak_memory_says_what_it_is_of(summary: dict[str, Any]) -> None:
+    assert "process" in printed(summary, 80)
+    summary["machine"] = "x86_64, 8 cores, cuda"
+    assert "device" in printed(summary, 80)
+
+
 def test_a_member_no_better_than_chance_is_named(summary: dict[str, Any]) -> None:
     assert "chance" not in printed(summary, 80)
     summary["front"][0]["test"]["task_skill"]["value"] = 0.5

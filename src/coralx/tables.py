@@ -23,6 +23,7 @@ from coralx.wording import (
     figure,
     genes_line,
     large,
+    measured_part,
     megabytes,
     plural,
     ratio,
@@ -94,7 +95,7 @@ def _print_parts(summary: Summary, console: Console) -> None:
         if any(member["test"] for member in front):
             title = "Front on test data (touched once), with bootstrap interval"
             _show(console, title, _tests(front, names))
-    _show(console, "Where the effort went", _effort(summary["efficiency"]))
+    _show(console, "Where the effort went", _effort(summary))
     console.print(_saving(summary["efficiency"]))
 
 
@@ -237,8 +238,9 @@ def _interval(name: str, interval: Mapping[str, Any] | None) -> Text:
     return Text.assemble((value, "bold"), (f"\n{ends}", "dim"))
 
 
-def _effort(spent: Mapping[str, Any]) -> Table:
-    headings = ("genomes", "steps", "tokens", "TFLOP", "seconds", "peak MB", "busy")
+def _effort(summary: Summary) -> Table:
+    spent, peak = summary["efficiency"], f"{measured_part(summary)} peak MB"
+    headings = ("genomes", "steps", "tokens", "TFLOP", "seconds", peak, "busy")
     table = _table([("stage", "text"), *((heading, "n") for heading in headings)])
     for stage in spent["stages"]:
         table.add_row(Text(_clean(stage["name"])), *_line(stage))

@@ -110,6 +110,12 @@ def megabytes(value: float | None) -> str:
     return MISSING if not value else f"{value / 1e6:,.0f}"
 
 
+def measured_part(summary: Mapping[str, Any]) -> str:
+    """What a run's peak memory is of: the whole process, libraries included, or the device. A
+    plan's is of base, adapters and activations alone."""
+    return "device" if str(summary.get("machine")).endswith("cuda") else "process"
+
+
 def duration(seconds: float | None) -> str:
     """Two units at most: 4.2 s, 6 min 12 s, 2 h 05 min."""
     if seconds is None or not math.isfinite(seconds):

@@ -10,7 +10,17 @@ from coralx.report.markup import Markup, element, empty, hover, join, section, t
 from coralx.report.plots import SEA, STONE, Trace, card, key, plot
 from coralx.store import History
 from coralx.summary import Summary
-from coralx.wording import count, duration, large, megabytes, plural, ratio, share, tera
+from coralx.wording import (
+    count,
+    duration,
+    large,
+    measured_part,
+    megabytes,
+    plural,
+    ratio,
+    share,
+    tera,
+)
 
 # From pale to strong: later stages spend more on fewer genomes.
 SHADES = ("#fcc9bb", "#f9a48e", "#f2654d", "#b93f2a", "#7d2a1c")
@@ -24,7 +34,7 @@ HEADINGS = (
     "Tokens",
     "TFLOP",
     "Seconds",
-    "Peak memory, MB",
+    "Peak memory of the {}, MB",
     "Machine busy",
 )
 
@@ -43,6 +53,7 @@ def ledger_section(history: History, summary: Summary) -> Markup:
     if not spent["steps"]:
         nothing = empty("No step has been trained yet.")
         return section("efficiency", "Where the effort went", "", nothing)
+    headings = [heading.format(measured_part(summary)) for heading in HEADINGS]
     saved = spent["saved_by_leaving_early"]
     lead = element(
         "p",
@@ -54,7 +65,7 @@ def ledger_section(history: History, summary: Summary) -> Markup:
         class_="lead",
     )
     bars = element("div", _steps(spent), _seconds(history.results, summary), class_="pair")
-    parts = card(lead, _key(spent), bars), card(table(HEADINGS, _rows(spent)))
+    parts = card(lead, _key(spent), bars), card(table(headings, _rows(spent)))
     return section("efficiency", "Where the effort went", caption, *parts)
 
 
