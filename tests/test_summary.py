@@ -222,3 +222,10 @@ def test_front_member_without_result_is_left_out(history: History) -> None:
 
 def test_directions() -> None:
     assert directions(["memory", "mine:score"]) == {"memory": "min", "mine:score": "max"}
+
+
+def test_every_key_is_documented(history: History) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "summary.md").read_text(encoding="utf-8")
+    summary = summarize(history)
+    keys = {*summary, *summary["front"][0], *summary["efficiency"], *summary["generations"][0]}
+    assert [key for key in sorted(keys) if f"`{key}`" not in text] == []
