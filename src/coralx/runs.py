@@ -89,9 +89,7 @@ def resume_run(directory: Path, watcher: Watcher) -> History:
             in it.
     """
     read_history(directory)  # before anything is written, as the lock is
-    with contextlib.closing(Store(directory)) as store:
-        if store.warning:
-            watcher.say(store.warning)
+    with contextlib.closing(_open(directory, watcher)) as store:
         history = read_history(directory)  # its last owner may have gone on meanwhile
         if history.finished:
             _complete(directory, history, watcher)
@@ -100,6 +98,14 @@ def resume_run(directory: Path, watcher: Watcher) -> History:
         _warn_of_change(history.facts, _machine_facts(worker), watcher)
         store.append("resumed", _machine_facts(worker))
         return _continue(directory, store, worker, watcher)
+
+
+def _open(directory: Path, watcher: Watcher) -> Store:
+    """The journal of a run, which is this process's until it is closed."""
+    store = Store(directory)
+    if store.warning:
+        watcher.say(store.warning)
+    return store
 
 
 def export_genome(directory: Path, genome: str, target: Path, watcher: Watcher) -> TrainingResult:
@@ -125,7 +131,7 @@ def export_genome(directory: Path, genome: str, target: Path, watcher: Watcher) 
         export_result(config, backbone, checkpoints, best, images, target)
     except CheckpointError:  # rows are needed only to train it again
         # For its lock alone: the journal says nothing of exports.
-        with contextlib.closing(Store(directory)):
+        with contextlib.closing(_open(directory, watcher)):
             _export_mended(directory, history, {target: best}, watcher)
     return best
 
