@@ -446,6 +446,15 @@ def test_a_column_that_is_nowhere_is_no_row_to_skip() -> None:
         next(rows)
 
 
+def test_blank_lines_are_counted_beside_the_rows() -> None:
+    from coralx.train.predict import Predictor
+
+    predictor = Predictor.__new__(Predictor)
+    lines = row_file.parse_lines([b"\n", b"\n", b'{"text": ""}\n'], "rows")
+    with pytest.raises(rows_module.DataError, match=r"^row 1 \(line 3\): text must be"):
+        next(predictor.predict(lines, Path(), "text", "image"))
+
+
 def test_a_full_disk_at_the_end_names_what_goes_on(
     job: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -135,9 +135,10 @@ class Predictor:
         columns = text_column or self.text_column, image_column or self.image_column
 
         def read(number: int, row: Row) -> _Read:
-            _check_names(number, row, skip)
+            place = _place(number, row)
+            _check_names(place, row, skip)
             try:
-                return _Read(row, *self._read(number, row, folder, *columns, allow_outside))
+                return _Read(row, *self._read(place, row, folder, *columns, allow_outside))
             except DataError as error:
                 if skip:
                     return _Read(row, error=str(error))
@@ -170,7 +171,7 @@ class Predictor:
 
     def _read(
         self,
-        number: int,
+        place: str,
         row: Row,
         folder: Path,
         text_column: str,
@@ -180,7 +181,7 @@ class Predictor:
         if text_column not in row:
             known = ", ".join(map(repr, row))
             raise DataError(
-                f"row {number}: no column {text_column!r}; there are {known}; use --text-column"
+                f"{place}: no column {text_column!r}; there are {known}; use --text-column"
             )
         text, image = row[text_column], row.get(image_column)
         try:
@@ -188,17 +189,23 @@ class Predictor:
             if self.reads_pictures:
                 return text, read_image(image, folder, allow_outside)
         except DataError as error:
-            raise DataError(f"row {number}: {error}") from None
+            raise DataError(f"{place}: {error}") from None
         if image and not self._warned:
             self._warned = True
             self._say(
-                f"warning: row {number} has a picture ({image_column!r}); this adapter was trained "
+                f"warning: {place} has a picture ({image_column!r}); this adapter was trained "
                 "on text alone, so pictures are not looked at"
             )
         return text, None
 
 
-def _check_names(number: int, row: Row, skip: bool) -> None:
+def _place(number: int, row: Row) -> str:
+    """How a message names a row: by its line, too, where blank lines make that another number."""
+    line = getattr(row, "line", number)
+    return f"row {number}" if line == number else f"row {number} (line {line})"
+
+
+def _check_names(place: str, row: Row, skip: bool) -> None:
     """Pass if what is added to a row takes the place of nothing in it.
 
     Raises:
@@ -207,7 +214,7 @@ def _check_names(number: int, row: Row, skip: bool) -> None:
     added = ("score", "unsafe", "error") if skip else ("score", "unsafe")
     if taken := [name for name in added if name in row]:
         raise DataError(
-            f"row {number}: {' and '.join(added)} are added to each row, and it has a column "
+            f"{place}: {' and '.join(added)} are added to each row, and it has a column "
             f"{taken[0]!r} already; rename that column"
         )
 

@@ -34,6 +34,12 @@ ARCHIVES = {
 }
 
 
+class JsonLine(dict[str, Any]):
+    """The object of a line of a file, and the line's number: empty lines are no rows."""
+
+    line: int
+
+
 def builtin_file(split: str) -> Path:
     """Where a split of the data set in the package lies."""
     return Path(str(resources.files("coralx") / "assets" / f"{split}.parquet"))
@@ -93,7 +99,10 @@ def parse_lines(lines: Iterable[bytes], source: str) -> Iterator[dict[str, Any]]
     for number, line in enumerate(lines, start=1):
         text = _decode(source, number, line)
         if text.strip():
-            yield _check_object(source, f"line {number}", _parse(source, f"line {number}", text))
+            place = f"line {number}"
+            row = JsonLine(_check_object(source, place, _parse(source, place, text)))
+            row.line = number
+            yield row
 
 
 def check_file(path: Path) -> str:
