@@ -55,7 +55,6 @@ class Sizes:
 
 
 QUICK = Sizes(populations=(4, 8, 16), rows=(500, 1_000), tokens=(16, 32, 64), repeats=2)
-DEPTH = 1  # block of entry in the sweep over rows: a prefix that 50,000 rows are done with soon
 ROW_TOKENS = 32  # longest text in that sweep
 LENGTH_ROWS = 64  # rows in the sweep over text length
 PACK = {"rows": Cell("rows", 2, 8, layers=5), "length": Cell("length", 4, 8, layers=2)}

@@ -197,11 +197,6 @@ def _find_entries(backbone: Backbone, genomes: Sequence[Genome]) -> list[int]:
     return [0 if count == "all" else backbone.depth - count for count in layers]
 
 
-@pytest.fixture(scope="session")
-def find_entries() -> Callable[..., list[int]]:
-    return _find_entries
-
-
 @dataclass(frozen=True)
 class Trained:
     """A pack after training: `losses` (steps, K) and the weights of each genome."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,10 +20,10 @@ from torch import Tensor, nn
 from coralx.errors import DataError, ModelError
 from coralx.models import DECODERS, resolve_model
 from coralx.train.adapters import AdaptedLinear, AtWork, PackedAdapters, Weights
+from coralx.train.digest import digest_model
 from coralx.train.frozen import FrozenProducts
 from coralx.train.hub import fetch_model
 from coralx.train.last_block import find_last, run_decoder, run_encoder
-from coralx.train.prefix_store import digest_model
 from coralx.train.pretrained import HEADS, load_classifier, load_tokenizer
 
 # Role -> suffixes of module paths inside a block, for each supported family.
@@ -45,14 +44,6 @@ DECODER_ROLES = {
     "up": "mlp.up_proj",
     "down": "mlp.down_proj",
 }
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """Right-padded token ids (N, T) and the mask of those that carry meaning (N, T)."""
-
-    ids: Tensor
-    mask: Tensor
 
 
 class Backbone:
@@ -149,11 +140,11 @@ class Backbone:
                 f"longer texts are not supported, got {max_tokens}; set {self.window} or fewer"
             )
 
-    def embed(self, tokens: Tokens) -> Tensor:
-        """What enters block 0: (N, T, D)."""
+    def embed(self, ids: Tensor) -> Tensor:
+        """What enters block 0, of right-padded token ids: (N, T) -> (N, T, D)."""
         if self.causal:
-            return self.base.embed_tokens(tokens.ids)  # type: ignore[no-any-return]
-        return self.base.embeddings(input_ids=tokens.ids)  # type: ignore[no-any-return]
+            return self.base.embed_tokens(ids)  # type: ignore[no-any-return]
+        return self.base.embeddings(input_ids=ids)  # type: ignore[no-any-return]
 
     def norm_input(self, tokens: Tensor, index: int) -> Tensor:
         """Tokens that did not come through the blocks below, scaled as block `index` expects them.

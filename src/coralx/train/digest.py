@@ -1,10 +1,12 @@
-"""A checkpoint's fingerprint: equal weights give equal ones, on every machine."""
+"""Digests: of weights, of a base model's files, of whatever a name stands for. Equal content gives
+equal ones, on every machine."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -21,3 +23,22 @@ def fingerprint(tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> str:
         seen.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         seen.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return seen.hexdigest()
+
+
+def digest(parts: Sequence[str | bytes]) -> str:
+    """A key: SHA-256 over the parts, each with its length."""
+    seen = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        seen.update(f"{len(data)} ".encode() + data)
+    return seen.hexdigest()
+
+
+def digest_model(folder: str) -> str:
+    """Of a model's configuration and weights."""
+    files = sorted(p for p in Path(folder).iterdir() if p.suffix in (".json", ".safetensors"))
+    parts: list[str | bytes] = []
+    for path in files:
+        with path.open("rb") as file:
+            parts += [path.name, hashlib.file_digest(file, "sha256").digest()]
+    return digest(parts)

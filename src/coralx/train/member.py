@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -127,4 +127,4 @@ def empty_moments(weights: Weights) -> Moments:
         {t: (torch.zeros_like(a), torch.zeros_like(b)) for t, (a, b) in weights.lora.items()},
         {name: torch.zeros_like(value) for name, value in weights.extra.items()},
     )
-    return Moments(zeros, replace(zeros), 0)
+    return Moments(zeros, zeros, 0)

@@ -39,7 +39,8 @@ class PackOptimizer:
 
     Args:
         weight_decays: of each genome.
-        steps: that each genome has taken before; moments start at zero unless `moments` is set.
+        steps: that each genome has taken before; moments start at zero, to be put into `first` and
+            `second` where it took any.
     """
 
     def __init__(

@@ -15,8 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from coralx.train.backbone import Backbone, Tokens
-from coralx.train.prefix_store import PrefixStore, digest
+from coralx.train.backbone import Backbone
+from coralx.train.digest import digest
+from coralx.train.prefix_store import PrefixStore
 from coralx.train.rows import Rows
 from coralx.train.vision import VisionTower
 
@@ -73,10 +74,6 @@ class EncodedRows:
     def __len__(self) -> int:
         return len(self.rows)
 
-    @property
-    def has_images(self) -> bool:
-        return self._images is not None
-
     def batch(self, indices: Indices, images: bool = True) -> Batch:
         """The rows of `indices`; `images` False leaves the pictures out."""
         places, mask = self._places(indices)
@@ -84,8 +81,8 @@ class EncodedRows:
         def enter(depth: int) -> Tensor:
             if self._keep:
                 self._prefix(depth)
-                return self._enter(depth, places, mask)
-            return self._compute(self._embed(places, mask), mask, 0, depth)
+                return self._enter(depth, places)
+            return self._compute(self._enter(None, places), mask, 0, depth)
 
         found = self.image_features(indices) if images else None
         features, has_image = found if found is not None else (None, None)
@@ -131,9 +128,6 @@ class EncodedRows:
         device = self._backbone.device
         return torch.from_numpy(places).to(device), torch.from_numpy(mask).to(device)
 
-    def _embed(self, places: Tensor, mask: Tensor) -> Tensor:
-        return self._backbone.embed(Tokens(self._ids[places], mask))
-
     @torch.no_grad()
     def _compute(self, hidden: Tensor, mask: Tensor, start: int, stop: int) -> Tensor:
         for index in range(start, stop):
@@ -169,7 +163,7 @@ class EncodedRows:
         """Compute the outputs at some depths, in order, from those kept at `below`."""
         for indices in self.sorted_batches(PREFIX_BATCH):
             places, mask = self._places(indices)
-            hidden = self._enter(below, places, mask)
+            hidden = self._enter(below, places)
             for start, stop in itertools.pairwise([below or 0, *made]):
                 hidden = self._compute(hidden, mask, start, stop)
                 home = made[stop].device
@@ -188,10 +182,10 @@ class EncodedRows:
         self._kept.update(known)
         return bool(known)
 
-    def _enter(self, depth: int | None, places: Tensor, mask: Tensor) -> Tensor:
+    def _enter(self, depth: int | None, places: Tensor) -> Tensor:
         """Kept outputs at the entry of a block, or the embeddings: (B, T, D)."""
         if depth is None:
-            return self._embed(places, mask)
+            return self._backbone.embed(self._ids[places])
         kept = self._kept[depth]  # a mapped file is not on the device
         return kept[places.to(kept.device)].to(places.device)
 

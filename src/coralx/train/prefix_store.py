@@ -117,25 +117,6 @@ def drop_parts(folder: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def digest(parts: Sequence[str | bytes]) -> str:
-    """A key: SHA-256 over the parts, each with its length."""
-    seen = hashlib.sha256()
-    for part in parts:
-        data = part.encode() if isinstance(part, str) else part
-        seen.update(f"{len(data)} ".encode() + data)
-    return seen.hexdigest()
-
-
-def digest_model(folder: str) -> str:
-    """Of a model's configuration and weights."""
-    files = sorted(p for p in Path(folder).iterdir() if p.suffix in (".json", ".safetensors"))
-    parts: list[str | bytes] = []
-    for path in files:
-        with path.open("rb") as file:
-            parts += [path.name, hashlib.file_digest(file, "sha256").digest()]
-    return digest(parts)
-
-
 def _is_sealed(path: Path, size: int) -> bool:
     """Whether the file holds so many bytes and after them their digest."""
     try:

@@ -206,7 +206,7 @@ def read_image(value: Any, folder: Path, allow_outside: bool = False) -> bytes |
     """
     if isinstance(value, Mapping):
         value = value.get("bytes") or value.get("path")
-    if value is None or value == "" or value != value:  # CSV reads an empty cell as NaN
+    if value is None or value == "" or value != value:  # NaN: a missing value of Parquet
         return None
     if isinstance(value, str):
         value = _read_picture(value, folder, allow_outside)

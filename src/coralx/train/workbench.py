@@ -24,7 +24,7 @@ from coralx.train.backbone import Backbone
 from coralx.train.checkpoint import load_checkpoint
 from coralx.train.data import count_batches
 from coralx.train.evaluate import EvaluationSet
-from coralx.train.frozen import choose_products
+from coralx.train.frozen import FORMATS, choose_products
 from coralx.train.member import Member, build_pack, empty_moments
 from coralx.train.memory import ServedMemory
 from coralx.train.merge import SHARES, Parent, merge
@@ -62,7 +62,7 @@ class Workbench:
         self.seed = config.evolution.seed
         self.device = choose_device(config.training.device)
         _set_threads(config.training)
-        dtype = torch.float32 if config.training.dtype == "float32" else torch.bfloat16
+        dtype = FORMATS[config.training.dtype]
         say(f"reading rows ({config.data.train or 'built-in data set'})")
         self.splits: Splits = load_splits(config.data, self.seed, say)
         say(f"loading base model {config.base_model}")
