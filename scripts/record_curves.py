@@ -41,10 +41,10 @@ from coralx.errors import CoralXError, DataError
 from coralx.interrupts import stoppable, unbroken
 from coralx.records import Genome, TrainingResult
 from coralx.replay_table import Row, TableFacts, as_row, read_rows, write_rows
+from coralx.row_file import builtin_file
 from coralx.search.jobs import plan_jobs
 from coralx.search.packing import pack
 from coralx.search.space import sample_distinct
-from coralx.train.row_file import builtin_file
 from coralx.train.rows import SPLITS
 from coralx.train.worker import Worker
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from coralx.errors import DataError
+from coralx.row_file import builtin_file, iterate_rows
 from coralx.row_values import Faults, check_columns, check_text, read_label, read_safe
 from coralx.sections import DataSettings
-from coralx.train.row_file import builtin_file, iterate_rows
 
 SET_ASIDE = 20  # per cent of the training rows for a split without a file
 SAMPLE = 1000  # texts that the mean length is taken from, at most

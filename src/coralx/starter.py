@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from coralx.errors import StoreError
-from coralx.train.row_file import builtin_file, iterate_rows
+from coralx.row_file import builtin_file, iterate_rows
 
 # Rows of each class, per task: text alone, and text with a picture.
 SIZES = {"train": (48, 24), "validation": (24, 12), "test": (24, 12)}

@@ -18,11 +18,10 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from coralx import runs
+from coralx import row_file, runs
 from coralx.cli import app
 from coralx.errors import StoreError
 from coralx.sections import DataSettings
-from coralx.train import row_file
 from coralx.train import rows as rows_module
 from coralx.train.splits import load_splits
 

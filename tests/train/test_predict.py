@@ -19,13 +19,13 @@ from safetensors.torch import load_file, save_file
 
 from coralx.errors import DataError, ModelError
 from coralx.records import Genome
+from coralx.row_file import iterate_rows, parse_lines
 from coralx.train import predict as module
 from coralx.train.backbone import Backbone
 from coralx.train.checkpoint import SIDECAR, export_adapter
 from coralx.train.network import score
 from coralx.train.predict import Predictor, write_lines
 from coralx.train.prefix import EncodedRows
-from coralx.train.row_file import iterate_rows, parse_lines
 from coralx.train.rows import Rows
 from coralx.train.vision import VisionTower
 

@@ -187,8 +187,8 @@ def predict(
     if out is not None:
         _check_file(out)
     with quiet_stdout():
+        from coralx.row_file import iterate_rows, parse_lines
         from coralx.train.predict import Predictor, write_lines
-        from coralx.train.row_file import iterate_rows, parse_lines
 
         predictor = Predictor(adapter, device, trust_remote_code, notes().say)
     source, folder = iterate_rows(rows), rows.parent

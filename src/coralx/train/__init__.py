@@ -1,4 +1,4 @@
-"""Training: one Job in, results out. Importing any of it loads torch."""
+"""Training: one Job in, results out. Torch is loaded here alone."""
 
 import os
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coralx.errors import DataError
+from coralx.row_file import check_file, iterate_csv, iterate_json
 from coralx.row_values import (
     Faults,
     check_columns,
@@ -24,7 +25,6 @@ from coralx.row_values import (
     short,
 )
 from coralx.sections import DataSettings
-from coralx.train.row_file import check_file, iterate_csv, iterate_json
 from coralx.train.vision import decode_image
 
 SPLITS = ("train", "validation", "test", "clean_holdout")

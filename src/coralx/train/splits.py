@@ -11,10 +11,10 @@ import numpy as np
 
 from coralx.errors import DataError
 from coralx.row_count import SET_ASIDE
+from coralx.row_file import builtin_file
 from coralx.row_values import list_some
 from coralx.sections import DataSettings
 from coralx.train.data import divide, subset
-from coralx.train.row_file import builtin_file
 from coralx.train.rows import SPLITS, CheckedFile, Key, Rows, read_rows
 from coralx.wording import plural
 

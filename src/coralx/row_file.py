@@ -222,8 +222,8 @@ def _check_object(source: str, place: str, value: Any) -> dict[str, Any]:
 
 
 def _check_cells(path: Path) -> None:
-    """Every line has a cell for every column: pandas shifts or drops what is too much. A header of
-    one column that holds another separator is no header of this kind of file."""
+    """Every line has a cell for every column, or nobody could say which is whose. A header of one
+    column that holds another separator is no header of this kind of file."""
     csv.field_size_limit(sys.maxsize)
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file)
