@@ -112,6 +112,12 @@ def test_hypervolume_is_over_what_was_really_measured(
     assert "safety" in measured[0].document()["objectives"]
 
 
+def test_every_auroc_says_which_rows_it_is_of(measured: tuple[Comparison, Listener]) -> None:
+    told = [text for text in measured[1].said if "AUROC" in text]
+    assert any("on the front, test AUROC" in text for text in told)
+    assert all("test AUROC" in text or "validation AUROC" in text for text in told)
+
+
 def test_the_cost_is_told_before_training(measured: tuple[Comparison, Listener]) -> None:
     said, shown = measured[1].said, measured[1].shown
     cost = next(i for i, line in enumerate(said) if "24 naive steps" in line)

@@ -132,8 +132,8 @@ def _warn_of_both_labels(path: Path, found: CheckedFile, say: Callable[[str], No
     if clashes:
         one, other = next(iter(clashes.values()))
         say(
-            f"warning: {path}: rows say both 0 and 1 of the same text and picture, "
-            f"{plural(len(clashes), 'time')}, as rows {one} and {other}; keep what is right"
+            f"warning: {path}: {plural(len(clashes), 'row')} with both labels (same text and "
+            f"picture), as rows {one} and {other}; keep the right one"
         )
 
 
