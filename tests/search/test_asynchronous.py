@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from coralx.config import Choice, load_config
 from coralx.errors import ConfigError, CoralXError, ExtinctError
-from coralx.records import Genome, Job, ModelShape, Stop, TrainingResult
+from coralx.records import Genome, Job, ModelShape, Start, Stop, TrainingResult
 from coralx.search import budget, selection, space
 from coralx.search.asktell import Search
 from coralx.search.asynchronous import AsynchronousEvolution, _ranked_now
@@ -168,6 +168,72 @@ def test_with_one_worker_results_alone_lead_to_the_same_end(asha, answer, cut: i
     Workers(1, SEEDED(0), answer).run(again)
     assert again.results == whole.results
     assert again.closed == whole.closed
+
+
+def tell(search: Search, answer, rung: tuple[int, int], genomes, **facts) -> None:
+    """Results of a stage and generation that are told without having been asked for."""
+    stage_index, generation = rung
+    job = Job(
+        id="told",
+        generation=generation,
+        stage=load_config().hyperband.stages[stage_index],
+        stage_index=stage_index,
+        genomes=genomes,
+        starts=tuple(Start() for _ in genomes),
+    )
+    for result in answer(job, **facts):
+        search.tell(result)
+
+
+def test_the_highest_rung_goes_first_and_of_equals_the_oldest_generation(asha, answer) -> None:
+    """Told: S0 of the founders, S0 and S1 of generation 1, S0 of one of generation 2."""
+    config = asha(training={"pack_size": 1}, evolution={"population": 4})
+    search, founders = new_search(config), new_search(config)._founders
+
+    def bear(generation: int, count: int) -> tuple[Genome, ...]:
+        parents = (founders[0].id,)
+        names = [f"g{generation}-{place}" for place in range(count)]
+        return tuple(Genome(id=name, parents=parents, generation=generation) for name in names)
+
+    tell(search, answer, (0, 0), founders)
+    tell(search, answer, (0, 2), bear(2, 1))
+    tell(search, answer, (0, 1), bear(1, 4))
+    tell(search, answer, (1, 1), bear(1, 4))
+    found = [(job.stage_index, job.generation) for job in search.ask(8)]
+    assert found == [(2, 1)] * 2 + [(1, 0)] * 4 + [(1, 2), (0, 2)]
+
+
+def test_a_parent_that_a_gate_stopped_since_does_not_breed(asha, answer) -> None:
+    """Of 32 genomes who may breed is reckoned anew after every second result alone."""
+    config = asha(training={"pack_size": 1}, evolution={"population": 32})
+    search, founders = new_search(config), new_search(config)._founders
+    best, *others = founders
+    perfect = {"task_skill": 1.0, "false_positive_cost": 0.0}
+    tell(search, answer, (0, 0), (best,), objectives=perfect)
+    tell(search, answer, (0, 0), tuple(others))
+    tell(search, answer, (1, 0), (best,), objectives=perfect, stopped=NAN_STOP)
+    jobs = search.ask(31 + 32)
+    children = [job.genomes[0] for job in jobs if job.generation == 1]
+    assert len(children) == 32
+    assert best.id not in {parent for child in children for parent in child.parents}
+
+
+@hypothesis_settings(max_examples=10)
+@given(RANDOMS, st.integers(1, 8))
+def test_all_that_is_undominated_only_gains(asha, answer, rng, workers: int) -> None:
+    """The front itself can lose hypervolume: a genome stands there for its latest result."""
+    config = asha(training={"pack_size": 1})
+    search = Workers(workers, rng, answer).run(new_search(config))
+    full = [result for result in search.results if result.stage_index >= 2]
+    names, volumes = config.objectives, []
+    for count in range(1, len(full) + 1):
+        points = selection.points(full[:count], names, 2)
+        volumes.append(selection.hypervolume(points, names))
+        shown = {result.genome.id for result in selection.front(full[:count], names, 2)}
+        assert shown == {result.genome.id for result in points}
+    assert volumes == sorted(volumes)
+    in_full = [c for c in search.closed if set(c.front_stages) <= {"S2_serious", "S3_finisher"}]
+    assert all(closed.hypervolume <= volumes[-1] for closed in in_full)
 
 
 def test_ask_is_idempotent_and_bounded(asha, answer) -> None:

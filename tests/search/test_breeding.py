@@ -77,6 +77,27 @@ def test_exploit_replaces_the_lowest_share_by_copies_of_the_highest(seed: int, s
         assert entering != breeding.exploit(DEFAULT_SPACE, settings, ranked, known, 3, 2)
 
 
+def test_models_are_drawn_from_the_whole_top_share() -> None:
+    found = set()
+    for seed in range(20):
+        settings = EvolutionSettings(seed=seed, exploit_below=0.5)
+        ranked = breeding.found(DEFAULT_SPACE, settings)
+        entering = breeding.exploit(DEFAULT_SPACE, settings, ranked, keys_of(ranked), 0, 0)
+        names = [genome.id for genome in ranked]
+        found |= {names.index(copy.parents[0]) for copy in entering[4:]}
+    assert found == {0, 1, 2, 3}
+
+
+def test_a_repeat_is_mutated_at_the_rate_of_the_settings() -> None:
+    settings = EvolutionSettings(exploit_below=0.5, mutation_rate=1)
+    ranked = breeding.found(DEFAULT_SPACE, settings)
+    entering = breeding.exploit(DEFAULT_SPACE, settings, ranked, keys_of(ranked), 0, 0)
+    models = {genome.id: genome.genes() for genome in ranked}
+    for copy in entering[4:]:
+        model = models[copy.parents[0]]
+        assert all(value != model[n] for n, value in copy.genes().items() if n in DEFAULT_SPACE)
+
+
 def test_a_genome_stays_where_its_models_copy_would_be_nothing_new() -> None:
     tiny = {"r": Choice(values=(2, 4))}
     settings = EvolutionSettings(population=2, exploit_below=0.5)

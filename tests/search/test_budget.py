@@ -183,6 +183,12 @@ def test_adaptive_budgets_need_four_stages_that_close(hyperband, message: str) -
         load_config({"hyperband": {"adaptive_budgets": True, **hyperband}})
 
 
+def test_a_step_that_was_rounded_up_is_not_saved_below_nothing(make_result) -> None:
+    costs = Cost(steps=3, planned_steps=2.5), Cost(steps=40, planned_steps=60)
+    results = [make_result("a", i, left_early=True, cost=cost) for i, cost in enumerate(costs)]
+    assert budget.efficiency(results, DEFAULT_STAGES, 1000, 2)["saved_by_leaving_early"] == 20
+
+
 def test_copies_made_by_exploit_do_not_count_as_genomes_that_naive_training_would_train(
     make_result,
 ) -> None:

@@ -279,21 +279,39 @@ def test_hypervolume_of_all_undominated_results_never_shrinks(settings, answer) 
     assert max(g.hypervolume for g in evolution.closed) <= volumes[-1]
 
 
-@hypothesis_settings(max_examples=15)
-@given(st.randoms(use_true_random=False))
-def test_whatever_is_lost_kept_its_best_until_the_end(settings, answer, rng) -> None:
-    """A checkpoint that is let go once is gone: results that are undominated keep theirs, be they
-    on the front yet or not."""
-    config = settings(evolution={"seed": rng.randint(0, 99), "generations": 4})
-    evolution, disk = Evolution(config), set[str]()
-    while not evolution.finished:
-        (job, *_) = evolution.ask(2)
+@pytest.mark.parametrize("evolution", [{}, {"exploit_below": 0.5}])
+@pytest.mark.parametrize("seed", range(6))
+def test_a_checkpoint_let_go_is_never_missed(settings, answer, seed: int, evolution) -> None:
+    """Whatever is not referred to after a result is deleted: all that starts and the front need
+    must have been referred to ever since it was left."""
+    search = Evolution(settings(evolution={"seed": seed, "generations": 4, **evolution}))
+    disk: set[str | None] = set()
+    while not search.finished:
+        (job,) = search.ask(1)
         for result in answer(job):
             assert set(result.start.sources) <= disk
-            evolution.tell(result)
-            disk.add(result.checkpoint)
-        disk &= set(evolution.references())
-        assert {result.checkpoint for result in evolution.front()} <= disk
+        for result in answer(job):
+            search.tell(result)
+            disk = (disk | {result.checkpoint}) & set(search.references())
+    assert {result.checkpoint for result in search.front()} <= disk
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_survivors_are_the_best_of_parents_newly_trained_and_copies(
+    settings, answer, seed: int
+) -> None:
+    config = settings(evolution={"exploit_below": 0.5, "generations": 5, "seed": seed})
+    evolution = run(Evolution(config), answer)
+    survivors: list[TrainingResult] = []
+    for closed in evolution.closed:
+        trained = [r for r in evolution.results if r.generation == closed.index]
+        candidates, tie_break = [*survivors, *trained], config.evolution.tie_break
+        survivors = selection.survive(candidates, 8, config.objectives, tie_break)
+        assert closed.population == tuple(result.genome.id for result in survivors)
+    copies = {r.genome.id for r in evolution.results if r.stage_index and r.start.kind == "inherit"}
+    lived = {name for closed in evolution.closed for name in closed.population}
+    bred = {r.genome.parents[0] for r in evolution.results if r.generation and not r.stage_index}
+    assert copies & lived & bred
 
 
 def test_hypervolume_does_not_move_with_the_memory_of_genomes_that_failed(settings, answer) -> None:
@@ -319,6 +337,19 @@ def test_a_closed_generation_says_what_it_was(settings, answer) -> None:
     assert closed.diversity == space.diversity(config.space, survivors)
     assert closed.front == tuple(result.genome.id for result in evolution.front())
     assert closed.first_front_share == 1 / 8
+
+
+def test_who_was_stopped_is_no_part_of_the_first_front_share(settings, answer) -> None:
+    evolution = Evolution(settings(evolution={"generations": 1}))
+    spoiled = evolution.alive[0].id
+    run(
+        evolution,
+        answer,
+        spoil=lambda r: r.model_copy(
+            update={"stopped": NAN_STOP} if r.genome.id == spoiled else {}
+        ),
+    )
+    assert evolution.closed[0].first_front_share == 1 / 7
 
 
 def test_a_population_given_is_all_that_trains(settings, answer, funnel) -> None:
@@ -368,9 +399,11 @@ def test_a_population_given_has_different_genomes(settings, population, message:
         Evolution(settings(), population)
 
 
-def test_genomes_that_will_breed_must_lie_in_the_space(settings) -> None:
+@pytest.mark.parametrize("generations", [2, 3])
+def test_genomes_that_will_breed_must_lie_in_the_space(settings, generations: int) -> None:
+    config = settings(evolution={"generations": generations})
     with pytest.raises(ConfigError, match="r must be one of 2, 4, 8, 16, got 77"):
-        Evolution(settings(), [Genome(id="a", lora_cfg=LoRAConfig(r=77))])
+        Evolution(config, [Genome(id="a", lora_cfg=LoRAConfig(r=77))])
 
 
 @pytest.mark.parametrize(

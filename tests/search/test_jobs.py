@@ -74,6 +74,37 @@ def test_who_goes_on_brings_all_steps_that_it_took(settings, make_result) -> Non
     assert job.starts[0].steps == 35
 
 
+def test_steps_that_were_lost_are_not_brought(settings, make_result) -> None:
+    past = {"a": [make_result("a", 0, cost=Cost(steps=30, lost_steps=12))]}
+    (job,) = plan_jobs(settings(), 0, 1, [Genome(id="a")], past)
+    assert job.starts[0].steps == 18
+
+
+def test_rank_grows_up_to_the_largest_an_adapter_may_have(settings, make_result) -> None:
+    config = settings(hyperband={"grow_below_rank": 1024})
+    past = {"a": [make_result("a", 1, checkpoint="a1", lora_cfg=LoRAConfig(r=600))]}
+    (job,) = plan_jobs(config, 0, 2, [Genome(id="a")], past)
+    assert job.starts[0].grow_to == 1024
+
+
+def test_packs_are_of_ranks_as_they_will_be_trained(settings, make_result) -> None:
+    """a grows from 12 to 24 and so comes after b, that stays at 16 and has grown from 2."""
+    trained = {"a": LoRAConfig(r=12), "b": LoRAConfig(r=16)}
+    past = {name: [make_result(name, 1, lora_cfg=lora)] for name, lora in trained.items()}
+    genomes = [
+        Genome(id="a", lora_cfg=LoRAConfig(r=12)),
+        Genome(id="b", lora_cfg=LoRAConfig(r=2)),
+    ]
+
+    def order(stage_index: int) -> list[str]:
+        config = settings(training={"pack_size": 1})
+        jobs = plan_jobs(config, 0, stage_index, genomes, past)
+        return [job.genomes[0].id for job in jobs]
+
+    assert order(2) == ["b", "a"]
+    assert order(3) == ["a", "b"], "no growth there"
+
+
 def test_growth_can_be_switched_off(settings, make_result) -> None:
     past = {"a": [make_result("a", 1, checkpoint="a1")]}
     config = settings(hyperband={"grow_rank_at": None})

@@ -192,6 +192,18 @@ def test_stages_measured_alike_share_a_front(scored) -> None:
     assert ids(selection.front(results[:1], NAMES, full_from=1)) == "a"
 
 
+def test_a_superseded_result_still_keeps_off_what_it_dominates(scored) -> None:
+    """b is dominated by what a was at stage 1, by no member; and the front has lost volume."""
+    before = [scored("a", 0.9, 0.1, 1), scored("b", 0.85, 0.15, 1)]
+    after = [*before, scored("a", 0.95, 0.6, 2)]
+    front = selection.front(after, NAMES, full_from=1)
+    assert [(r.genome.id, r.stage_index) for r in front] == [("a", 2)]
+    first, now = (selection.front(each, NAMES, full_from=1) for each in (before, after))
+    assert selection.hypervolume(now, NAMES) < selection.hypervolume(first, NAMES)
+    points = selection.points(after, NAMES, full_from=1)
+    assert selection.hypervolume(points, NAMES) > selection.hypervolume(first, NAMES)
+
+
 def test_front_keeps_equal_points(scored) -> None:
     assert ids(selection.front([scored("b", 0.9, 0.1), scored("a", 0.9, 0.1)], NAMES)) == "ab"
 

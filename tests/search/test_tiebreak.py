@@ -63,6 +63,28 @@ def test_niching_fills_what_better_ranks_left_empty() -> None:
     assert best_first("niching", rows, [0, 0, 0, 1, 1], 4) == [0, 1, 2, 4, 3]
 
 
+def test_niching_takes_a_better_rank_before_a_nearer_row() -> None:
+    rows = [[0, 1], [0.3, 0.69], [1, 0], [0.4, 0.8], [0.9, 0.45]]
+    # Row 3 is on the direction of row 1 and nearer to it, but row 1 is its niche's first.
+    assert best_first("niching", rows, [0, 0, 0, 1, 1], 4) == [0, 1, 2, 4, 3]
+
+
+def test_niching_scales_by_the_first_front_alone() -> None:
+    rows = [[0, 1], [1 / 3, 2 / 3], [2 / 3, 1 / 3], [1, 0], [5, 1.5]]
+    # Were it scaled by row 4 too, row 1 would be second in the niche of row 0.
+    assert best_first("niching", rows, [0, 0, 0, 0, 1], 4) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("count", "total", "inner"), [(8, 6 + 1, 1), (50, 21 + 6, 6), (512, 462, 1)]
+)
+def test_directions_of_six_objectives_have_an_inner_layer(count: int, total: int, inner) -> None:
+    """Of p partitions there are C(5 + p, p), below six on the edge; the inner layer has p - 1."""
+    directions = tiebreak._directions(6, count)
+    assert directions.sum(axis=1) == pytest.approx(1)
+    assert (len(directions), (directions > 0).all(axis=1).sum()) == (total, inner)
+
+
 def test_hypervolume_keeps_one_of_two_twins() -> None:
     rows = [[0, 1], [0.2, 0.2], [0.21, 0.19], [1, 0]]
     # Alone each twin adds .01 x .8 or .79 x .01, less than either end (.2 x .1, .1 x .19). The
@@ -89,6 +111,13 @@ def test_epsilon_prefers_what_stands_for_most() -> None:
     # One box: row 2 is nearest its corner. Boxes of 1/2: that of row 2 dominates the others. Of
     # 1/4: rows 0 and 1 share one, row 1 is nearer its corner (.08, .8 against 0, 1 of a side), and
     # row 3 has its own. Row 0 first has a box that is not dominated at 1/64.
+    assert best_first("epsilon", rows) == [2, 1, 3, 0]
+
+
+def test_epsilon_lets_a_row_wait_until_no_box_dominates_its_own() -> None:
+    rows = [[0, 1], [0.1, 0.45], [0.3, 0.3], [1, 0]]
+    # Row 2 stands for all; its box of side 1/2, which row 1 shares, dominates those of rows 0 and
+    # 3. Boxes of 1/4: rows 1 and 3 have undominated ones. That of row 0 is first at 1/16.
     assert best_first("epsilon", rows) == [2, 1, 3, 0]
 
 
