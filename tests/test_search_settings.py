@@ -154,7 +154,7 @@ def test_adaptive_budgets_train_the_steps_that_are_planned(
     before, plan = plan_run(plain, steps), plan_run(adaptive, steps)
     assert plan["hyperband_steps"] == pytest.approx(before["hyperband_steps"])
     shares = [stage["steps"] / plan["hyperband_steps"] for stage in plan["stages"]]
-    assert shares == pytest.approx([0.1, 0.4, 0.3, 0.2]), "founders drawn at random are diverse"
+    assert shares == pytest.approx([0.1, 0.4, 0.3, 0.2]), "these founders are diverse"
     history = evolve(tmp_path / "run", adaptive)
     for line in plan["stages"]:
         here = [r for r in history.results if r.stage == line["name"]]
