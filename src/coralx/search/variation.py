@@ -40,28 +40,24 @@ def breed(
 ) -> Genome:
     """A child: crossed from both parents with `crossover_rate`, else copied; then mutated.
 
-    Its `parents` are the better one first; the worse one is named only if it gave genes.
+    Its `parents` are the better one first; the worse one is named if they were crossed, even
+    where chance took none of its genes.
     """
     crosses = rng.random() < settings.crossover_rate and better.id != worse.id
-    genes, taken = better.genes(), set[str]()
-    if crosses:
-        genes, taken = cross(space, genes, worse.genes(), rng)
-    parents = (better.id, worse.id) if taken else (better.id,)
+    genes = cross(space, better.genes(), worse.genes(), rng) if crosses else better.genes()
+    parents = (better.id, worse.id) if crosses else (better.id,)
     return build(mutate(space, genes, settings.mutation_rate, rng), parents, generation)
 
 
-def cross(
-    space: Space, a: Genes, b: Genes, rng: Generator
-) -> tuple[dict[str, GeneValue], set[str]]:
-    """Uniform crossover: each gene of the space from either parent, as likely; others from a. With
-    the names of those that b gave, be they equal or not.
+def cross(space: Space, a: Genes, b: Genes, rng: Generator) -> dict[str, GeneValue]:
+    """Uniform crossover: each gene of the space from either parent, as likely; others from a.
 
     A gene that becomes active where the parent that gave it had it at rest is drawn.
     """
     from_b = {name: b[name] for name in sorted(space) if rng.random() < 0.5 and name in b}
     on_in_a, on_in_b = active(space, a), active(space, b)
     chosen = {name for name in space if name in (on_in_b if name in from_b else on_in_a)}
-    return settle(space, {**a, **from_b}, chosen, rng), set(from_b)
+    return settle(space, {**a, **from_b}, chosen, rng)
 
 
 def mutate(space: Space, genes: Genes, rate: float, rng: Generator) -> dict[str, GeneValue]:
