@@ -169,7 +169,9 @@ def as_trained(result: TrainingResult) -> TrainingResult:
     if AS_TRAINED not in result.details:
         return result
     objectives = {**result.objectives, "calibration": result.details[AS_TRAINED]}
-    return result.model_copy(update={"objectives": objectives, "details": {}})
+    # A threshold is asked for, though what it would catch is not looked at here.
+    details = {"threshold": result.details["threshold"]}
+    return result.model_copy(update={"objectives": objectives, "details": details})
 
 
 def train_naively(
@@ -295,12 +297,13 @@ def compare_quality(
         }
         for name, front in fronts.items()
     }
-    own, full = quality["coralx"], quality.get("naive") or quality["packed"]
-    scaled = quality.get("packed_calibrated")
+    own, scaled = quality["coralx"], quality.get("packed_calibrated")
+    full = quality.get("naive") or quality.get("packed")
+    best = full or scaled  # scaling leaves AUROC as it is
     return {
-        "hypervolume_ratio": own["hypervolume"] / full["hypervolume"],
+        "hypervolume_ratio": full and own["hypervolume"] / full["hypervolume"],
         "hypervolume_ratio_calibrated": scaled and own["hypervolume"] / scaled["hypervolume"],
-        "auroc_difference": own["auroc_best"] - full["auroc_best"],
+        "auroc_difference": best and own["auroc_best"] - best["auroc_best"],
         "quality": quality,
     }
 
