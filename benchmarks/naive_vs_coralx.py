@@ -385,7 +385,7 @@ def describe(document: dict[str, Any]) -> list[str]:
     if any("naive" not in row["quality"] for row in rows if "quality" in row):
         lines += ["", "Quality of full training by packs, where naive training was timed alone."]
     if document["ablation"]:
-        lines += ["", "One generation, a lever more in each line:", ""]
+        lines += ["", "One generation of the first seed, a lever more in each line:", ""]
         lines += ["| lever | seconds | steps | of the line before |", "|---|---|---|---|"]
         lines += [
             f"| {line['lever']} | {line['seconds']:.0f} | {line['steps']:,} | {line['share']:.2f} |"

@@ -143,8 +143,7 @@ class TrainingSettings(Settings):
     attack_rows: Whole = Field(default=24, ge=0, le=1_000_000)
     bootstrap_draws: Whole = Field(default=1000, ge=0, le=1_000_000)
     evaluations_per_stage: Whole = Field(default=6, ge=1, le=1000)
-    # Evaluations without a better one before a genome anneals by the next one and leaves its stage.
-    patience: Whole | None = Field(default=1, ge=1)
+    patience: Whole | None = Field(default=2, ge=1)
     # Gain in task_skill that counts as an improvement to patience.
     least_gain: Number = Field(default=0.002, ge=0, le=1)
     # A function `module:function` that is called before a genome trains a stage: see train/hook.py.

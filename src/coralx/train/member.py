@@ -32,7 +32,6 @@ class Member:
     norms: list[float] = field(default_factory=list)
     skills: dict[int, float] = field(default_factory=dict)  # by step of the stage
     stop: Stop | None = None
-    finishing: bool = False  # its learning rate falls to zero by the next examination
     left_early: bool = False
     rows: int = 0  # trained on, each as often as it was
     tokens: int = 0
@@ -49,10 +48,8 @@ class Member:
         return self.stop is None and not self.left_early
 
     def examine(self, step: int, skill: float, plan: StagePlan) -> None:
-        """Note P1 at `step`. Once it has not improved by more than `least_gain` `patience` times in
-        a row, the genome finishes: it leaves at the next examination, its learning rate at zero by
-        then, as what an annealed stage gains comes at its end. The best weights seen are kept
-        whatever they gain."""
+        """Note P1 at `step`; leave when it has not improved by more than `least_gain`
+        `patience` times in a row. The best weights seen are kept whatever they gain."""
         self.skills[step] = skill
         skill = skill if math.isfinite(skill) else -math.inf
         if self._best is None or skill > self._best[0]:
@@ -60,8 +57,8 @@ class Member:
         improved = skill > self._reached + plan.least_gain
         self._stale = 0 if improved else self._stale + 1
         self._reached = max(self._reached, skill) if improved else self._reached
-        self.left_early = self.finishing and step < len(plan.batches)
-        self.finishing = plan.patience is not None and self._stale >= plan.patience
+        stale = plan.patience is not None and self._stale >= plan.patience
+        self.left_early = stale and step < len(plan.batches)
 
     def restore_best(self) -> None:
         """Go back to the weights with the best P1 seen in this stage."""
@@ -103,19 +100,14 @@ class StagePlan:
         """Whether learning rates fall to zero over the stage."""
         return self.last or len(self.batches) >= LONG_STAGE
 
-    def schedule(self, member: Member, start: int, first: int, stop: int) -> Schedule:
-        """Learning rates between two steps of the stage, of a genome that had taken `start` steps
-        before it."""
-        planned = Schedule(
+    def schedule(self, member: Member, start: int) -> Schedule:
+        """Learning rates of a genome that had taken `start` steps before the stage."""
+        return Schedule(
             peak=member.genome.learning_rate,
             warmup=round(member.genome.warmup * self.warmup_epoch),
             decay_from=start if self.anneals else None,
             end=start + len(self.batches) if self.anneals else None,
         )
-        if not member.finishing:
-            return planned
-        peak = planned.rate(start + first)
-        return Schedule(peak, warmup=0, decay_from=start + first, end=start + stop)
 
 
 def build_pack(members: Sequence[Member], seed: int, device: torch.device) -> PackedAdapters:

@@ -72,7 +72,7 @@ class StageTrainer:
             if not going:
                 break
             active = [member for member, _ in going]
-            schedules = [plan.schedule(m, start, first, stop) for m, start in going]
+            schedules = [plan.schedule(m, start) for m, start in going]
             self._run_segment(active, schedules, plan, range(first, stop), observe)
             if stop in plan.examine_at:
                 self._examine(active, stop, plan, examine)
