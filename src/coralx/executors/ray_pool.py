@@ -117,8 +117,10 @@ class RayWorker:
         self.load()
         assert self._worker  # noqa: S101 - just loaded
         torch.set_num_threads(self._threads)  # Ray may call from another thread than before
-        self._progress = None
-        return self._worker.train(job, self._note)
+        try:
+            return self._worker.train(job, self._note)
+        finally:
+            self._progress = None  # or it would be taken for that of the next job
 
     def progress(self) -> Progress | None:
         """How far the job at work is; answered while it is under way."""
@@ -150,8 +152,9 @@ def open_pool(
     actors: list[Any] = []
     try:
         actors += _start_workers(ray, worker, threads)
-        for place, actor in enumerate(actors):
-            found = _get(ray, actor.load.remote(), "loading base model and rows")
+        loading = [actor.load.remote() for actor in actors]  # all at once
+        for place, promise in enumerate(loading):
+            found = _get(ray, promise, "loading base model and rows")
             _check_alike(place, found, worker.numerics(), say)
         yield RayPool(ray, actors, observe, heal)
     finally:
