@@ -10,7 +10,8 @@ table. Only validation rows are looked at: what a tool could hand over at any mo
 adapter it has measured up to then, and of those the dominated hypervolume and the best AUROC are
 followed over time. CoralX counts only the front it really hands over. Time to quality is the time
 until a tool has the hypervolume of CoralX's final front (and, apart, its best AUROC less 0.005),
-over the time of the whole CoralX run; a tool is stopped at `--cap` times that.
+over the time of the whole CoralX run, and over the time until CoralX had it itself; a tool is
+stopped at `--cap` times the whole run.
 
 The clock leaves out, for everyone, loading of model and rows and encoding of pictures and of
 validation rows. CoralX pays for all that its run does besides, prefix and evaluations included; a
@@ -27,6 +28,7 @@ import argparse
 import importlib
 import importlib.metadata
 import json
+import math
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -55,6 +57,12 @@ PEERS = {
 PACKAGES = ("optuna", "ray", "syne-tune")
 CORALX = "coralx"
 AUROC_SLACK = 0.005
+RATIOS = {
+    "ratio_hypervolume": "to its hypervolume, over its run",
+    "ratio_hypervolume_own": "over its time to it",
+    "ratio_auroc": "to its best AUROC - 0.005, over its run",
+    "ratio_auroc_own": "over its time to it",
+}
 MARKS = (0.25, 0.5, 1.0, 2.0)  # times CoralX's run: where the table reads the curves
 QUICK = {
     "data": {"max_rows": 120},
@@ -65,6 +73,7 @@ QUICK_CAP = 1.0
 
 Run = dict[str, Any]
 Objectives = Mapping[str, float]
+Curve = Sequence[tuple[float, float, float]]  # seconds, hypervolume, best AUROC
 
 
 def main() -> None:
@@ -139,7 +148,7 @@ class Benchmark:
             "population": self._config.evolution.population,
             "model": self._config.base_model,
             "cap": self._cap,
-            "peers": summarise(rows, self._cap),
+            "peers": summarise(rows),
             "rows": rows,
             **self._head,
             "runs": self._runs,
@@ -225,8 +234,8 @@ def handed_over(found: Run) -> list[tuple[float, list[Objectives]]]:
 def judge(runs: Sequence[Run], seed: int, cap: float) -> list[dict[str, Any]]:
     """One row for each run of the seed, hypervolumes under common bounds, CoralX's first.
 
-    `curve` is a list of (seconds, hypervolume, best AUROC); `ratio_*` the time to CoralX's
-    quality over its time, None if not reached within the cap.
+    `ratio_*` is the time to CoralX's final quality over the time of its run and, `_own`, over the
+    time until it had that itself; None if not reached within the cap, which is `most` of it.
     """
     mine = sorted((r for r in runs if r["seed"] == seed), key=lambda r: r["peer"] != CORALX)
     base = mine[0]
@@ -247,7 +256,9 @@ def judge(runs: Sequence[Run], seed: int, cap: float) -> list[dict[str, Any]]:
             if seconds <= end
         ]
         if not rows:
-            goals = curve[-1]
+            goals = {"hypervolume": (1, curve[-1][1]), "auroc": (2, curve[-1][2] - AUROC_SLACK)}
+            units = find_units(curve, goals)
+        times = {name: reached(curve, *goals[name.split("_")[1]]) for name in RATIOS}
         rows.append(
             {
                 "seed": seed,
@@ -256,8 +267,8 @@ def judge(runs: Sequence[Run], seed: int, cap: float) -> list[dict[str, Any]]:
                 **count_trials(found),
                 "hypervolume": curve[-1][1] if curve else 0.0,
                 "auroc": curve[-1][2] if curve else 0.0,
-                "ratio_hypervolume": ratio(curve, 1, goals[1], base["seconds"]),
-                "ratio_auroc": ratio(curve, 2, goals[2] - AUROC_SLACK, base["seconds"]),
+                **{name: at if at is None else at / units[name] for name, at in times.items()},
+                "most": {name: end / units[name] for name in RATIOS},
                 "at": [
                     {"times": t, "hypervolume": v, "auroc": a}
                     for t in (*(mark for mark in MARKS if mark < cap), cap)
@@ -267,6 +278,15 @@ def judge(runs: Sequence[Run], seed: int, cap: float) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def find_units(curve: Curve, goals: Mapping[str, tuple[int, float]]) -> dict[str, float]:
+    """What each ratio is a multiple of: seconds of CoralX's run, or until it was at the goal."""
+    units = {}
+    for name, goal in goals.items():
+        units[f"ratio_{name}"] = curve[-1][0]
+        units[f"ratio_{name}_own"] = next(e[0] for e in curve if e[goal[0]] >= goal[1])
+    return units
 
 
 def count_trials(found: Run) -> dict[str, int]:
@@ -280,14 +300,12 @@ def count_trials(found: Run) -> dict[str, int]:
     return {"trials": len({p["trial"] for p in points}), "full": len(full)}
 
 
-def ratio(
-    curve: Sequence[tuple[float, float, float]], figure: int, goal: float, seconds: float
-) -> float | None:
-    """When the figure first was at the goal, in multiples of `seconds`; None for never."""
-    return next((entry[0] / seconds for entry in curve if entry[figure] >= goal), None)
+def reached(curve: Curve, figure: int, goal: float) -> float | None:
+    """Seconds until the figure first was at the goal; None for never."""
+    return next((entry[0] for entry in curve if entry[figure] >= goal), None)
 
 
-def read(curve: Sequence[tuple[float, float, float]], seconds: float) -> tuple[float, float]:
+def read(curve: Curve, seconds: float) -> tuple[float, float]:
     """Hypervolume and best AUROC at a moment; zeros while there is nothing to hand over."""
     known = [entry for entry in curve if entry[0] <= seconds]
     return known[-1][1:] if known else (0.0, 0.0)
@@ -309,37 +327,44 @@ def as_results(found: Sequence[Objectives]) -> list[TrainingResult]:
     ]
 
 
-def summarise(rows: Sequence[Mapping[str, Any]], cap: float) -> dict[str, Any]:
-    """Per peer the ratios over seeds; a search that never got there counts as `cap`, which is too
-    little, and is counted in `censored`."""
+def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Per peer the ratios over seeds. A search that never got there counts as having got there at
+    its end, which is too little, and is counted in `censored`; from `least` on, figures may be
+    larger than they say."""
     summary: dict[str, Any] = {}
     for peer in PEERS:
         mine = [row for row in rows if row["peer"] == peer]
         if not mine:
             continue
         summary[peer] = {}
-        for figure in ("ratio_hypervolume", "ratio_auroc"):
-            found = [row[figure] for row in mine]
-            reached = spread([cap if value is None else value for value in found])
-            summary[peer][figure] = {**reached, "censored": found.count(None), "seeds": len(found)}
+        for figure in RATIOS:
+            found = [(row[figure], row["most"][figure]) for row in mine]
+            ends = [most for value, most in found if value is None]
+            summary[peer][figure] = {
+                **spread([most if value is None else value for value, most in found]),
+                "censored": len(ends),
+                "least": min(ends, default=None),
+                "seeds": len(found),
+            }
     return summary
 
 
 def describe(document: Mapping[str, Any]) -> list[str]:
     """The tables, and what each tool did."""
-    rows, cap = document["rows"], document["cap"]
+    rows = document["rows"]
     times = [entry["times"] for entry in rows[0]["at"]]
     lines = [
         f"{document['generations']} generations of {document['population']} on "
         f"{document['model']}, seeds {', '.join(map(str, document['seeds']))}; validation rows. "
-        "A tool's time to CoralX's final quality, as a multiple of CoralX's whole run:",
+        "A tool's time to CoralX's final quality, as a multiple of CoralX's whole run and of the "
+        "time until CoralX had it:",
         "",
     ]
     ratios = [
-        [peer, *(quote(figures[f], cap) for f in ("ratio_hypervolume", "ratio_auroc"))]
+        [peer, *(quote(figures[name]) for name in RATIOS)]
         for peer, figures in document["peers"].items()
     ]
-    lines += table(["tool", "to its hypervolume", "to its best AUROC - 0.005"], ratios)
+    lines += table(["tool", *RATIOS.values()], ratios)
     lines += [
         "",
         "Hypervolume / best AUROC of what could be handed over, by multiples of CoralX's time:",
@@ -355,11 +380,11 @@ def describe(document: Mapping[str, Any]) -> list[str]:
     return [*lines, "", *DESCRIPTIONS]
 
 
-def quote(figure: Mapping[str, float], cap: float) -> str:
-    """Median (low to high); at the cap it says that more is not known."""
+def quote(figure: Mapping[str, Any]) -> str:
+    """Median (low to high); where a search that never got there says that more is not known."""
+    least = math.inf if figure["least"] is None else figure["least"]
     low, median, high = (
-        f">{cap:g}x" if figure[part] >= cap else f"{figure[part]:.2f}x"
-        for part in ("low", "median", "high")
+        f"{'>' * (figure[part] >= least)}{figure[part]:.2f}x" for part in ("low", "median", "high")
     )
     missed = f", {figure['censored']} of {figure['seeds']} not reached" * bool(figure["censored"])
     return f"{median} ({low} to {high}{missed})"

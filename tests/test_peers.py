@@ -145,6 +145,11 @@ def test_time_to_quality_is_the_first_time_the_peer_has_what_coralx_ends_with(lo
     assert ratios["optuna_nsga2"] == (None, 1.5)
     assert ratios["syne_tune_moasha"] == (2.5, 2.5)
     assert [entry["auroc"] for entry in rows["ray_asha"]["at"]] == [0.0, 0.7, 0.79, 0.79, 0.79]
-    summary = peers.summarise(list(rows.values()), 4.0)
+    own = {p: (row["ratio_hypervolume_own"], row["ratio_auroc_own"]) for p, row in rows.items()}
+    assert own["optuna_nsga2"] == (None, 3.75)
+    assert own["syne_tune_moasha"] == (6.25, 6.25)
+    assert own["coralx"] == (1.0, 1.0)
+    summary = peers.summarise(list(rows.values()))
     assert summary["optuna_nsga2"]["ratio_hypervolume"]["censored"] == 1
-    assert peers.quote(summary["optuna_nsga2"]["ratio_hypervolume"], 4.0).startswith(">4x")
+    assert peers.quote(summary["optuna_nsga2"]["ratio_hypervolume"]).startswith(">4.00x")
+    assert peers.quote(summary["optuna_nsga2"]["ratio_hypervolume_own"]).startswith(">10.00x")
