@@ -219,11 +219,11 @@ class Worker:
 
 
 def _examinations(job: Job, steps: int, config: Config) -> list[int]:
-    """When P1 is looked at. A short stage is measured at its end alone: as a whole where it
-    selects, else by P1."""
+    """When P1 is looked at. A stage that selects is measured as a whole at its end, where a look
+    at P1 would tell nothing more; a short one at its end alone."""
     if not config.measures_all(job.stage):
         return [steps]
     if steps < LONG_STAGE:
         return []
-    points = examination_points(steps, config.training.evaluations_per_stage)
+    points = examination_points(steps, config.training.evaluations_per_stage)[:-1]
     return points if job.stage_index == 0 else [0, *points]
