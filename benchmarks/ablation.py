@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from coralx.compare.ways import run_coralx
 from coralx.config import Config, load_config
-from coralx.sides import run_coralx
 from coralx.train.worker import Worker
 
 Overrides = Mapping[str, Mapping[str, Any]]

@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coralx.config import OBJECTIVES
-from coralx.genes import Choice, Float, Gene, Integer
 from coralx.records import GeneValue, Genome, TrainingResult, TrainingStage
 from coralx.search import selection
 from coralx.search.space import build, ladder, sample, values
 from coralx.search.tiebreak import TIE_BREAKS
+from coralx.settings.genes import Choice, Float, Gene, Integer
 
 Losses = Sequence[float]
 

@@ -28,11 +28,11 @@ import numpy as np
 from naive_vs_coralx import Noting, full_training
 from results import describe_machine, spread, write_results
 
+from coralx.compare.ways import run_coralx
 from coralx.config import Config, load_config
 from coralx.records import Genome, TrainingResult
 from coralx.search import selection
 from coralx.search.space import sample_distinct
-from coralx.sides import run_coralx
 from coralx.train.worker import Worker
 
 Bounds = Mapping[str, tuple[float, float]]

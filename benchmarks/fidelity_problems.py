@@ -16,11 +16,11 @@ from itertools import accumulate
 import numpy as np
 from numpy.typing import NDArray
 
-from coralx.genes import Float
 from coralx.records import Cost, Genome, TrainingResult, TrainingStage
 from coralx.search.budget import stage_steps
 from coralx.search.space import build
-from coralx.sections import DEFAULT_STAGES
+from coralx.settings.genes import Float
+from coralx.settings.sections import DEFAULT_STAGES
 
 Vector = NDArray[np.float64]
 Function = Callable[[Vector], Vector]

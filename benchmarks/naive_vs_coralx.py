@@ -37,11 +37,11 @@ from ablation import measure_ablation
 from figures import draw_speedup
 from results import FOLDER, describe_machine, spread, write_results
 
+from coralx.compare.ways import Printer, Side, measure_front, naive_as_result, run_coralx
 from coralx.config import Config, load_config
 from coralx.records import Genome, TrainingResult, jsonable
 from coralx.search import selection
 from coralx.search.asktell import Search
-from coralx.sides import Printer, Side, measure_front, naive_as_result, run_coralx
 from coralx.train.measuring import AS_TRAINED
 from coralx.train.naive import NaiveRun
 from coralx.train.workbench import Workbench

@@ -28,7 +28,7 @@ from coralx.config import OBJECTIVES, Config, load_config
 from coralx.executors.local import LocalExecutor
 from coralx.loop import Executor, run
 from coralx.records import Cost, CurvePoint, Genome, Job, ModelShape, TrainingResult
-from coralx.retention import Retention
+from coralx.runs.retention import Retention
 from coralx.search import selection
 from coralx.search.asktell import Search
 from coralx.search.evolution import Evolution

@@ -41,14 +41,14 @@ from results import FOLDER, describe_machine, write_results
 from coralx.config import OBJECTIVES, Config, load_config
 from coralx.errors import ExtinctError
 from coralx.executors.replay import ReplayExecutor
-from coralx.genes import Gene
+from coralx.executors.replay_table import ReplayTable, read_rows, read_table
 from coralx.loop import run
 from coralx.records import Genome, TrainingResult, TrainingStage
-from coralx.replay_table import ReplayTable, read_rows, read_table
 from coralx.search import selection
 from coralx.search.asktell import Search
 from coralx.search.evolution import new_search
 from coralx.search.space import sample_distinct
+from coralx.settings.genes import Gene
 from coralx.store import History, MemoryStore
 
 TABLE = Path(__file__).parent.parent / "src" / "coralx" / "assets" / "replay_table.parquet"

@@ -35,9 +35,10 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import safetensors.torch
 
 import coralx.train.checkpoint
-from coralx import runs
 from coralx.config import Config, load_config
 from coralx.records import Job, TrainingResult
+from coralx.runs import opening, running
+from coralx.runs.watcher import Watcher
 from coralx.store import has_begun, read_history
 from coralx.train.checkpoint import load_checkpoint
 from coralx.train.worker import Worker
@@ -144,13 +145,13 @@ class Bench:
         try:
             self.worker.bench.checkpoints = directory / "checkpoints"
             self.worker.train = note_jobs(self.worker.train, log)  # type: ignore[method-assign]
-            runs._load_worker = lambda *_: self.worker
+            opening.load_worker = lambda *_: self.worker
             if instant is not None:
                 instant.arm()
             if has_begun(directory):
-                runs.resume_run(directory, runs.Watcher())
+                running.resume_run(directory, Watcher())
             else:
-                runs.start_run(self.config, directory, runs.Watcher())
+                running.start_run(self.config, directory, Watcher())
         except BaseException:
             traceback.print_exc()
             os._exit(1)

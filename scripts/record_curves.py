@@ -8,9 +8,10 @@ would have broken is written down, and only one that broke down (a number that i
 memory) goes no further. Every objective is measured after every stage, without the cross-modal
 proxy. Nothing is inherited: every curve begins with fresh weights.
 
-Rows are added to one Parquet file (`coralx.replay_table`) after every pack, so that the command
-can be stopped at any time; given again it goes on. Genomes come in the order they are drawn, each
-block on every task, so that what is recorded is at any time a fair draw and alike on all tasks.
+Rows are added to one Parquet file (`coralx.executors.replay_table`) after every pack, so that the
+command can be stopped at any time; given again it goes on. Genomes come in the order they are
+drawn, each block on every task, so that what is recorded is at any time a fair draw and alike on
+all tasks.
 Seconds are this machine's, a pack's shared out evenly: record on an idle machine, and on one.
 
 Data card of the table: rows are measurements of our own, made with the built-in data set, of which
@@ -38,10 +39,10 @@ import pyarrow.parquet
 
 from coralx.config import OBJECTIVES, Config, load_config
 from coralx.errors import CoralXError, DataError
+from coralx.executors.replay_table import Row, TableFacts, as_row, read_rows, write_rows
 from coralx.interrupts import stoppable, unbroken
 from coralx.records import Genome, TrainingResult
-from coralx.replay_table import Row, TableFacts, as_row, read_rows, write_rows
-from coralx.row_file import builtin_file
+from coralx.rows.file import builtin_file
 from coralx.search.jobs import plan_jobs
 from coralx.search.packing import pack
 from coralx.search.space import sample_distinct

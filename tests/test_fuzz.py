@@ -20,9 +20,9 @@ from PIL import Image
 
 from coralx.config import Config, load_config
 from coralx.errors import ConfigError, CoralXError, DataError
-from coralx.row_count import count_rows
-from coralx.row_file import iterate_rows
-from coralx.sections import DataSettings
+from coralx.rows.count import count_rows
+from coralx.rows.file import iterate_rows
+from coralx.settings.sections import DataSettings
 from coralx.train.rows import Rows, read_rows
 from coralx.train.vision import decode_image
 

@@ -119,8 +119,8 @@ def test_any_command_ends_alike_on_sigterm(monkeypatch: pytest.MonkeyPatch) -> N
     """So that what it would remove at its end, such as temporary files, is removed."""
     from typer.testing import CliRunner
 
-    from coralx import plan
     from coralx.cli import app
+    from coralx.plan import cost
 
-    monkeypatch.setattr(plan, "plan_run", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(cost, "plan_run", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     assert CliRunner().invoke(app, ["plan"]).exit_code == 130

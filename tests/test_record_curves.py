@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from coralx.config import OBJECTIVES
-from coralx.replay_table import read_rows, read_table
-from coralx.sections import DEFAULT_STAGES
+from coralx.executors.replay_table import read_rows, read_table
+from coralx.settings.sections import DEFAULT_STAGES
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "record_curves.py"
 TASK = "harmful_request"

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from coralx.search.space import build, check, sample_distinct
-from coralx.sections import DEFAULT_STAGES
+from coralx.settings.sections import DEFAULT_STAGES
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from coralx import runs
 from coralx.config import Config, load_config
-from coralx.plan import plan_run
+from coralx.plan.cost import plan_run
 from coralx.records import Progress, TrainingResult
-from coralx.runs import Watcher, resume_run, start_run
+from coralx.runs import opening
+from coralx.runs.running import resume_run, start_run
+from coralx.runs.watcher import Watcher
 from coralx.store import History
 from coralx.train.checkpoint import load_checkpoint
 from coralx.train.hook import Turn
@@ -72,7 +73,7 @@ def evolve(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> Callable[..., His
             return resume_run(directory, watcher)
         return start_run(config, directory, watcher)
 
-    monkeypatch.setattr(runs, "_load_worker", lend)
+    monkeypatch.setattr(opening, "load_worker", lend)
     return begin
 
 

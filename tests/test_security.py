@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from coralx.config import Config, load_config
 from coralx.errors import ConfigError, DataError, ModelError
 from coralx.records import Generation, Interval, Job, Stop, TestResult, TrainingResult
-from coralx.report import write_report
+from coralx.report.page import write_report
 from coralx.search.evolution import Evolution
 from coralx.store import History
 
@@ -338,7 +338,7 @@ def test_no_module_evaluates_text_or_reads_pickles() -> None:
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
                 assert "weights_only=True" in ast.unparse(node), path
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "yaml.load":
-                pytest.fail(f"{path}: use coralx.settings_file or yaml.safe_load")
+                pytest.fail(f"{path}: use coralx.settings.file or yaml.safe_load")
 
 
 def test_no_rule_of_security_is_silenced_in_the_source() -> None:

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from coralx.config import Config
-from coralx.genes import Choice, Gene
 from coralx.records import GeneValue, Genome
 from coralx.search import space
+from coralx.settings.genes import Choice, Gene
 from coralx.train.naive import NaiveRun
 from coralx.train.workbench import Workbench
 

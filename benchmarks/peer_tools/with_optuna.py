@@ -8,8 +8,8 @@ from typing import Any
 import optuna
 
 from coralx.config import OBJECTIVES
-from coralx.genes import Choice, Gene, Integer
 from coralx.records import Genome
+from coralx.settings.genes import Choice, Gene, Integer
 from peer_tools.trial import ETA, FULL, RUNGS, OutOfTime, Task, decode, labels
 
 

@@ -14,7 +14,7 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.basic_variant import BasicVariantGenerator
 
 from coralx.config import load_config
-from coralx.genes import Choice, Gene, Integer
+from coralx.settings.genes import Choice, Gene, Integer
 from coralx.train.workbench import Workbench
 from peer_tools.trial import ETA, FULL, RUNGS, Book, Task, Trial, decode, labels
 

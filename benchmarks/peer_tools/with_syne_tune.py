@@ -14,7 +14,7 @@ from syne_tune.optimizer.scheduler import SchedulerDecision
 from syne_tune.optimizer.schedulers.multiobjective.moasha import MOASHA
 
 from coralx.config import OBJECTIVES
-from coralx.genes import Choice, Gene, Integer
+from coralx.settings.genes import Choice, Gene, Integer
 from peer_tools.trial import ETA, FULL, RUNGS, OutOfTime, Task, decode, labels
 
 

@@ -16,7 +16,10 @@ from pydantic import (
 )
 
 from coralx.errors import ConfigError
-from coralx.genes import (
+from coralx.models import find_folder
+from coralx.records import TrainingStage, Whole
+from coralx.settings.file import read_settings
+from coralx.settings.genes import (
     DEFAULT_SPACE,
     Choice,
     Float,
@@ -26,17 +29,14 @@ from coralx.genes import (
     check_conditions,
     check_gene,
 )
-from coralx.models import find_folder
-from coralx.problems import describe_value, explain
-from coralx.records import TrainingStage, Whole
-from coralx.sections import (
+from coralx.settings.problems import describe_value, explain
+from coralx.settings.sections import (
     DataSettings,
     EvolutionSettings,
     HyperbandSettings,
     StorageSettings,
     TrainingSettings,
 )
-from coralx.settings_file import read_settings
 
 OBJECTIVES = {
     "task_skill": "max",

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from coralx.config import PREFIX_FOLDER, Config, load_config
 from coralx.errors import CoralXError
 from coralx.loop import run
-from coralx.problems import describe_value
 from coralx.records import Genome, Progress, TrainingResult
 from coralx.search.budget import efficiency
 from coralx.search.evolution import new_search
+from coralx.settings.problems import describe_value
 from coralx.store import History, MemoryStore
 
 if TYPE_CHECKING:

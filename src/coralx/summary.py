@@ -82,6 +82,11 @@ def front_results(history: History, generation: Generation) -> list[TrainingResu
     return [found[name] for name in generation.front if name in found]
 
 
+def current_front(history: History) -> list[TrainingResult]:
+    """The results on the front of a run as it stands; none before its first generation ended."""
+    return front_results(history, history.generations[-1]) if history.generations else []
+
+
 def count_merged(results: Iterable[TrainingResult]) -> dict[str, int]:
     """Children of merged weights, and how many had a higher P1 before their first step than
     either parent, on the same rows."""
@@ -94,9 +99,7 @@ def count_merged(results: Iterable[TrainingResult]) -> dict[str, int]:
 
 
 def _front(history: History) -> list[dict[str, Any]]:
-    if not history.generations:
-        return []
-    members = front_results(history, history.generations[-1])
+    members = current_front(history)
     tests = {(test.genome, test.stage): test for test in history.tests}
     first = history.config.objectives[0]
     sign = 1 if directions([first])[first] == "min" else -1

@@ -18,10 +18,11 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from coralx import row_file, runs
 from coralx.cli import app
 from coralx.errors import StoreError
-from coralx.sections import DataSettings
+from coralx.rows import file as rows_file
+from coralx.runs import running
+from coralx.settings.sections import DataSettings
 from coralx.train import rows as rows_module
 from coralx.train.splits import load_splits
 
@@ -224,7 +225,7 @@ def test_a_bad_row_is_refused_by_number(job: Any, name: str) -> None:
 @pytest.mark.usefixtures("pictures")
 @pytest.mark.parametrize("name", VALUES)
 def test_bad_rows_can_be_skipped(job: Any, name: str) -> None:
-    from coralx.sections import DataSettings
+    from coralx.settings.sections import DataSettings
 
     job.spoil_row(**VALUES[name][0])
     settings = DataSettings(on_bad_rows="skip")
@@ -329,7 +330,7 @@ def test_a_row_in_two_splits_is_refused_with_both_numbers(job: Any, split: str, 
 
 
 def test_skipping_keeps_a_row_of_two_splits_where_it_is_measured(job: Any) -> None:
-    from coralx.sections import DataSettings
+    from coralx.settings.sections import DataSettings
     from coralx.train.splits import load_splits
 
     lines = (job.folder / "test.jsonl").read_text(encoding="utf-8").splitlines()
@@ -341,7 +342,7 @@ def test_skipping_keeps_a_row_of_two_splits_where_it_is_measured(job: Any) -> No
 
 @pytest.mark.parametrize("seed", range(5))
 def test_copies_of_a_row_are_set_aside_together(job: Any, seed: int) -> None:
-    from coralx.sections import DataSettings
+    from coralx.settings.sections import DataSettings
     from coralx.train.splits import load_splits
 
     rows = [{"text": f"t{i % 30}", "label": i % 30 % 2} for i in range(90)]
@@ -356,7 +357,7 @@ def test_copies_of_a_row_are_set_aside_together(job: Any, seed: int) -> None:
 def test_outside_pictures_can_be_allowed(
     job: Any, pictures: None, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    from coralx.sections import DataSettings
+    from coralx.settings.sections import DataSettings
 
     elsewhere = tmp_path_factory.mktemp("away") / "a.png"
     elsewhere.write_bytes(_png())
@@ -371,7 +372,7 @@ def test_parquet_that_unpacks_to_too_much_is_refused(
 ) -> None:
     (job.folder / "rows.parquet").write_bytes(_parquet({"text": ["a", "b"], "label": [0, 1]}))
     job.use(train="rows.parquet")
-    monkeypatch.setattr(row_file, "MAX_ROWS", 1)
+    monkeypatch.setattr(rows_file, "MAX_ROWS", 1)
     job.refuse(f"{job.folder / 'rows.parquet'}: holds 2 rows, ", "at most 1 rows", "sample it")
 
 
@@ -387,7 +388,7 @@ def test_columns_that_are_not_read_are_not_decoded(job: Any) -> None:
     metadata = {"huggingface": json.dumps({"info": {"features": features}})}
     path = job.folder / "rows.parquet"
     path.write_bytes(_parquet(columns, metadata))
-    from coralx.sections import DataSettings
+    from coralx.settings.sections import DataSettings
 
     assert len(rows_module.read_rows(path, DataSettings()).rows) == 2
     with pytest.raises(rows_module.DataError, match="more than 40,000,000 pixels"):
@@ -449,7 +450,7 @@ def test_blank_lines_are_counted_beside_the_rows() -> None:
     from coralx.train.predict import Predictor
 
     predictor = Predictor.__new__(Predictor)
-    lines = row_file.parse_lines([b"\n", b"\n", b'{"text": ""}\n'], "rows")
+    lines = rows_file.parse_lines([b"\n", b"\n", b'{"text": ""}\n'], "rows")
     with pytest.raises(rows_module.DataError, match=r"^row 1 \(line 3\): text must be"):
         next(predictor.predict(lines, Path(), "text", "image"))
 
@@ -460,7 +461,7 @@ def test_a_full_disk_at_the_end_names_what_goes_on(
     def full(*_: Any) -> None:
         raise StoreError("summary.json: cannot be written: No space left on device")
 
-    monkeypatch.setattr(runs, "write_summary", full)
+    monkeypatch.setattr(running, "write_summary", full)
     result = job.run()
     assert result.exit_code == 2
     assert f"No space left on device; then `coralx resume {job.out}`" in result.stderr

@@ -7,9 +7,9 @@ import pytest
 
 from coralx.config import Config, load_config
 from coralx.executors.replay import ReplayExecutor, seconds_of
+from coralx.executors.replay_table import ReplayTable
 from coralx.loop import run
 from coralx.records import Cost, Genome, TrainingResult
-from coralx.replay_table import ReplayTable
 from coralx.search import space
 from coralx.search.asktell import Search
 from coralx.search.evolution import Evolution, new_search

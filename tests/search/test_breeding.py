@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from coralx.config import DEFAULT_SPACE, Choice
 from coralx.search import breeding, space
-from coralx.sections import EvolutionSettings
+from coralx.settings.sections import EvolutionSettings
 
 SEEDS = st.integers(0, 2**63 - 1)
 

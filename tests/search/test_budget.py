@@ -12,7 +12,7 @@ from coralx.config import load_config
 from coralx.errors import ConfigError
 from coralx.records import Cost, Stop
 from coralx.search import budget
-from coralx.sections import DEFAULT_STAGES
+from coralx.settings.sections import DEFAULT_STAGES
 
 
 def test_the_plan_of_the_specification() -> None:

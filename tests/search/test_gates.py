@@ -8,7 +8,7 @@ import pytest
 
 from coralx.records import CurvePoint, Stop
 from coralx.search import gates
-from coralx.sections import DEFAULT_STAGES
+from coralx.settings.sections import DEFAULT_STAGES
 
 SANITY, SHAKEOUT, _, FINISHER = DEFAULT_STAGES
 

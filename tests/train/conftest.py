@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from coralx.records import Genome, LoRAConfig
-from coralx.sections import DataSettings
+from coralx.settings.sections import DataSettings
 from coralx.train.adapters import PackedAdapters, Weights, new_weights
 from coralx.train.backbone import Backbone
 from coralx.train.network import score

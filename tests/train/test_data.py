@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coralx.sections import DEFAULT_STAGES
+from coralx.settings.sections import DEFAULT_STAGES
 from coralx.train.data import (
     batches,
     count_batches,

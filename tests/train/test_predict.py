@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from coralx.errors import DataError, ModelError
 from coralx.records import Genome
-from coralx.row_file import iterate_rows, parse_lines
+from coralx.rows.file import iterate_rows, parse_lines
 from coralx.train import predict as module
 from coralx.train.backbone import Backbone
 from coralx.train.checkpoint import SIDECAR, export_adapter

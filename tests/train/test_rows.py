@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from coralx.errors import DataError
-from coralx.row_file import builtin_file
-from coralx.sections import DataSettings
+from coralx.rows.file import builtin_file
+from coralx.settings.sections import DataSettings
 from coralx.train.rows import Rows, join, read_rows
 
 PLAIN = [{"text": "bake bread", "label": 0}, {"text": "break in", "label": 1}]

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from coralx.errors import DataError
-from coralx.row_count import SET_ASIDE
-from coralx.sections import DataSettings
+from coralx.rows.count import SET_ASIDE
+from coralx.settings.sections import DataSettings
 from coralx.train.rows import read_rows
 from coralx.train.splits import Splits, load_splits, set_aside
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from coralx.records import Genome, LoRAConfig
-from coralx.sections import TrainingSettings
+from coralx.settings.sections import TrainingSettings
 from coralx.train.adapters import PackedAdapters, Weights
 from coralx.train.backbone import Backbone
 from coralx.train.member import Member, StagePlan, build_pack, empty_moments

@@ -34,7 +34,7 @@ def plan(
 
     Example: `coralx plan configs/seed.yaml --steps-per-epoch 1000 --population 8 --json`
     """
-    from coralx.plan import plan_run
+    from coralx.plan.cost import plan_run
 
     settings = load(config, population=population, generations=generations)
     if steps_per_epoch is not None and not 0 < steps_per_epoch <= MOST_STEPS:
@@ -46,7 +46,7 @@ def plan(
     if as_json:
         typer.echo(json.dumps(found, indent=2))
         return
-    from coralx.plan_table import render_plan
+    from coralx.plan.table import render_plan
 
     render_plan(found, open_console())
 
@@ -75,11 +75,11 @@ def compare(
     Examples: `coralx compare`, `coralx compare configs/quick.yaml --json`,
     `coralx compare my-job/config.yaml --genomes 8 --rows 100000`
     """
-    from coralx.compare import Comparison, small_version
-    from coralx.compare_table import render_comparison
+    from coralx.cli.progress import follow
+    from coralx.compare.comparison import Comparison, small_version
+    from coralx.compare.table import render_comparison
     from coralx.interrupts import stoppable
     from coralx.models import resolve_model
-    from coralx.progress import follow
 
     settings, chosen = small_version(load(config, seed=seed), genomes, rows)
     resolve_model(settings.base_model)  # a wrong name is told before torch is loaded
@@ -109,7 +109,7 @@ def init(
 
     Example: `coralx init my-job` and then `coralx run my-job/config.yaml`
     """
-    from coralx.starter import write_starter
+    from coralx.cli.starter import write_starter
 
     for path in write_starter(folder):
         typer.echo(f"wrote {path}")

@@ -15,7 +15,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from coralx.runs import Watcher
+    from coralx.runs.watcher import Watcher
 
 BAD_INPUT = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -82,7 +82,7 @@ def tell(message: str) -> None:
 
 def notes() -> Watcher:
     """Says on stderr what is loaded, so that stdout holds the outcome alone."""
-    from coralx.runs import Watcher
+    from coralx.runs.watcher import Watcher
 
     class Notes(Watcher):
         def say(self, message: str) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from coralx.config import Config
-    from coralx.runs import Watcher
+    from coralx.runs.watcher import Watcher
     from coralx.store import History
 
 
@@ -51,7 +51,7 @@ def run(
     Examples: `coralx run`, `coralx run configs/quick.yaml --out runs/quick --seed 7`
     """
     from coralx.models import resolve_model
-    from coralx.runs import start_run
+    from coralx.runs.running import start_run
 
     settings = load(config, seed=seed, generations=generations, population=population)
     directory = out or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
@@ -69,8 +69,8 @@ def resume(folder: RunFolder) -> None:
 
     Example: `coralx resume runs/20260101-120000`
     """
-    from coralx.run_folder import SETTINGS, changed_settings
-    from coralx.runs import resume_run
+    from coralx.runs.folder import SETTINGS, changed_settings
+    from coralx.runs.running import resume_run
     from coralx.store import read_history
 
     settings = read_history(folder).config
@@ -86,11 +86,11 @@ def resume(folder: RunFolder) -> None:
 def _train(config: Config, directory: Path, work: Callable[[Watcher], History]) -> None:
     """Train with a live view, then show the outcome. Where nobody can be shown anything any more,
     as after `| head`, it trains all the same: a night's work does not hang on its view."""
+    from coralx.cli.progress import follow
     from coralx.interrupts import stoppable
-    from coralx.progress import follow
+    from coralx.report.terminal import render
     from coralx.store import has_begun
     from coralx.summary import summarize
-    from coralx.tables import render
 
     console = open_lasting_console()
     try:
@@ -110,8 +110,10 @@ def _train(config: Config, directory: Path, work: Callable[[Watcher], History]) 
 
 
 def _print_next(console: Console, directory: Path, front: list[dict[str, Any]]) -> None:
+    from coralx.runs.folder import REPORT
+
     run = quote(directory)
-    pairs = [("Report", str(directory / "report.html"))]
+    pairs = [("Report", str(directory / REPORT))]
     if front:
         best = front[0]["genome"]
         pairs.append(("Score rows", f"coralx predict {run}/adapters/{best} ROWS.jsonl"))

@@ -32,6 +32,7 @@ def report(
 
     Examples: `coralx report runs/mine`, `coralx report runs/mine --json`
     """
+    from coralx.runs.folder import REPORT, SUMMARY
     from coralx.store import read_history
     from coralx.summary import summarize, write_summary
 
@@ -40,14 +41,14 @@ def report(
         summary = summarize(history)
         typer.echo(json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False))
         return
-    from coralx.report import write_report
-    from coralx.tables import render
+    from coralx.report.page import write_report
+    from coralx.report.terminal import render
 
     console = open_console()
     render(summarize(history), console)
-    write_summary(history, folder / "summary.json")
-    write_report(history, folder / "report.html")
-    print_pairs(console, [("Report", str(folder / "report.html"))])
+    write_summary(history, folder / SUMMARY)
+    write_report(history, folder / REPORT)
+    print_pairs(console, [("Report", str(folder / REPORT))])
 
 
 def export(
@@ -65,7 +66,7 @@ def export(
     Example: `coralx export runs/mine 3f9a adapters/mine`
     """
     from coralx.models import resolve_model
-    from coralx.runs import export_genome
+    from coralx.runs.exporting import export_genome
     from coralx.store import read_history
 
     history = read_history(folder)
@@ -111,7 +112,7 @@ def reproduce(
 
     Example: `coralx reproduce runs/mine 3f9a`
     """
-    from coralx.reproduce import reproduce as train_again
+    from coralx.runs.reproduce import reproduce as train_again
     from coralx.store import read_history
 
     name = _find_genome(read_history(folder), folder, genome)
@@ -187,7 +188,7 @@ def predict(
     if out is not None:
         _check_file(out)
     with quiet_stdout():
-        from coralx.row_file import iterate_rows, parse_lines
+        from coralx.rows.file import iterate_rows, parse_lines
         from coralx.train.predict import Predictor, write_lines
 
         predictor = Predictor(adapter, device, trust_remote_code, notes().say)
@@ -212,10 +213,11 @@ def predict(
 
 def _check_adapter(folder: Path) -> None:
     """Tell a run from its adapters."""
+    from coralx.runs.folder import ADAPTERS
     from coralx.store import has_begun
 
     if has_begun(folder):
-        found = sorted(path.name for path in (folder / "adapters").glob("*"))
+        found = sorted(path.name for path in (folder / ADAPTERS).glob("*"))
         names = ", ".join(f"{folder}/adapters/{name}" for name in found)
         there = names or "none yet: a run writes them at its end, `coralx export` at any time"
         raise StoreError(f"{folder}: is a run; name one of its adapters: {there}")

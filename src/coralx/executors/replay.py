@@ -15,7 +15,7 @@ from coralx.records import Genome, Job, TrainingResult, TrainingStage
 
 
 class Recordings(Protocol):
-    """Where results come from: `coralx.replay_table.ReplayTable`, or a made-up problem."""
+    """Where results come from: `replay_table.ReplayTable` beside this, or a made-up problem."""
 
     def look_up(self, genome: Genome, stage: TrainingStage) -> TrainingResult:
         """A result of the stage for this genome; of it objectives, details, cost and whether

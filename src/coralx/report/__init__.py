@@ -1,5 +1,1 @@
-"""A run's report: one HTML file that needs nothing else, drawn from the journal."""
-
-from coralx.report.page import write_report
-
-__all__ = ["write_report"]
+"""A run's report, drawn from its journal: in the terminal, and as one HTML file."""

@@ -11,7 +11,7 @@ from coralx.records import CurvePoint, Genome, TrainingResult
 from coralx.report.markup import Markup, element, hover, join
 from coralx.report.plots import CORAL, SEA, STONE
 from coralx.store import History
-from coralx.summary import front_results
+from coralx.summary import current_front
 from coralx.wording import figure, genes_line, label
 
 Fate = Literal["front", "finished", "outranked", "stopped", "open"]
@@ -77,8 +77,7 @@ def read_lives(history: History) -> list[Life]:
     results: dict[str, dict[int, TrainingResult]] = {}
     for result in history.results:
         results.setdefault(result.genome.id, {})[result.stage_index] = result
-    last = history.generations[-1] if history.generations else None
-    front = {r.genome.id: r.stage for r in front_results(history, last)} if last else {}
+    front = {r.genome.id: r.stage for r in current_front(history)}
     closed = {generation.index for generation in history.generations}
     final = len(history.config.hyperband.stages) - 1
     lives = []

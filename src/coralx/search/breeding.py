@@ -13,7 +13,7 @@ from coralx.search import variation
 from coralx.search.budget import share_of
 from coralx.search.selection import tournament
 from coralx.search.space import Key, Space, build, key, sample, sample_distinct
-from coralx.sections import EvolutionSettings
+from coralx.settings.sections import EvolutionSettings
 
 # How often a child that repeats known genes is mutated again before its place stays empty, which
 # happens only where the space around its parents is all but used up.

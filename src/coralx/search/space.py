@@ -1,8 +1,8 @@
 """The search space: draw a genome, check one against it, measure how far two are apart.
 
-A space maps gene names onto gene kinds (`coralx.genes.Gene`). Names of `LoRAConfig` and `Genome`
-fields set those fields; any other name becomes an entry of `Genome.extra`. A gene whose `when` is
-not met is inactive: it is at rest, neither drawn nor mutated nor counted.
+A space maps gene names onto gene kinds (`coralx.settings.genes.Gene`). Names of `LoRAConfig` and
+`Genome` fields set those fields; any other name becomes an entry of `Genome.extra`. A gene whose
+`when` is not met is inactive: it is at rest, neither drawn nor mutated nor counted.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from coralx.errors import ConfigError
-from coralx.genes import Choice, Float, Gene, Integer, read_values
 from coralx.records import TRAINING_GENES, GeneValue, Genome, LoRAConfig
+from coralx.settings.genes import Choice, Float, Gene, Integer, read_values
 
 if TYPE_CHECKING:
     from numpy.random import Generator

@@ -5,7 +5,6 @@ from __future__ import annotations
 import bisect
 from typing import TYPE_CHECKING
 
-from coralx.genes import Choice, Float, Gene, Integer
 from coralx.records import GeneValue, Genome
 from coralx.search.space import (
     Genes,
@@ -20,7 +19,8 @@ from coralx.search.space import (
     settle,
     values,
 )
-from coralx.sections import EvolutionSettings
+from coralx.settings.genes import Choice, Float, Gene, Integer
+from coralx.settings.sections import EvolutionSettings
 
 if TYPE_CHECKING:
     from numpy.random import Generator

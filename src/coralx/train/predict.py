@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field, ValidationError
 from coralx.errors import DataError, ModelError
 from coralx.json_values import plain
 from coralx.records import LoRAConfig
-from coralx.row_values import check_text
+from coralx.rows.values import check_text
 from coralx.train.adapters import PackedAdapters
 from coralx.train.backbone import Backbone
 from coralx.train.checkpoint import import_adapter, read_sidecar

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coralx.errors import DataError
-from coralx.row_file import check_file, iterate_csv, iterate_json
-from coralx.row_values import (
+from coralx.rows.file import check_file, iterate_csv, iterate_json
+from coralx.rows.values import (
     Faults,
     check_columns,
     check_text,
@@ -24,7 +24,7 @@ from coralx.row_values import (
     read_safe,
     short,
 )
-from coralx.sections import DataSettings
+from coralx.settings.sections import DataSettings
 from coralx.train.vision import decode_image
 
 SPLITS = ("train", "validation", "test", "clean_holdout")

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from coralx.errors import DataError
-from coralx.row_count import SET_ASIDE
-from coralx.row_file import builtin_file
-from coralx.row_values import list_some
-from coralx.sections import DataSettings
+from coralx.rows.count import SET_ASIDE
+from coralx.rows.file import builtin_file
+from coralx.rows.values import list_some
+from coralx.settings.sections import DataSettings
 from coralx.train.data import divide, subset
 from coralx.train.rows import SPLITS, CheckedFile, Key, Rows, read_rows
 from coralx.wording import plural

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from coralx.records import Stop
-from coralx.sections import TrainingSettings
+from coralx.settings.sections import TrainingSettings
 from coralx.train.adapters import PackedAdapters
 from coralx.train.backbone import Backbone
 from coralx.train.lanes import Lanes, lanes_for, share_out

@@ -15,10 +15,10 @@ import torch
 
 from coralx.config import PREFIX_FOLDER, Config
 from coralx.errors import ModelError
-from coralx.genes import Choice, Integer
 from coralx.models import read_shape
 from coralx.records import Genome, LoRAConfig, ModelShape, Start
-from coralx.sections import TrainingSettings
+from coralx.settings.genes import Choice, Integer
+from coralx.settings.sections import TrainingSettings
 from coralx.train.adapters import PackedAdapters, Weights, hash_name, new_weights
 from coralx.train.backbone import Backbone
 from coralx.train.checkpoint import load_checkpoint

@@ -1,0 +1,1 @@
+"""The same genomes simulated, trained naively and by CoralX, side by side."""

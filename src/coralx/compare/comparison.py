@@ -1,0 +1,203 @@
+"""The same genomes simulated, trained in full one by one, and trained by CoralX, in one run.
+
+Both real sides use one machine, one process, the same rows and objectives. Loading is left out on
+both; CoralX pays for its frozen prefix and for all of its evaluations, naive for one evaluation of
+each adapter. Each side chooses on validation rows and is reported on test rows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import tempfile
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from coralx.compare.simulation import NOTE
+from coralx.compare.ways import Side, naive_side, run_coralx, run_naive, run_simulation
+from coralx.config import Config
+from coralx.records import Genome
+from coralx.runs.watcher import Watcher
+from coralx.search import budget, selection
+from coralx.search.breeding import found
+from coralx.wording import duration, plural
+
+if TYPE_CHECKING:
+    from coralx.train.naive import NaiveResult, NaiveTrainer
+    from coralx.train.worker import Worker
+
+MODES = ("simulation", "naive", "hyperband")
+PACE_STEPS = 6  # of naive training, from which its length is forecast
+
+
+class Comparison:
+    """Grows while it is measured: what it holds at any moment was measured in full.
+
+    Args:
+        config: with the genomes' number as `evolution.population`; see `small_version`.
+        genomes: to compare the three ways by.
+    """
+
+    def __init__(self, config: Config, genomes: Sequence[Genome]) -> None:
+        self.config, self.genomes = config, tuple(genomes)
+        self.sides: dict[str, Side] = {}
+        self._naive: list[NaiveResult] = []
+
+    def measure(self, watcher: Watcher) -> None:
+        """Simulate, train by CoralX, then naively; each side is kept once it is done.
+
+        Raises:
+            ConfigError, DataError, ModelError: what the configuration names cannot be used.
+            ExtinctError: CoralX stopped every genome.
+        """
+        from coralx.train.worker import Worker
+
+        with tempfile.TemporaryDirectory(prefix="coralx-") as folder, warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of transformers, about peft's calls
+            worker = Worker(self.config, Path(folder) / "checkpoints", watcher.say)
+            names = _measured_names(self.config, worker.bench.has_images)
+            self.sides["simulation"] = run_simulation(self.config, self.genomes, names)
+            watcher.say(NOTE)
+            watcher.say(forecast(self.config, worker, self.genomes[0]))
+            self.sides["hyperband"] = run_coralx(
+                self.config, worker, Path(folder), watcher, self.genomes
+            )
+            self.sides["naive"] = run_naive(
+                self.config, worker, self.genomes, watcher, self._keep_naive
+            )
+
+    @property
+    def complete(self) -> bool:
+        """Whether every side is there and every genome was trained naively."""
+        return "naive" in self.sides and bool(self.sides["naive"]["front"])
+
+    def document(self) -> dict[str, Any]:
+        """What was measured, as plain JSON values; null where something was not.
+
+        `speedup` is naive seconds / the line's own. Hypervolumes are over the objectives that
+        every real result has, under bounds that real results alone set. `left_out` names the
+        others: a user's own, which naive training does not measure.
+        """
+        real = [r for mode in MODES[1:] if mode in self.sides for r in self.sides[mode]["front"]]
+        names = [n for n in self.config.objectives if real and all(n in r.objectives for r in real)]
+        left_out = [
+            n
+            for n in self.config.objectives
+            if n not in names and any(n in r.objectives for r in real)
+        ]
+        bounds = selection.observed_bounds(real, names)
+        lines = []
+        for mode in (mode for mode in MODES if mode in self.sides):
+            side = self.sides[mode]
+            measured = bool(names and side["front"])
+            volume = selection.hypervolume(side["front"], names, bounds) if measured else math.nan
+            faster = self.sides["naive"]["seconds"] / side["seconds"] if self.complete else None
+            lines.append(
+                {
+                    "mode": mode,
+                    "real_gradients": mode != "simulation",
+                    "genomes": len(side["genomes"]),
+                    "seconds": side["seconds"],
+                    "speedup": faster,
+                    "steps": side["steps"],
+                    "tokens": side["tokens"],
+                    "computed_tokens": side["computed_tokens"],
+                    "front": len(side["front"]),
+                    "test_auroc_best": _finite(side["best"]),
+                    "test_hypervolume": _finite(volume),
+                    "note": NOTE if mode == "simulation" else None,
+                }
+            )
+        return {
+            "base_model": self.config.base_model,
+            "seed": self.config.evolution.seed,
+            "genomes": [genome.id for genome in self.genomes],
+            "objectives": names,
+            "left_out": left_out,
+            "complete": self.complete,
+            "modes": lines,
+        }
+
+    def _keep_naive(self, result: NaiveResult) -> None:
+        self._naive.append(result)
+        self.sides["naive"] = naive_side(self.genomes, self._naive)
+
+
+def small_version(config: Config, count: int, rows: int) -> tuple[Config, tuple[Genome, ...]]:
+    """The first `count` genomes of the configuration's generation 0, with a configuration of one
+    generation of them on at most `rows` rows of each split.
+
+    A `count` above the population draws as large a generation 0.
+
+    Raises:
+        ConfigError: the space holds fewer genomes.
+    """
+    evolution = config.evolution
+    size = max(count, evolution.population)
+    drawn = evolution.model_copy(update={"generations": 1, "population": size})
+    genomes = found(config.space, drawn)[:count]
+    most = min(config.data.max_rows or rows, rows)
+    sections = {
+        "evolution": drawn.model_copy(update={"population": count}),
+        "data": config.data.model_copy(update={"max_rows": most}),
+        # The sides are timed one after another, each with all cores.
+        "training": config.training.model_copy(update={"workers": 1}),
+    }
+    return config.model_copy(update=sections), genomes
+
+
+def forecast(config: Config, worker: Worker, genome: Genome) -> str:
+    """What the real sides will take: steps by plan, and seconds at the pace of a few naive steps
+    taken now, where there are enough to tell it from."""
+    from coralx.train.naive import NaiveTrainer
+
+    hyperband, population = config.hyperband, config.evolution.population
+    epoch, epochs = worker.bench.steps_per_epoch, hyperband.full_epochs
+    plan = budget.plan(hyperband.stages, population, epoch, epochs)
+    said = (
+        f"{plural(population, 'genome')}, {len(worker.bench.rows):,} training rows: "
+        f"{math.ceil(plan.naive_steps):,} naive steps, at most about "
+        f"{math.ceil(plan.hyperband_steps):,} through the stages, none in simulation"
+    )
+    if math.ceil(epochs * epoch) <= PACE_STEPS:
+        return said
+    pace = _measure_pace(NaiveTrainer(worker.bench, epochs), genome)
+    seconds = pace * (plan.naive_steps + plan.hyperband_steps)
+    return f"{said}; about {duration(seconds)} on this machine, and what evaluation takes"
+
+
+class _Enough(Exception):
+    """The few steps wanted are taken."""
+
+
+def _measure_pace(trainer: NaiveTrainer, genome: Genome) -> float:
+    """Seconds of a step."""
+    marks: list[float] = []
+
+    def mark(_step: int, _steps: int) -> None:
+        marks.append(time.perf_counter())
+        if len(marks) == PACE_STEPS:
+            raise _Enough
+
+    with contextlib.suppress(_Enough):
+        trainer.train(genome, mark)
+    return float(np.median(np.diff(marks)))
+
+
+def _measured_names(config: Config, images: bool) -> list[str]:
+    """The objectives that the configuration's rows allow to measure; P1 always."""
+    absent = set()
+    if not images:
+        absent.add("cross_modal_gain")
+    if not config.training.attack_rows:
+        absent.add("safety")
+    return [n for n in dict.fromkeys(("task_skill", *config.objectives)) if n not in absent]
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,202 @@
+"""The ways to train the same genomes: by CoralX, naively in full, and not at all.
+
+The real ones use one worker, the same rows and objectives; each chooses its front on validation
+rows and is reported on test rows.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict
+
+from coralx.compare.simulation import simulate
+from coralx.config import Config
+from coralx.loop import run
+from coralx.records import Genome, TrainingResult
+from coralx.runs.watcher import Watcher
+from coralx.search import selection
+from coralx.search.evolution import new_search
+from coralx.store import History, Store
+from coralx.wording import duration
+
+if TYPE_CHECKING:
+    from coralx.train.naive import NaiveResult
+    from coralx.train.worker import Worker
+
+
+class Side(TypedDict):
+    """What one way of training came to.
+
+    `front` holds the results that nothing dominates on validation rows, with their objectives on
+    test rows; `best` is the test AUROC of the one with the best validation AUROC. A side that was
+    interrupted has neither: its `front` is empty and `best` is NaN.
+    """
+
+    seconds: float
+    steps: int
+    tokens: int
+    computed_tokens: int
+    genomes: list[Genome]
+    front: list[TrainingResult]
+    best: float
+
+
+class Printer(Watcher):
+    """Says what goes on, on standard output."""
+
+    def say(self, message: str) -> None:
+        print(message, flush=True)
+
+
+PRINTER = Printer()
+
+
+def run_coralx(
+    config: Config,
+    worker: Worker,
+    folder: Path,
+    watcher: Watcher = PRINTER,
+    genomes: Sequence[Genome] | None = None,
+) -> Side:
+    """Evolve as `coralx run` does, journal included, then measure the front on test rows.
+
+    Args:
+        folder: for the journal; new or empty.
+        genomes: those of generation 0; drawn from the space if None.
+    """
+    from coralx.executors.local import LocalExecutor
+
+    bench = worker.bench
+    evolution = new_search(config, genomes, bench.has_images, bench.shape)
+    store = Store(folder / "journal")
+    watcher.begin(evolution)
+    began = time.perf_counter()
+    try:
+        executor = LocalExecutor(worker, watcher.observe)
+        front = run(evolution, executor, store, History(config, {}))
+    finally:
+        store.close()
+    seconds = time.perf_counter() - began
+    watcher.say(f"measuring the front of {len(front)} on the test rows")
+    tested, best = measure_front(worker, front)
+    costs = [result.cost for result in evolution.results]
+    side = Side(
+        seconds=seconds,
+        steps=sum(cost.steps for cost in costs),
+        tokens=sum(cost.tokens for cost in costs),
+        computed_tokens=sum(cost.computed_tokens for cost in costs),
+        genomes=list({r.genome.id: r.genome for r in evolution.results}.values()),
+        front=tested,
+        best=best,
+    )
+    size = len(side["front"])
+    skill = f"test AUROC {side['best']:.3f}"
+    watcher.say(f"hyperband: {duration(seconds)}, {size} on the front, {skill}")
+    return side
+
+
+def measure_front(
+    worker: Worker, front: Sequence[TrainingResult]
+) -> tuple[list[TrainingResult], float]:
+    """The results with their objectives on test rows, and the test AUROC of the one with the best
+    validation AUROC."""
+    found = {result.genome.id: worker.test(result).objectives for result in front}
+    tested = [
+        r.model_copy(update={"objectives": {n: i.value for n, i in found[r.genome.id].items()}})
+        for r in front
+    ]
+    return tested, found[_most_skilled(front)]["task_skill"].value
+
+
+def run_naive(
+    config: Config,
+    worker: Worker,
+    genomes: Sequence[Genome],
+    watcher: Watcher = PRINTER,
+    tell: Callable[[NaiveResult], None] = lambda _: None,
+) -> Side:
+    """Train every genome in full, one after another, then measure the front on test rows.
+
+    Args:
+        tell: told each genome's result as soon as it is there.
+    """
+    from coralx.train.naive import NaiveTrainer
+
+    trainer = NaiveTrainer(worker.bench, config.hyperband.full_epochs)
+    worker.bench.validation(100)
+    worker.bench.test()
+    results: list[NaiveResult] = []
+    for place, genome in enumerate(genomes, start=1):
+        head = f"naive {place}/{len(genomes)}"
+
+        def observe(step: int, steps: int, head: str = head) -> None:
+            watcher.show(f"{head}: step {step:,}/{steps:,}")
+
+        results.append(trainer.train(genome, observe))
+        tell(results[-1])
+        skill, seconds = results[-1].validation["task_skill"], results[-1].train_seconds
+        watcher.say(f"{head}: {duration(seconds)}, validation AUROC {skill:.3f}")
+    pairs = zip(genomes, results, strict=True)
+    judged = [naive_as_result(genome, result.validation) for genome, result in pairs]
+    front = selection.front(judged, config.objectives)
+    tested = {r.genome.id: trainer.test(r.genome) for r in front}
+    side = naive_side(genomes, results)
+    side["front"] = [naive_as_result(r.genome, tested[r.genome.id]) for r in front]
+    side["best"] = tested[_most_skilled(front)]["task_skill"]
+    return side
+
+
+def naive_side(genomes: Sequence[Genome], results: Sequence[NaiveResult]) -> Side:
+    """What naive training of the genomes that have results cost, as yet without test figures."""
+    return Side(
+        seconds=sum(r.train_seconds + r.eval_seconds for r in results),
+        steps=sum(r.steps for r in results),
+        tokens=sum(r.tokens for r in results),
+        computed_tokens=sum(r.computed_tokens for r in results),
+        genomes=list(genomes[: len(results)]),
+        front=[],
+        best=math.nan,
+    )
+
+
+def run_simulation(config: Config, genomes: Sequence[Genome], names: Sequence[str]) -> Side:
+    """What the instant heuristic says; its figures stand for nothing."""
+    began = time.perf_counter()
+    results = simulate(genomes, names, config.evolution.seed)
+    seconds = time.perf_counter() - began
+    best = max(results, key=lambda r: r.objectives["task_skill"])
+    return Side(
+        seconds=seconds,
+        steps=0,
+        tokens=0,
+        computed_tokens=0,
+        genomes=list(genomes),
+        front=selection.front(results, config.objectives),
+        best=best.objectives["task_skill"],
+    )
+
+
+def naive_as_result(genome: Genome, objectives: Mapping[str, float]) -> TrainingResult:
+    """Objectives of a naively trained genome as selection takes them."""
+    return TrainingResult(
+        job="naive",
+        genome=genome,
+        generation=genome.generation,
+        stage="naive",
+        stage_index=0,
+        lora_cfg=genome.lora_cfg,
+        objectives=dict(objectives),
+    )
+
+
+def _most_skilled(results: Sequence[TrainingResult]) -> str:
+    """Genome id of the best P1; one that is no number is the worst."""
+
+    def skill(result: TrainingResult) -> float:
+        value = result.objectives["task_skill"]
+        return value if math.isfinite(value) else -math.inf
+
+    return max(results, key=skill).genome.id

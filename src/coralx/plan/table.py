@@ -1,0 +1,85 @@
+"""What a run will cost as a terminal table."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from coralx.plan.cost import Plan
+from coralx.wording import count, large, megabytes, plural, tera
+
+UNSEEN = (
+    "Not looked at, as a run does before it trains: pictures and tasks, rows that stand in two "
+    "files, what setting rows aside leaves, the model's weights and tokenizer."
+)
+
+
+def render_plan(plan: Plan, console: Console) -> None:
+    """Print the plan: the stages of one generation, then what the whole run comes to."""
+    run = plan["run"]
+    about = "about " if "rows" in plan["estimated"] else ""
+    rows = f"{about}{count(plan['rows'])} training rows, " if plan["rows"] else ""
+    console.print(
+        Text.assemble(
+            (f"{plural(plan['population'], 'genome')} a generation", "bold"),
+            f", {plural(run['generations'], 'generation')}; {rows}"
+            f"batches of {plan['batch_size']}, {count(plan['steps_per_epoch'])} steps an epoch\n",
+        ),
+    )
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
+    table.add_column("stage", overflow="fold")
+    for heading in ("genomes", "steps each", "steps", "~tokens", "~TFLOP", "~peak MB"):
+        table.add_column(heading, justify="right")
+    for stage in plan["stages"]:
+        numbers = [count(stage["genomes"]), _exactly(stage["steps_per_genome"])]
+        table.add_row(Text(stage["name"]), *numbers, *_costs(stage, stage["steps"]))
+    total = _costs(plan, plan["hyperband_steps"])
+    table.add_row("one generation", "", "", *total, style="bold")
+    if run["generations"] > 1:
+        spent = _costs({**run, "memory": plan["memory"]}, run["hyperband_steps"])
+        table.add_row("whole run", count(run["genomes"]), "", *spent, style="bold")
+    console.print(table)
+    console.print(_describe_saving(plan), highlight=False)
+
+
+def _describe_saving(plan: Plan) -> str:
+    epochs = _exactly(plan["naive_epochs"])
+    lines = [
+        f"\nNaive full training, {epochs} epochs each: {_exactly(plan['naive_steps'])} steps; "
+        f"staged: {_exactly(plan['hyperband_steps'])} steps; {plan['speedup']:.2f}x fewer."
+    ]
+    run = plan["run"]
+    if run["generations"] > 1:
+        lines.append(
+            f"Over {run['generations']} generations: {_exactly(run['naive_steps'])} against "
+            f"{_exactly(run['hyperband_steps'])} steps."
+        )
+    whole = plan["whole"]
+    lines.append(
+        f"Trained are whole steps of each genome in each stage: {count(whole['naive_steps'])} "
+        f"naive; {count(whole['hyperband_steps'])} staged; {whole['speedup']:.2f}x fewer."
+    )
+    sure = "unrounded, if every genome passes its gates"
+    if "rows" in plan["estimated"]:
+        sure = (
+            "unrounded, and all follow from an estimate of the training rows: some are set aside, "
+            "or bad ones are left out"
+        )
+    lines.append(
+        f"Steps in the table are {sure}. ~ marks estimates: "
+        "tokens from the length of the texts, FLOPs of training alone, memory of base, adapters "
+        "and activations without Python and its libraries."
+    )
+    lines.append(UNSEEN)
+    return "\n".join(lines)
+
+
+def _costs(line: Plan, steps: float) -> list[str]:
+    return [_exactly(steps), large(line["tokens"]), tera(line["flops"]), megabytes(line["memory"])]
+
+
+def _exactly(number: float) -> str:
+    """All digits that say something: 6,500 and 2.5."""
+    return f"{number:,.10g}" if number < 1e10 else f"{number:,.0f}"

@@ -1,0 +1,76 @@
+"""Adapters out of a run: of a genome that is asked for, and what a finished run lacks."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from coralx.config import PREFIX_FOLDER
+from coralx.errors import CheckpointError, StoreError
+from coralx.records import TrainingResult
+from coralx.runs import opening
+from coralx.runs.folder import CHECKPOINTS
+from coralx.runs.repair import Mender
+from coralx.runs.reproduce import find_result
+from coralx.runs.retention import Retention, measure
+from coralx.runs.watcher import Watcher
+from coralx.store import History, read_history
+from coralx.summary import current_front
+
+
+def export_genome(directory: Path, genome: str, target: Path, watcher: Watcher) -> TrainingResult:
+    """Write a trained genome of a run as a PEFT adapter.
+
+    A checkpoint that is damaged, or was removed to keep the disk bounded, is trained again, for
+    which the run must not be in use.
+
+    Raises:
+        StoreError: the run has no such genome, it left no checkpoint, it was last scored without
+            its pictures, or it must be trained again while another process is at work in the run.
+    """
+    from coralx.train.export import export_result, load_backbone
+
+    history = read_history(directory)
+    best = find_result(history, directory, genome)
+    _check_scored_whole(history, best)
+    config, images = history.config, bool(history.facts["images"])
+    watcher.say(f"loading base model {config.base_model}")
+    backbone = load_backbone(config)
+    try:
+        checkpoints = directory / CHECKPOINTS
+        export_result(config, backbone, checkpoints, best, images, target)
+    except CheckpointError:  # rows are needed only to train it again
+        # For its lock alone: the journal says nothing of exports.
+        with contextlib.closing(opening.open_journal(directory, watcher)):
+            export_mended(directory, history, {target: best}, watcher)
+    return best
+
+
+def _check_scored_whole(history: History, result: TrainingResult) -> None:
+    """Refuse a result whose threshold and scaling were fitted to the text of rows alone."""
+    if any(job.id == result.job and job.text_only for job in history.jobs):
+        raise StoreError(
+            f"{result.genome.id} went no further than {result.stage}, where rows are scored by "
+            "their text alone (hyperband.cross_modal_proxy), so no decision threshold for their "
+            "pictures is measured; export a genome that reached a later stage"
+        )
+
+
+def export_mended(
+    directory: Path, history: History, adapters: Mapping[Path, TrainingResult], watcher: Watcher
+) -> None:
+    """Write results as adapters, training again what is missing or damaged of their checkpoints;
+    the run must be locked. Of what was trained, a run keeps no more than it had, and its front."""
+    checkpoints = directory / CHECKPOINTS
+    kept = {name for name, _ in measure(checkpoints)}
+    kept |= {result.checkpoint for result in current_front(history) if result.checkpoint}
+    try:
+        worker = opening.load_worker(history.config, directory, watcher)
+        mender = Mender(directory, worker, say=watcher.say, observe=watcher.observe)
+        for target, result in adapters.items():
+            mender.heal(lambda member=result, to=target: worker.export(member, to))  # type: ignore[misc]
+    finally:
+        Retention(checkpoints, 0).drop_orphans(kept)
+        shutil.rmtree(directory / PREFIX_FOLDER, ignore_errors=True)

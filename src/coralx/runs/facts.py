@@ -1,0 +1,66 @@
+"""What a run's journal says of where and on what it computes, and of changes between sittings."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from coralx.config import Config
+from coralx.runs.watcher import Watcher
+
+if TYPE_CHECKING:
+    from coralx.train.worker import Worker
+
+PACKAGES = ("coralx", "torch", "transformers", "peft", "pymoo", "moocore", "numpy")
+
+
+def run_facts(config: Config, worker: Worker) -> dict[str, Any]:
+    """What the journal's first record says of a run."""
+    splits = worker.bench.splits
+    rows = {
+        "train": len(splits.train),
+        "validation": len(splits.validation),
+        "test": len(splits.test),
+        "clean_holdout": len(splits.clean_validation) + len(splits.clean_test),
+    }
+    return {
+        "config": config.model_dump(mode="json"),
+        "seed": config.evolution.seed,
+        "steps_per_epoch": worker.bench.steps_per_epoch,
+        "rows": rows,
+        "classes": splits.classes,
+        "left_out": dict(splits.left_out),
+        "tasks": sorted(set(splits.train.tasks)),
+        "images": worker.bench.has_images,
+        **machine_facts(worker),
+    }
+
+
+def machine_facts(worker: Worker) -> dict[str, Any]:
+    """Where a sitting computes; `numerics` is what the last bits of a result depend on."""
+    device = worker.bench.device.type
+    return {
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES}
+        | {"python": platform.python_version()},
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {device}",
+        "numerics": worker.numerics(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def warn_of_change(before: dict[str, Any], now: dict[str, Any], watcher: Watcher) -> None:
+    """A run goes on anywhere, but only where it began does it end with the same bits."""
+    changed = [
+        f"{name}: {old} then, {now[part].get(name)} now"
+        for part in ("versions", "numerics")
+        for name, old in before.get(part, {}).items()
+        if now[part].get(name) != old
+    ]
+    if changed:
+        watcher.say(
+            "warning: results from here on may differ in their last bits from those of a run that "
+            f"was never stopped, because of {'; '.join(changed)}"
+        )

@@ -1,0 +1,125 @@
+"""`coralx reproduce`: train a genome again from its recorded lineage and compare the weights."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from coralx.errors import CheckpointError, StoreError
+from coralx.records import TrainingResult
+from coralx.runs.folder import CHECKPOINTS
+from coralx.runs.provenance import Provenance
+from coralx.runs.repair import train_again
+from coralx.store import History, read_history
+from coralx.summary import current_front
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """A genome trained again: how its last checkpoint came about and whether it is the same.
+
+    `jobs` are those of its lineage, in order: its own stages, those of the parents whose weights
+    it inherited, and of all that trained in a pack with them. `difference` is the largest between
+    two weights, 0.0 for identical ones and None where the run's own are no longer there.
+    """
+
+    genome: str
+    stage: str
+    jobs: tuple[str, ...]
+    steps: int
+    recorded: str
+    again: str
+    difference: float | None
+
+    @property
+    def identical(self) -> bool:
+        """Bit for bit: an id ends in the fingerprint of the weights."""
+        return self.recorded == self.again
+
+    def describe(self) -> str:
+        """The outcome in a few lines."""
+        lines = [
+            f"genome {self.genome}, {self.stage}: trained again in {len(self.jobs)} jobs, "
+            f"{self.steps} steps of a genome",
+            f"recorded {self.recorded}",
+            f"again    {self.again}",
+        ]
+        if self.identical:
+            lines.append("identical: every weight and optimiser moment is the same, bit for bit")
+        elif self.difference is None:
+            lines.append("not identical; the run's own weights are no longer there to compare")
+        else:
+            lines.append(f"not identical: weights differ by up to {self.difference:.3g}")
+        return "\n".join(lines)
+
+
+def reproduce(
+    directory: Path,
+    genome: str,
+    say: Callable[[str], None] = lambda _: None,
+) -> Reproduction:
+    """Train a genome of a run again from fresh weights, in a folder of its own.
+
+    The run directory is only read.
+
+    Raises:
+        StoreError: the run has no such genome, or its journal does not say how it was trained.
+        DataError, ModelError: the run's data or base model is no longer there.
+    """
+    from coralx.train.worker import Worker
+
+    history = read_history(directory)
+    target = find_result(history, directory, genome)
+    recorded = target.checkpoint or ""
+    packs = Provenance(history).packs_to(recorded, whole=lambda _: False)
+    with tempfile.TemporaryDirectory(prefix="coralx-reproduce-") as folder:
+        checkpoints = Path(folder) / CHECKPOINTS
+        worker = Worker(history.config, checkpoints, say)
+        again, taken = None, 0
+        for place, pack in enumerate(packs, start=1):
+            members = ", ".join(genome.id for genome in pack.job.genomes)
+            say(f"job {place} of {len(packs)}: {pack.job.id} ({members})")
+            results = train_again(worker, pack)
+            taken += sum(result.cost.steps for result in results)
+            again = next((r for r in results if r.genome.id == target.genome.id), again)
+        name = again.checkpoint if again and again.checkpoint else ""
+        return Reproduction(
+            genome=target.genome.id,
+            stage=target.stage,
+            jobs=tuple(pack.job.id for pack in packs),
+            steps=taken,
+            recorded=recorded,
+            again=name,
+            difference=_compare(checkpoints, name, directory / CHECKPOINTS, recorded),
+        )
+
+
+def find_result(history: History, directory: Path, genome: str) -> TrainingResult:
+    """The genome's result that is on the front, else that of the highest stage that left weights.
+
+    Raises:
+        StoreError: the run has no such genome, or it left none.
+    """
+    found = [r for r in history.results if r.genome.id == genome and r.checkpoint]
+    if not found:
+        known = ", ".join(dict.fromkeys(r.genome.id for r in history.results if r.checkpoint))
+        raise StoreError(
+            f"{directory}: no trained genome {genome!r}; there are {known or 'none yet'}"
+        )
+    front = current_front(history)
+    stages = [result.stage for result in front if result.genome.id == genome]
+    return max(found, key=lambda result: (result.stage in stages, result.stage_index))
+
+
+def _compare(folder: Path, name: str, other_folder: Path, other: str) -> float | None:
+    from coralx.train.checkpoint import largest_difference, load_checkpoint
+
+    if name == other:
+        return 0.0
+    try:
+        before = load_checkpoint(other_folder, other).weights
+    except CheckpointError:
+        return None
+    return largest_difference(load_checkpoint(folder, name).weights, before)

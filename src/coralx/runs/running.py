@@ -1,0 +1,175 @@
+"""A run directory from start to summary: what `coralx run` and `coralx resume` do."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from coralx.adapter_files import is_whole
+from coralx.config import PREFIX_FOLDER, Config
+from coralx.durable import write_whole
+from coralx.errors import ExtinctError, StoreError
+from coralx.loop import run
+from coralx.records import TrainingResult
+from coralx.report.page import write_report
+from coralx.runs import opening
+from coralx.runs.exporting import export_mended
+from coralx.runs.facts import machine_facts, run_facts, warn_of_change
+from coralx.runs.folder import REPORT, SETTINGS, SUMMARY, adapter_folder, check_new, check_writable
+from coralx.runs.repair import Mender
+from coralx.runs.retention import Retention
+from coralx.runs.watcher import Watcher
+from coralx.search.evolution import new_search
+from coralx.store import History, Store, read_history
+from coralx.summary import current_front, write_summary
+from coralx.wording import scarce
+
+if TYPE_CHECKING:
+    from coralx.train.worker import Worker
+
+
+def start_run(config: Config, directory: Path, watcher: Watcher) -> History:
+    """Evolve in a new run directory and write all that belongs in it.
+
+    Raises:
+        StoreError: the directory holds a run or files of names that a run writes, is in use or
+            cannot be written.
+        ConfigError, DataError, ModelError, ExecutorError: what the configuration says or names
+            cannot be used; nothing is written.
+        ExtinctError: no genome is left.
+    """
+    check_new(directory)
+    check_writable(directory)
+    new_search(config)  # a space that cannot fill the population is told before all else
+    worker = opening.load_worker(config, directory, watcher)
+    for text in scarce(worker.bench.splits.classes):
+        watcher.say(f"warning: {text}")
+    store = Store(directory)
+    try:
+        check_new(directory)  # another process may have begun one meanwhile
+        settings = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+        write_whole(directory / SETTINGS, settings)
+        store.append("run_started", run_facts(config, worker))
+        return _continue(directory, store, worker, watcher)
+    finally:
+        store.close()
+
+
+def resume_run(directory: Path, watcher: Watcher) -> History:
+    """Go on where a stopped run was; what is journalled is not trained again. A finished run gets
+    its outputs anew, and those of its adapters that are missing or damaged.
+
+    Raises:
+        StoreError: not a run directory, its journal is damaged, or another process is at work
+            in it.
+    """
+    read_history(directory)  # before anything is written, as the lock is
+    with contextlib.closing(opening.open_journal(directory, watcher)) as store:
+        history = read_history(directory)  # its last owner may have gone on meanwhile
+        if history.finished:
+            _complete(directory, history, watcher)
+            return history
+        worker = opening.load_worker(history.config, directory, watcher)
+        warn_of_change(history.facts, machine_facts(worker), watcher)
+        store.append("resumed", machine_facts(worker))
+        return _continue(directory, store, worker, watcher)
+
+
+def _complete(directory: Path, history: History, watcher: Watcher) -> None:
+    """What a finished run may lack: its last sitting was killed after the last record, or files
+    were lost since, as where the journal alone was restored from a backup."""
+    shutil.rmtree(directory / PREFIX_FOLDER, ignore_errors=True)
+    members = {
+        adapter_folder(directory, result.genome.id): result for result in current_front(history)
+    }
+    lost = {folder: result for folder, result in members.items() if not is_whole(folder)}
+    if lost:
+        names = ", ".join(result.genome.id for result in lost.values())
+        watcher.say(f"adapters of the front that are missing or damaged are written again: {names}")
+        export_mended(directory, history, lost, watcher)
+    _write_outputs(directory, history)
+
+
+def _continue(directory: Path, store: Store, worker: Worker, watcher: Watcher) -> History:
+    """Replay, evolve, take the final figures, write the outputs."""
+    from coralx.executors import open_executor
+    from coralx.train.prefix_store import drop_parts
+
+    history = read_history(directory)
+    bench = worker.bench
+    drop_parts(directory / PREFIX_FOLDER)
+    evolution = new_search(history.config, image_task=bench.has_images, shape=bench.shape)
+    mender = Mender(directory, worker, store, watcher.say, watcher.observe)
+    retention = Retention(bench.checkpoints, history.config.storage.checkpoints_gb, watcher.say)
+    retention.drop_orphans(r.checkpoint for r in history.results if r.checkpoint)
+    ending = "paused"
+    try:
+        with open_executor(worker, watcher.observe, mender.heal, watcher.say) as executor:
+            front = run(evolution, executor, store, history, retention.tidy, watcher.begin)
+        retention.tidy(evolution)  # a sitting that finds all trained has told nothing new
+        closed, planned = len(evolution.closed), history.config.evolution.generations
+        if closed < planned:
+            watcher.say(
+                f"the space holds no genome that was not trained: ended after generation {closed} "
+                f"of {planned}; widen the space for more"
+            )
+        _measure_front(directory, front, history, store, worker, mender, watcher)
+        ending = "run_finished"
+    except ExtinctError:
+        _write_outputs(directory, read_history(directory))
+        watcher.say(
+            f"what was tried, and why it was stopped: {directory / 'report.html'}; what passed an "
+            "earlier stage can still be had by `coralx export`"
+        )
+        shutil.rmtree(directory / PREFIX_FOLDER, ignore_errors=True)
+        raise
+    finally:
+        _record_ending(store, ending)
+    shutil.rmtree(directory / PREFIX_FOLDER, ignore_errors=True)
+    history = read_history(directory)
+    _write_outputs(directory, history)
+    return history
+
+
+def _measure_front(
+    directory: Path,
+    front: list[TrainingResult],
+    history: History,
+    store: Store,
+    worker: Worker,
+    mender: Mender,
+    watcher: Watcher,
+) -> None:
+    """Final figures on the test rows, once for each member, and its adapter."""
+    watcher.say(f"measuring the front of {len(front)} on the test rows")
+    known = {(test.genome, test.stage) for test in history.tests}
+    for result in front:
+        if (result.genome.id, result.stage) not in known:
+            store.append("test", mender.heal(lambda member=result: worker.test(member)))  # type: ignore[misc]
+        folder = adapter_folder(directory, result.genome.id)
+        mender.heal(lambda member=result, to=folder: worker.export(member, to))  # type: ignore[misc]
+
+
+def _record_ending(store: Store, ending: str) -> None:
+    """A run that cannot even record that it stops is resumed all the same: say nothing of it
+    over the error that stopped it."""
+    try:
+        store.append(ending, {})
+    except StoreError:
+        if ending == "run_finished":
+            raise
+
+
+def _write_outputs(directory: Path, history: History) -> None:
+    """All that they are drawn from is in the journal, so a full disk costs nothing but them."""
+    try:
+        write_summary(history, directory / SUMMARY)
+        write_report(history, directory / REPORT)
+    except StoreError as error:
+        raise StoreError(
+            f"{error}; then `coralx resume {directory}`, which trains nothing again"
+        ) from None

@@ -1,0 +1,203 @@
+"""The genes of a search space: their kinds, the default ones, and what values each may have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from graphlib import CycleError, TopologicalSorter
+from typing import Annotated, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+
+from coralx.records import TRAINING_GENES, GeneValue, Genome, LoRAConfig, Number, Whole
+from coralx.settings.problems import describe_value, explain, nearest
+
+
+class Settings(BaseModel):
+    """Immutable section of the configuration that refuses unknown keys.
+
+    Rules between keys are validators of the later key, not of the section: those of a section
+    are only checked where all its keys are in order, and a user wants every problem at once.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False
+    )
+
+
+class GeneSettings(Settings):
+    """What genes of every kind can have.
+
+    `when` makes a gene conditional: it counts only while every gene named there has one of the
+    values listed. Otherwise it rests at the default of its field, or at None for a user's own.
+    """
+
+    when: dict[str, Annotated[tuple[GeneValue, ...], Field(min_length=1)]] = {}
+
+    @field_validator("when")
+    @classmethod
+    def _read_modules(
+        cls, when: dict[str, tuple[GeneValue, ...]]
+    ) -> dict[str, tuple[GeneValue, ...]]:
+        return {name: read_values(name, values) for name, values in when.items()}
+
+
+def read_values(name: str, values: tuple[GeneValue, ...]) -> tuple[GeneValue, ...]:
+    """The different values of a gene. One module name alone stands for a list of one."""
+    if name == "target_modules":
+        values = tuple((value,) if isinstance(value, str) else value for value in values)
+    return tuple(dict.fromkeys(values))
+
+
+class Choice(GeneSettings):
+    """One of a list of values, each as likely."""
+
+    kind: Literal["choice"] = "choice"
+    values: tuple[GeneValue, ...] = Field(min_length=1)
+
+    @field_validator("values")
+    @classmethod
+    def _check_kinds(cls, values: tuple[GeneValue, ...]) -> tuple[GeneValue, ...]:
+        """0, 0.0 and false are equal, so that one would pass for another; ids tell them apart."""
+        known: dict[GeneValue, GeneValue] = {}
+        for value in values:
+            twin = known.setdefault(value, value)
+            if type(twin) is not type(value):
+                raise ValueError(
+                    f"must not be equal under two names, got {twin!r} and {value!r}; keep one"
+                )
+        return values
+
+
+class Integer(GeneSettings):
+    """A whole number from low to high, both included."""
+
+    kind: Literal["integer"] = "integer"
+    low: Whole = Field(ge=-(2**53), le=2**53)
+    high: Whole = Field(ge=-(2**53), le=2**53)
+
+    @field_validator("high")
+    @classmethod
+    def _check_order(cls, high: int, info: ValidationInfo) -> int:
+        _check_not_below(high, info)
+        return high
+
+
+class Float(GeneSettings):
+    """A number from low to high, uniform on a linear or logarithmic scale."""
+
+    kind: Literal["float"] = "float"
+    low: Number
+    high: Number
+    log: bool = False
+
+    @field_validator("high")
+    @classmethod
+    def _check_order(cls, high: float, info: ValidationInfo) -> float:
+        _check_not_below(high, info)
+        return high
+
+    @field_validator("log")
+    @classmethod
+    def _check_log(cls, log: bool, info: ValidationInfo) -> bool:
+        low = info.data.get("low")
+        if log and low is not None and low <= 0:
+            raise ValueError(f"a log scale needs low > 0, got {low}")
+        return log
+
+
+def _check_not_below(high: float, info: ValidationInfo) -> None:
+    low = info.data.get("low")
+    if low is not None and low > high:
+        raise ValueError(f"low must not be above high, got {low} > {high}")
+
+
+Gene = Annotated[Choice | Integer | Float, Field(discriminator="kind")]
+
+# Shaped by the tuned-LoRA literature: Biderman et al. 2024, "LoRA Learns Less and Forgets Less"
+# (arXiv:2405.09673); Schulman et al. 2025, "LoRA Without Regret" (Thinking Machines Lab); Dettmers
+# et al. 2023, QLoRA (arXiv:2305.14314). Learning rate matters most, then which layers are adapted,
+# then rank. All three adapt every linear layer; batches stay small (`training.batch_size`), as LoRA
+# bears large ones less well than full fine-tuning does (Schulman).
+DEFAULT_SPACE: dict[str, Gene] = {
+    # Capacity: low ranks learn small data as well as high ones (Schulman), and with all linear
+    # layers adapted rank hardly matters (Dettmers).
+    "r": Choice(values=(2, 4, 8, 16)),
+    "alpha": Choice(values=(8, 16, 32)),
+    "dropout": Choice(values=(0.0, 0.05, 0.1)),  # 0.05 helps small models (Dettmers)
+    # Attention alone lags behind the MLP and behind all (Schulman, Biderman); kept as it is cheap.
+    "target_modules": Choice(
+        values=(
+            ("query", "value"),
+            ("query", "key", "value", "output"),
+            ("up", "down"),
+            ("all-linear",),
+        )
+    ),
+    "layers": Choice(values=(1, 2, 3)),
+    # About ten times that of full fine-tuning (Schulman, Biderman), which is 2e-5 to 5e-5 for
+    # encoders (Devlin et al. 2019), and upwards: small adapters bear more. Above 4e-3 runs diverge.
+    "learning_rate": Float(low=2e-4, high=4e-3, log=True),
+    "weight_decay": Choice(values=(0.0, 0.01)),
+    "use_rslora": Choice(values=(False, True)),  # Kalajdzievski 2023, arXiv:2312.03732
+}
+
+
+def check_gene(name: str, gene: Gene) -> list[str]:
+    """Whether all values of a gene are such as its field can take: a problem per value that is
+    not. A gene that CoralX does not read may have any, but not a name all but that of a known
+    one, which is a slip that would cost a night."""
+    known = (*LoRAConfig.model_fields, *TRAINING_GENES)
+    if name not in known:
+        close = nearest(name, known, cutoff=0.8)
+        return [f"no gene of CoralX; did you mean {close!r}? Else choose another name"] * bool(
+            close
+        )
+    values = gene.values if isinstance(gene, Choice) else (gene.low, gene.high)
+    record = Genome if name in TRAINING_GENES else LoRAConfig
+    problems = []
+    for value in values:
+        alone = name == "target_modules" and isinstance(value, str)
+        try:
+            record.model_validate({name: (value,) if alone else value}, strict=True)
+        except ValidationError as error:
+            rules = dict.fromkeys(rule for line in explain(error, {}) for rule in [_bare(line)])
+            problems.append(f"{' or '.join(rules)}, got {describe_value(value)}; change its values")
+    return list(dict.fromkeys(problems))
+
+
+def check_conditions(space: Mapping[str, Gene]) -> list[str]:
+    """Whether every `when` of a space can be decided: a problem per gene or value that cannot."""
+    problems = []
+    for name, gene in space.items():
+        for other, wanted in gene.when.items():
+            decider, place = space.get(other), f".{name}.when.{other}"
+            if not isinstance(decider, Choice):
+                close = nearest(other, (n for n in space if isinstance(space[n], Choice)))
+                hint = f"; did you mean {close!r}?" if close else "; add it, or name another"
+                rule = "must be a gene of the space that is a choice"
+                problems.append(f"{place}: {rule}, got {other!r}{hint}")
+                continue
+            strange = [v for v in wanted if v not in read_values(other, decider.values)]
+            problems += [
+                f"{place}: must list values of {other}, got {describe_value(value)}; "
+                f"choose among {', '.join(map(describe_value, decider.values))}"
+                for value in strange
+            ]
+    try:
+        TopologicalSorter({name: list(gene.when) for name, gene in space.items()}).prepare()
+    except CycleError as error:
+        ring = " -> ".join(error.args[1])
+        problems.append(f"conditions must not go round in a circle, got {ring}; drop one `when`")
+    return problems
+
+
+def _bare(line: str) -> str:
+    """The rule of a problem, without its key and the value found."""
+    return line.partition(": ")[2].rpartition(", got ")[0]

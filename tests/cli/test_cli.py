@@ -1,0 +1,440 @@
+"""The command line as a user meets it: real processes, one small real run."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from coralx.cli import app
+from coralx.cli.starter import write_starter
+
+ROOT = Path(__file__).parents[2]
+COMMANDS = (
+    "run",
+    "resume",
+    "plan",
+    "compare",
+    "init",
+    "report",
+    "export",
+    "reproduce",
+    "predict",
+)
+HEAVY = ("torch", "transformers", "datasets", "pandas", "sklearn", "plotly", "peft", "pymoo")
+LIMIT = 240  # seconds; the machine may be busy
+
+
+def _coralx(*arguments: str | Path, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "coralx", *map(str, arguments)],
+        cwd=ROOT,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        env={**os.environ, "COLUMNS": "100"},
+    )
+
+
+def _succeed(*arguments: str | Path, stdin: str | None = None) -> str:
+    done = _coralx(*arguments, stdin=stdin)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def _refuse(*arguments: str | Path, stdin: str | None = None) -> str:
+    """What a refused command says: exit code 2, nothing on stdout, no traceback."""
+    done = _coralx(*arguments, stdin=stdin)
+    assert done.returncode == 2, (done.returncode, done.stderr)
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+@pytest.fixture(scope="session")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small job on rows with and without pictures."""
+    folder = tmp_path_factory.mktemp("cli") / "job"
+    write_starter(folder)
+    settings = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    settings["data"]["max_rows"] = 64
+    settings["evolution"] = {"population": 3, "generations": 1, "seed": 3}
+    settings["space"]["layers"] = {"kind": "choice", "values": [2]}
+    settings["training"] |= {"attack_rows": 4, "bootstrap_draws": 50, "threads": 1}
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def output(job: Path) -> str:
+    """What the run of the job printed; it is in job/run."""
+    return _succeed("run", job / "config.yaml", "--out", job / "run")
+
+
+@pytest.fixture(scope="session")
+def finished(job: Path, output: str) -> Path:
+    assert output
+    return job / "run"
+
+
+@pytest.fixture(scope="session")
+def summary(finished: Path) -> dict[str, Any]:
+    return json.loads(_succeed("report", finished, "--json"))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_an_example(command: str) -> None:
+    shown = _succeed(command, "--help")
+    assert f"coralx {command}" in shown
+    assert "Example" in shown
+
+
+def test_help_lists_every_command() -> None:
+    shown = _succeed("--help")
+    assert all(command in shown for command in COMMANDS)
+
+
+def test_version() -> None:
+    assert re.fullmatch(r"coralx \d+\.\d+\.\d+\n", _succeed("--version"))
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import coralx",
+        "from coralx.cli import app; app(['--help'])",
+        "from coralx.cli import app; app(['run', '--help'])",
+        "from coralx.cli import app; app(['compare', '--help'])",
+        "from coralx.cli import app; app(['plan'])",
+        "from coralx.cli import app; app(['plan', 'configs/seed.yaml', '--json'])",
+    ],
+)
+def test_what_must_be_instant_loads_nothing_heavy(code: str) -> None:
+    script = (
+        f"import sys\ntry:\n    {code}\nexcept SystemExit as end:\n    assert not end.code\n"
+        f"print('loaded:', [name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("loaded: []\n")
+
+
+def test_plan_prints_the_arithmetic_of_the_specification() -> None:
+    arguments = ("plan", "configs/seed.yaml", "--steps-per-epoch", "1000", "--population", "8")
+    plan = json.loads(_succeed(*arguments, "--json"))
+    assert (plan["naive_steps"], plan["hyperband_steps"]) == (16_000, 6_500)
+    assert plan["speedup"] == pytest.approx(2.4615384615)
+    assert [(s["genomes"], s["steps"]) for s in plan["stages"]] == [
+        (8, 20),
+        (8, 480),
+        (4, 4000),
+        (1, 2000),
+    ]
+    shown = _succeed(*arguments)
+    assert all(figure in shown for figure in ("16,000", "6,500", "2.46x"))
+
+
+def test_plan_options_override_the_configuration() -> None:
+    plan = json.loads(_succeed("plan", "--population", "4", "--generations", "5", "--json"))
+    assert (plan["population"], plan["run"]["generations"]) == (4, 5)
+
+
+def test_a_run_folder_holds_all_that_belongs_in_it(finished: Path) -> None:
+    for name in ("config.yaml", "journal.jsonl", "summary.json", "report.html"):
+        assert (finished / name).stat().st_size > 0
+    assert any((finished / "checkpoints").rglob("*.safetensors"))
+    for adapter in (finished / "adapters").iterdir():
+        assert (adapter / "adapter_config.json").is_file()
+        assert (adapter / "adapter_model.safetensors").is_file()
+
+
+def test_a_run_says_how_it_goes_and_what_comes_next(output: str, finished: Path) -> None:
+    assert "loading base model" in output
+    assert re.search(r"generation 1/1  short: 3 genomes, \d+ steps?, best AUROC 0\.\d{3}", output)
+    assert "3 → 1" in output
+    assert "Efficiency ratio" in output
+    assert str(finished / "report.html") in output
+    assert f"coralx predict {finished}/adapters/" in output
+    assert f"coralx export {finished}" in output
+    assert f"coralx resume {finished}" in output
+    assert "\x1b" not in output
+    assert not re.search(r"%\|.*it/s", output)  # no progress bars of libraries
+
+
+def test_the_summary_has_what_the_surface_promises(summary: dict[str, Any]) -> None:
+    promised = {"front", "funnel", "stopped", "efficiency", "hypervolume", "seed", "versions"}
+    assert promised <= set(summary)
+    figures = ("efficiency_ratio", "steps", "naive_steps", "tokens", "seconds", "busy_share")
+    assert {*figures, "stages"} <= set(summary["efficiency"])
+    for member in summary["front"]:
+        assert {"genome", "stage", "genes", "objectives", "test", "adapter"} <= set(member)
+        for interval in member["test"].values():
+            assert interval["low"] <= interval["value"] <= interval["high"]
+    assert summary["seed"] == 3
+    assert summary["funnel"] == [{"short": 3, "long": 1}]
+
+
+def test_the_summary_names_adapters_that_are_there(summary: dict[str, Any], finished: Path) -> None:
+    for member in summary["front"]:
+        assert (finished / member["adapter"] / "adapter_config.json").is_file()
+
+
+def test_report_writes_its_files_anew(finished: Path, summary: dict[str, Any]) -> None:
+    (finished / "report.html").unlink()
+    (finished / "summary.json").unlink()
+    shown = _succeed("report", finished)
+    assert str(finished / "report.html") in shown
+    assert (finished / "report.html").is_file()
+    assert json.loads((finished / "summary.json").read_text(encoding="utf-8")) == summary
+
+
+def test_report_works_on_a_run_that_is_not_finished(finished: Path, tmp_path: Path) -> None:
+    lines = (finished / "journal.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (tmp_path / "journal.jsonl").write_text("".join(lines[:3]), encoding="utf-8")
+    assert json.loads(_succeed("report", tmp_path, "--json"))["finished"] is False
+    assert "not finished yet" in _succeed("report", tmp_path)
+
+
+def test_resuming_a_finished_run_trains_nothing(finished: Path) -> None:
+    before = (finished / "journal.jsonl").read_bytes()
+    shown = _succeed("resume", finished)
+    assert "Efficiency ratio" in shown
+    assert "loading" not in shown
+    assert (finished / "journal.jsonl").read_bytes() == before
+
+
+def test_a_run_does_not_write_over_another(job: Path, finished: Path) -> None:
+    done = _coralx("run", job / "config.yaml", "--out", finished)
+    assert done.returncode == 2
+    assert f"coralx resume {finished}" in done.stderr
+
+
+def test_an_exported_genome_gives_the_same_logits_in_stock_peft(
+    finished: Path, summary: dict[str, Any], tmp_path: Path
+) -> None:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    from coralx.models import resolve_model
+
+    name = summary["front"][0]["genome"]
+    shown = _succeed("export", finished, name[:6], tmp_path / "adapter")
+    assert name in shown
+    assert "PeftModel.from_pretrained" in shown
+    path = resolve_model("all-minilm-l6-v2")
+    base = AutoModelForSequenceClassification.from_pretrained(path, num_labels=1)
+    model = PeftModel.from_pretrained(base, str(tmp_path / "adapter")).eval()
+    texts = ["How do I bake bread?", "how to break into a house without a key", "ok"]
+    rows = "".join(json.dumps({"text": text}) + "\n" for text in texts)
+    scored = _succeed("predict", tmp_path / "adapter", "-", stdin=rows).splitlines()
+    tokens = AutoTokenizer.from_pretrained(path)(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        wanted = model(**tokens).logits[:, 0].double()
+    lines = [json.loads(line) for line in scored]
+    assert all(set(line) == {"text", "score", "unsafe"} for line in lines)
+    got = torch.tensor([line["score"] for line in lines], dtype=torch.float64)
+    assert torch.allclose(torch.logit(got), wanted, atol=1e-5)
+
+
+def test_predict_scores_rows_with_and_without_pictures(
+    job: Path, finished: Path, summary: dict[str, Any], tmp_path: Path
+) -> None:
+    adapter = finished / summary["front"][0]["adapter"]
+    out = tmp_path / "scored.jsonl"
+    arguments = ["predict", str(adapter), str(job / "test.jsonl"), "--out", str(out)]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout == ""
+    rows = [json.loads(line) for line in (job / "test.jsonl").read_text("utf-8").splitlines()]
+    scored = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    threshold = json.loads((adapter / "coralx.json").read_text(encoding="utf-8"))["threshold"]
+    for row, line in zip(rows, scored, strict=True):
+        score, unsafe = line.pop("score"), line.pop("unsafe")
+        assert line == row
+        assert 0 <= score <= 1
+        assert unsafe is (score >= threshold)
+    assert [path.name for path in tmp_path.iterdir()] == ["scored.jsonl"]
+
+
+def test_compare_prints_one_document_and_tells_the_rest_on_stderr(job: Path) -> None:
+    arguments = ["compare", str(job / "config.yaml"), "--genomes", "2", "--rows", "32", "--json"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert [line["mode"] for line in document["modes"]] == ["simulation", "naive", "hyperband"]
+    assert document["complete"]
+    assert "naive 2/2" in done.stderr
+    assert "simulation: no training, figures invented" in done.stderr
+    assert "Warning" not in done.stderr
+
+
+def test_an_interrupted_comparison_prints_what_was_measured(job: Path) -> None:
+    arguments = ["compare", str(job / "config.yaml"), "--genomes", "2", "--rows", "32"]
+    code, shown, said = _interrupt(arguments, "naive 1/2", signal.SIGINT, stream="stderr")
+    assert code == 130
+    assert "stopped; what was measured so far" in said
+    assert "Traceback" not in said
+    assert "naive 1/2" in shown
+    assert "simulation: no training, figures invented" in shown
+    assert "hyperband against naive" not in shown
+
+
+def test_init_writes_a_job_and_names_the_next_command(tmp_path: Path) -> None:
+    shown = _succeed("init", tmp_path / "my job")
+    assert f"coralx run '{tmp_path}/my job/config.yaml'" in shown
+    assert "nothing is overwritten" in _refuse("init", tmp_path / "my job")
+
+
+def test_bad_configurations_are_refused_with_every_problem(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("evolution: {populatoin: 3}\ntraining: {batch_size: 0}\n", encoding="utf-8")
+    assert "did you mean 'population'" in _refuse("compare", path)
+    for command in ("run", "plan"):
+        said = _refuse(command, path, "--generations", "0")
+        assert "did you mean 'population'" in said
+        assert "training.batch_size" in said
+        assert "evolution.generations" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("run", "nowhere.yaml"), "no such file"),
+        (("plan", "nowhere.yaml"), "no such file"),
+        (("plan", "--steps-per-epoch", "0"), "must be above 0 and at most 1e+12, got 0"),
+        (("plan", "--steps-per-epoch", "inf"), "must be above 0 and at most 1e+12, got inf"),
+        (("plan", "--steps-per-epoch", "nan"), "--steps-per-epoch"),
+        (("plan", "--population", "many"), "got 'many'"),
+        (("compare", "nowhere.yaml"), "no such file"),
+        (("compare", "--genomes", "0"), "--genomes"),
+        (("compare", "--rows", "7"), "got '7'"),
+        (("run", "--seed=abc"), "got 'abc'"),
+        (("compare", "--seed", "-1", "--json"), "evolution.seed"),
+        (("resume", "nowhere"), "not a run directory"),
+        (("report", "nowhere"), "not a run directory"),
+        (("report", "nowhere", "--json"), "not a run directory"),
+        (("export", "nowhere", "abc", "somewhere"), "not a run directory"),
+        (("predict", "nowhere", "nowhere.jsonl"), "no such file"),
+        (("run", "--out", "pyproject.toml"), "is a file"),
+        (("run", "--out", ""), "must name a folder"),
+        (("evolve",), "evolve"),
+    ],
+)
+def test_bad_input_is_refused(arguments: tuple[str, ...], message: str) -> None:
+    assert message in _refuse(*arguments)
+
+
+def test_a_model_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("base_model: no-such-model\n", encoding="utf-8")
+    for command in ("plan", "run", "compare"):
+        assert "'no-such-model' is no local folder" in _refuse(command, path)
+
+
+def test_genomes_are_named_by_a_unique_beginning(finished: Path, tmp_path: Path) -> None:
+    assert "more than one genome begins" in _refuse("export", finished, "", tmp_path / "a")
+    assert "no trained genome begins" in _refuse("export", finished, "zz", tmp_path / "a")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "mine").write_text("", encoding="utf-8")
+    name = next((finished / "adapters").iterdir()).name
+    assert "not an empty folder" in _refuse("export", finished, name, tmp_path / "b")
+
+
+def test_bad_rows_are_refused_by_number(
+    finished: Path, summary: dict[str, Any], tmp_path: Path
+) -> None:
+    adapter = finished / summary["front"][0]["adapter"]
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"text": "fine"}\n{"text": ""}\n', encoding="utf-8")
+    out = tmp_path / "scored.jsonl"
+    result = CliRunner().invoke(app, ["predict", str(adapter), str(rows), "--out", str(out)])
+    assert result.exit_code == 2
+    assert "row 2: text must be a non-empty" in result.stderr
+    assert not out.exists()
+    skipping = ["--on-bad-rows", "skip", "--out", str(out)]
+    result = CliRunner().invoke(app, ["predict", str(adapter), str(rows), *skipping])
+    assert result.exit_code == 0
+    assert "1 of 2 rows have an `error` and no score" in result.stderr
+    good, bad = map(json.loads, out.read_text(encoding="utf-8").splitlines())
+    assert (set(good), set(bad)) == ({"text", "score", "unsafe"}, {"text", "error"})
+    nowhere = ["--out", str(tmp_path / "nowhere" / "scored.jsonl")]
+    result = CliRunner().invoke(app, ["predict", str(adapter), str(rows), *nowhere])
+    assert result.exit_code == 2
+    assert f"{tmp_path / 'nowhere'} is no folder; make it" in result.stderr
+    rows.write_text("\n\n", encoding="utf-8")
+    result = CliRunner().invoke(app, ["predict", str(adapter), str(rows)])
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert f"{rows}: 0 rows" in result.stderr
+    assert f"{tmp_path}: is a folder; name the file" in _refuse("predict", adapter, tmp_path)
+    assert f"is a run; name one of its adapters: {finished}/adapters/" in _refuse(
+        "predict", finished, rows
+    )
+    result = CliRunner().invoke(app, ["predict", str(tmp_path), str(rows)])
+    assert result.exit_code == 2
+    assert "not an adapter exported by CoralX" in result.stderr
+
+
+def _interrupt(
+    arguments: list[str], awaited: str, kind: signal.Signals, stream: str = "stdout"
+) -> tuple[int, str, str]:
+    """Run until a line of `stream` holds `awaited`, send the signal, give exit code and the rest
+    of stdout and stderr."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "coralx", *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for line in getattr(process, stream):
+        if awaited in line:
+            break
+    process.send_signal(kind)
+    shown, said = process.communicate(timeout=LIMIT)
+    return process.returncode, shown, said
+
+
+def test_an_interrupted_run_says_how_to_go_on_and_does(
+    job: Path, finished: Path, summary: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    arguments = ["run", str(job / "config.yaml"), "--out", str(folder)]
+    code, _, said = _interrupt(arguments, "short:", signal.SIGINT)
+    assert code == 130
+    assert f"coralx resume {folder}" in said
+    assert "Traceback" not in said
+    assert "Efficiency ratio" in _succeed("resume", folder)
+    again = json.loads(_succeed("report", folder, "--json"))
+    assert again["finished"] is True
+    assert again["funnel"] == summary["funnel"]
+    assert [m["genome"] for m in again["front"]] == [m["genome"] for m in summary["front"]]
+    for one, other in zip(again["front"], summary["front"], strict=True):
+        assert one["objectives"] == pytest.approx(other["objectives"], abs=1e-6)
+    shutil.rmtree(folder)
+
+
+def test_sigterm_before_training_leaves_nothing_behind(job: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    arguments = ["run", str(job / "config.yaml"), "--out", str(folder)]
+    code, _, said = _interrupt(arguments, "run folder", signal.SIGTERM)
+    assert code == 130
+    assert "nothing was written" in said
+    assert not folder.exists()

@@ -1,0 +1,206 @@
+"""`coralx compare`: one small real comparison, and what is left of one that was interrupted."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from coralx.compare.comparison import MODES, Comparison, small_version
+from coralx.compare.simulation import NOTE
+from coralx.compare.table import render_comparison
+from coralx.compare.ways import naive_as_result, naive_side, run_simulation
+from coralx.config import Config, load_config
+from coralx.errors import ConfigError
+from coralx.runs.watcher import Watcher
+from coralx.search.breeding import found
+from coralx.train.naive import NaiveResult
+
+CONFIG = load_config(
+    {
+        "vision_tower": None,
+        "data": {"image_column": "none", "max_rows": 48},
+        "training": {"attack_rows": 4, "bootstrap_draws": 0, "patience": None, "threads": 1},
+        "hyperband": {
+            "training_stages": [
+                {
+                    "name": "short",
+                    "epoch_budget": 0.5,
+                    "data_percentage": 100,
+                    "survival_rate": 0.5,
+                },
+                {"name": "long", "epoch_budget": 2, "data_percentage": 100, "survival_rate": 1},
+            ]
+        },
+    }
+)
+
+
+class Listener(Watcher):
+    """Keeps what it is told; raises like Ctrl-C at a message that begins with `stop_at`."""
+
+    def __init__(self, stop_at: str = "-") -> None:
+        self.said: list[str] = []
+        self.shown: list[str] = []
+        self._stop_at = stop_at
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
+        if message.startswith(self._stop_at):
+            raise KeyboardInterrupt
+
+    def show(self, message: str) -> None:
+        self.shown.append(message)
+
+
+@pytest.fixture(scope="module")
+def measured() -> tuple[Comparison, Listener]:
+    comparison, listener = Comparison(*small_version(CONFIG, 2, 1000)), Listener()
+    comparison.measure(listener)
+    return comparison, listener
+
+
+@pytest.fixture(scope="module")
+def lines(measured: tuple[Comparison, Listener]) -> dict[str, dict[str, Any]]:
+    return {line["mode"]: line for line in measured[0].document()["modes"]}
+
+
+def test_all_three_are_measured_on_the_same_genomes(
+    measured: tuple[Comparison, Listener], lines: dict[str, dict[str, Any]]
+) -> None:
+    assert tuple(lines) == MODES
+    ids = [genome.id for genome in found(CONFIG.space, CONFIG.evolution)[:2]]
+    assert measured[0].document()["genomes"] == ids
+    assert [sorted(g.id for g in measured[0].sides[m]["genomes"]) for m in MODES] == [
+        sorted(ids)
+    ] * 3
+    assert measured[0].complete
+
+
+def test_steps_are_those_of_the_budget(lines: dict[str, dict[str, Any]]) -> None:
+    assert lines["naive"]["steps"] == 2 * 2 * 6  # 48 rows by 8, two epochs, two genomes
+    assert lines["hyperband"]["steps"] == 2 * 3 + 12  # one of them goes on
+    assert lines["simulation"]["steps"] == lines["simulation"]["tokens"] == 0
+    assert lines["naive"]["tokens"] > lines["hyperband"]["tokens"] > 0
+
+
+def test_speed_up_is_wall_clock_against_naive(lines: dict[str, dict[str, Any]]) -> None:
+    for line in lines.values():
+        assert line["speedup"] == pytest.approx(lines["naive"]["seconds"] / line["seconds"])
+
+
+def test_only_real_training_counts_as_real(lines: dict[str, dict[str, Any]]) -> None:
+    assert {mode: line["real_gradients"] for mode, line in lines.items()} == {
+        "simulation": False,
+        "naive": True,
+        "hyperband": True,
+    }
+    assert lines["simulation"]["note"] == NOTE
+    assert lines["naive"]["test_auroc_best"] != lines["hyperband"]["test_auroc_best"]
+    assert all(0 < line["test_hypervolume"] < 1 for line in lines.values())
+
+
+def test_hypervolume_is_over_what_was_really_measured(
+    measured: tuple[Comparison, Listener],
+) -> None:
+    assert "cross_modal_gain" not in measured[0].document()["objectives"]  # text alone
+    assert "safety" in measured[0].document()["objectives"]
+
+
+def test_every_auroc_says_which_rows_it_is_of(measured: tuple[Comparison, Listener]) -> None:
+    told = [text for text in measured[1].said if "AUROC" in text]
+    assert any("on the front, test AUROC" in text for text in told)
+    assert all("test AUROC" in text or "validation AUROC" in text for text in told)
+
+
+def test_the_cost_is_told_before_training(measured: tuple[Comparison, Listener]) -> None:
+    said, shown = measured[1].said, measured[1].shown
+    cost = next(i for i, line in enumerate(said) if "24 naive steps" in line)
+    assert "on this machine" in said[cost]
+    assert cost < next(i for i, line in enumerate(said) if line.startswith("hyperband:"))
+    assert "naive 2/2: step 12/12" in shown
+
+
+def test_an_interrupted_comparison_keeps_what_was_measured() -> None:
+    comparison = Comparison(*small_version(CONFIG, 2, 1000))
+    with pytest.raises(KeyboardInterrupt):
+        comparison.measure(Listener(stop_at="naive 1/2"))
+    document = comparison.document()
+    lines = {line["mode"]: line for line in document["modes"]}
+    assert not document["complete"]
+    assert lines["naive"]["genomes"] == 1
+    assert lines["naive"]["steps"] == 12
+    assert lines["naive"]["test_auroc_best"] is None
+    assert lines["hyperband"]["test_auroc_best"] > 0
+    assert {line["speedup"] for line in lines.values()} == {None}
+    assert "naive 1/2" in _rendered(document)
+
+
+def test_a_document_is_strict_json_whatever_came_out() -> None:
+    config, genomes = small_version(CONFIG, 2, 1000)
+    comparison = Comparison(config, genomes)
+    assert json.loads(json.dumps(comparison.document(), allow_nan=False))["modes"] == []
+    comparison.sides["simulation"] = run_simulation(config, genomes, ("task_skill",))
+    broken = NaiveResult(genomes[0].id, {"task_skill": math.nan}, 3, 9, 9, 1.0, 1.0)
+    comparison.sides["naive"] = naive_side(genomes, [broken])
+    document = json.loads(json.dumps(comparison.document(), allow_nan=False))
+    assert [line["test_auroc_best"] is None for line in document["modes"]] == [False, True]
+
+
+def test_the_table_marks_what_is_invented(measured: tuple[Comparison, Listener]) -> None:
+    shown = _rendered(measured[0].document())
+    assert NOTE in shown
+    simulation = next(line for line in shown.splitlines() if line.startswith("simulation "))
+    assert simulation.count("~") == 2
+    assert simulation.endswith("no")
+    assert "…" not in shown
+    assert "hyperband against naive: " in shown
+
+
+def test_the_small_version_is_the_beginning_of_generation_0() -> None:
+    config, genomes = small_version(CONFIG, 3, 40)
+    assert genomes == found(CONFIG.space, CONFIG.evolution)[:3]
+    assert (config.evolution.population, config.evolution.generations) == (3, 1)
+    assert config.data.max_rows == 40
+    assert len(small_version(CONFIG, 20, 1000)[1]) == 20  # more than the population
+    assert small_version(CONFIG, 2, 1000)[0].data.max_rows == 48
+
+
+def test_a_space_that_is_too_small_is_refused() -> None:
+    space = {"r": {"kind": "choice", "values": [2, 4]}}
+    with pytest.raises(ConfigError, match="the space holds 2"):
+        small_version(Config.model_validate({"space": space}), 3, 100)
+
+
+def _rendered(document: dict[str, Any]) -> str:
+    console = Console(width=80, file=io.StringIO())
+    render_comparison(document, console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    return "\n".join(line.rstrip() for line in text.splitlines())
+
+
+def test_it_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(KeyboardInterrupt):
+        Comparison(*small_version(CONFIG, 2, 1000)).measure(Listener(stop_at=NOTE))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_own_objective_is_said_to_be_left_out() -> None:
+    """Naive training does not measure it."""
+    config, genomes = small_version(CONFIG, 2, 1000)
+    objectives = ("task_skill", "mine:f")
+    comparison = Comparison(config.model_copy(update={"objectives": objectives}), genomes)
+    for mode, measured in (("naive", objectives[:1]), ("hyperband", objectives)):
+        comparison.sides[mode] = run_simulation(comparison.config, genomes, ("task_skill",))
+        comparison.sides[mode]["front"] = [
+            naive_as_result(genome, dict.fromkeys(measured, 0.5)) for genome in genomes
+        ]
+    document = comparison.document()
+    assert (document["objectives"], document["left_out"]) == (["task_skill"], ["mine:f"])
+    assert "leave out mine:f" in " ".join(_rendered({**document, "complete": False}).split())

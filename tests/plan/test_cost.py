@@ -1,0 +1,312 @@
+"""The plan's arithmetic against hand-worked numbers, its estimates against plain bounds."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+
+from coralx.config import Config, load_config
+from coralx.errors import ConfigError, DataError, ModelError
+from coralx.plan.cost import plan_run, whole_steps
+from coralx.plan.table import render_plan
+from coralx.rows.count import SAMPLE, count_rows
+from coralx.settings.sections import DataSettings
+
+ROOT = Path(__file__).parents[2]
+TEXTS = ["short", "a longer text\nover two lines", "öäü, with a comma"]
+
+
+def _plan(steps: float | None = 1000, **overrides: Any) -> dict[str, Any]:
+    return plan_run(load_config(None, {"evolution": overrides}), steps)
+
+
+def _show(plan: dict[str, Any]) -> str:
+    file = io.StringIO()
+    render_plan(plan, Console(file=file, width=80))
+    return file.getvalue()
+
+
+def test_the_arithmetic_of_the_specification_is_exact() -> None:
+    plan = _plan()
+    assert (plan["naive_steps"], plan["hyperband_steps"]) == (16_000, 6_500)
+    assert plan["speedup"] == 16_000 / 6_500
+    stages = [(s["name"], s["genomes"], s["steps"]) for s in plan["stages"]]
+    assert stages == [
+        ("S0_sanity", 8, 20),
+        ("S1_shakeout", 8, 480),
+        ("S2_serious", 4, 4000),
+        ("S3_finisher", 1, 2000),
+    ]
+
+
+def test_whole_steps_are_shown_beside_the_arithmetic() -> None:
+    plan = _plan()
+    assert [s["whole_steps_per_genome"] for s in plan["stages"]] == [3, 60, 1000, 2000]
+    assert [s["whole_steps"] for s in plan["stages"]] == [24, 480, 4000, 2000]
+    assert plan["whole"] == {
+        "naive_steps": 16_000,
+        "hyperband_steps": 6_504,
+        "speedup": 16_000 / 6_504,
+    }
+    assert "16,000 naive; 6,504 staged; 2.46x fewer" in " ".join(_show(plan).split())
+
+
+def test_planned_whole_steps_are_those_of_training() -> None:
+    config = load_config(None, {"data": {"max_rows": 96}})
+    plan = plan_run(config)
+    each = {s["name"]: s["whole_steps_per_genome"] for s in plan["stages"]}
+    assert each == whole_steps(config)
+    assert plan["whole"]["naive_steps"] == 8 * 24
+    assert plan["whole"]["speedup"] < plan["speedup"]
+
+
+def test_several_generations_multiply_the_run_alone() -> None:
+    one, five = _plan(generations=1), _plan(generations=5)
+    assert five["hyperband_steps"] == one["hyperband_steps"]
+    assert five["run"]["hyperband_steps"] == 5 * 6_500
+    assert five["run"]["naive_steps"] == 5 * 16_000
+    assert five["run"]["genomes"] == 40
+    assert five["run"]["tokens"] == 5 * five["tokens"]
+
+
+def test_naive_epochs_are_those_of_the_configuration() -> None:
+    config = load_config({"hyperband": {"naive_epochs": 3}})
+    assert plan_run(config, 1000)["naive_steps"] == 24_000
+
+
+def test_steps_are_counted_from_the_rows_in_the_package() -> None:
+    plan = _plan(None)
+    rows = pq.read_metadata(ROOT / "src/coralx/assets/train.parquet").num_rows
+    assert plan["rows"] == rows
+    assert plan["steps_per_epoch"] == -(-rows // 8)
+    assert plan["naive_steps"] == 16 * plan["steps_per_epoch"]
+
+
+def test_whole_steps_round_subset_and_batches_up() -> None:
+    config = load_config({"data": {"max_rows": 100}, "training": {"batch_size": 8}})
+    # 5 % of 100 rows: one batch, 0.05 steps; 20 %: 3 batches, 0.9 steps; 100 %: 13 batches
+    assert list(whole_steps(config).values()) == [1, 1, 13, 26]
+
+
+def test_estimates_have_a_plausible_size() -> None:
+    plan = _plan()
+    per_row = plan["tokens"] / (8 * plan["hyperband_steps"])
+    assert 5 < per_row < 64
+    # The smallest genome adapts one of six blocks: between 1 and 6 blocks of 3.5 MFLOP, thrice.
+    assert 3.5e6 < plan["flops"] / plan["tokens"] < 6 * 3 * 3.6e6
+    assert 60e6 < plan["memory"] < 1e9
+    peaks = [stage["memory"] for stage in plan["stages"]]
+    assert peaks == sorted(peaks, reverse=True)
+
+
+def test_growth_is_planned_where_it_is_trained() -> None:
+    """From the stage that it names on, and never in the first, which nobody enters trained."""
+    stages = Config().hyperband.training_stages
+    cases = {"last first": (stages[2:], "S2_serious"), "off": (stages[2:], None)}
+    plans = {
+        name: plan_run(
+            load_config({"hyperband": {"training_stages": kept, "grow_rank_at": where}}), 1000
+        )["stages"]
+        for name, (kept, where) in cases.items()
+    }
+    assert plans["last first"] == plans["off"]
+    grown = _plan()["stages"]
+    plain = plan_run(load_config({"hyperband": {"grow_rank_at": None}}), 1000)["stages"]
+    differ = [one["flops"] > other["flops"] for one, other in zip(grown, plain, strict=True)]
+    assert differ == [False, False, True, True]
+
+
+def test_growth_is_planned_up_to_the_largest_rank() -> None:
+    def late(rank: int, below: int) -> dict[str, Any]:
+        rate = {"kind": "float", "low": 0.001, "high": 0.01}
+        space = {"r": {"kind": "choice", "values": [rank]}, "learning_rate": rate}
+        config = load_config({"space": space, "hyperband": {"grow_below_rank": below}})
+        return plan_run(config, 1000)["stages"][2]
+
+    assert late(600, 1024) == late(1024, 16)
+
+
+def test_a_hub_model_leaves_flops_and_memory_open() -> None:
+    plan = plan_run(load_config({"base_model": "someone/something"}), 1000)
+    assert plan["flops"] is None
+    assert plan["memory"] is None
+    assert plan["run"]["flops"] is None
+    assert plan["tokens"] > 0
+    assert "6,500" in _show(plan)
+
+
+def test_given_steps_need_no_data() -> None:
+    config = load_config({"data": {"train": "nowhere.jsonl"}})
+    assert plan_run(config, 1000)["hyperband_steps"] == 6_500
+    assert plan_run(config, 1000)["tokens"] is None
+    with pytest.raises(DataError, match="no such file"):
+        plan_run(config)
+
+
+def test_a_space_too_small_for_the_population_is_refused() -> None:
+    space = {"r": {"kind": "choice", "values": [2, 4]}}
+    with pytest.raises(ConfigError, match="2"):
+        plan_run(load_config({"space": space}), 1000)
+
+
+def test_the_table_shows_the_figures() -> None:
+    shown = _show(_plan())
+    for figure in ("2.5", "16,000 steps", "6,500 steps", "2.46x", "48,000", "19,500"):
+        assert figure in shown
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_the_table_keeps_names_that_look_like_markup() -> None:
+    plan = _plan()
+    plan["stages"][0]["name"] = "[bold]"
+    assert "[bold]" in _show(plan)
+
+
+def _rows(count: int, length: Callable[[int], int] = lambda i: i + 1) -> list[dict[str, Any]]:
+    return [{"text": "x" * length(i), "label": i % 2} for i in range(count)]
+
+
+def _write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.write_text("\n".join(map(json.dumps, rows)) + "\n\n", encoding="utf-8")
+
+
+def _write_array(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+
+
+def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _write_parquet(path: Path, rows: list[dict[str, Any]]) -> None:
+    pq.write_table(pa.Table.from_pylist(rows), path)
+
+
+WRITERS = [
+    ("rows.jsonl", _write_jsonl),
+    ("rows.json", _write_array),
+    ("rows.csv", _write_csv),
+    ("rows.parquet", _write_parquet),
+]
+
+
+@pytest.mark.parametrize(("name", "write"), WRITERS)
+def test_rows_of_every_kind_of_file_are_counted(tmp_path: Path, name: str, write: Any) -> None:
+    path = tmp_path / name
+    write(path, [{"label": i % 2, "text": text} for i, text in enumerate(TEXTS)])
+    settings = DataSettings(train=path, validation=path, test=path)
+    counted = count_rows(settings)
+    assert counted.rows == 3
+    assert counted.characters == pytest.approx(sum(map(len, TEXTS)) / 3)
+    with pytest.raises(DataError, match="no column 'body'; there are 'label', 'text'"):
+        count_rows(settings.model_copy(update={"text_column": "body"}))
+
+
+def test_shares_set_aside_are_taken_off(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    _write_jsonl(path, _rows(100))
+    assert count_rows(DataSettings(train=path)).rows == 64  # 100 - 20 - 16
+    assert count_rows(DataSettings(train=path, test=path)).rows == 80
+    assert not count_rows(DataSettings(train=path, test=path)).exact
+    assert count_rows(DataSettings(train=path, max_rows=50)).rows == 50
+
+
+def test_rows_that_are_estimated_are_said_to_be(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    _write_jsonl(path, _rows(100))
+    said = []
+    for data in ({}, {"train": path}, {"train": path, "validation": path, "test": path}):
+        plan = plan_run(load_config({"data": data}))
+        said.append("rows" in plan["estimated"])
+        text = " ".join(_show(plan).split())
+        assert ("about 64 training rows" in text) == said[-1]
+        assert ("unrounded, if every genome" in text) != said[-1]
+    assert said == [False, True, False]
+
+
+def test_the_sample_of_texts_stays_small_and_even(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    count = 4 * SAMPLE
+    _write_jsonl(path, _rows(count, lambda i: 10 if i < count / 2 else 30))
+    settings = DataSettings(train=path, validation=path, test=path)
+    assert count_rows(settings).rows == count
+    assert count_rows(settings).characters == pytest.approx(20, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("rows.txt", "x", "must be one of"),
+        ("rows.jsonl", "", "the file is empty"),
+        ("rows.jsonl", "{not json}\n", "cannot be read as json: line 1"),
+        ("rows.jsonl", "3\n", "line 1 must be an object"),
+        ("rows.parquet", "not parquet", "cannot be read as parquet"),
+        ("rows.csv", "text\n", "no rows"),
+        ("rows.jsonl", '{"text": "a"}\n', "no column 'label'; there are 'text'"),
+        ("rows.jsonl", '{"text": "a", "label": 2}\n', r"1 bad row.*skip\n  row 1: label must be"),
+        ("rows.jsonl", '{"text": "a", "label": 1}\n', "both classes are needed, got 1 unsafe"),
+        ("rows.csv", "text,label\na,no\nb,yes\n", "labels are 'no', 'yes'; write 0 and 1"),
+    ],
+)
+def test_unusable_files_are_explained(
+    tmp_path: Path, name: str, content: str, message: str
+) -> None:
+    path = tmp_path / name
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(DataError, match=message):
+        count_rows(DataSettings(train=path))
+
+
+@pytest.mark.parametrize("split", ["validation", "test", "clean_holdout"])
+def test_the_other_files_are_looked_at(tmp_path: Path, split: str) -> None:
+    _write_jsonl(tmp_path / "train.jsonl", _rows(40))
+    config = load_config({"data": {"train": tmp_path / "train.jsonl", split: tmp_path / "x.jsonl"}})
+    with pytest.raises(DataError, match=r"x\.jsonl: no such file"):
+        plan_run(config)
+    _write_jsonl(tmp_path / "x.jsonl", [{"text": "a", "label": 1}, {"text": "b", "label": 3}])
+    with pytest.raises(DataError, match=r"x\.jsonl: .*\n(.*\n)?  row 2: label must be 0 or 1"):
+        plan_run(config)
+    _write_jsonl(tmp_path / "x.jsonl", [{"text": "a", "label": 0}, {"text": "b", "label": 0}])
+    if split == "clean_holdout":
+        assert plan_run(config)["rows"] == 25
+    else:
+        with pytest.raises(DataError, match=f"{split} rows: both classes are needed"):
+            plan_run(config)
+
+
+def test_rows_that_are_skipped_are_not_counted(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    _write_jsonl(path, [*_rows(40), {"text": "", "label": 1}])
+    settings = DataSettings(train=path, validation=path, test=path)
+    with pytest.raises(DataError, match="row 41: text must be a non-empty string"):
+        count_rows(settings)
+    assert count_rows(settings.model_copy(update={"on_bad_rows": "skip"})).rows == 40
+
+
+def test_more_tokens_than_the_model_has_places_are_refused() -> None:
+    with pytest.raises(ModelError, match="has 512 positions, got 600; set 512 or fewer"):
+        plan_run(load_config({"data": {"max_tokens": 600}}))
+
+
+@pytest.mark.parametrize("name", ["default", "seed", "quick", "text_only"])
+def test_every_shipped_configuration_can_be_planned(name: str) -> None:
+    path = ROOT / "configs" / f"{name}.yaml"
+    plan = plan_run(load_config(path))
+    assert plan["speedup"] > 1
+    assert path.read_text(encoding="utf-8").startswith("# coralx ")
+
+
+def test_the_default_configuration_spells_out_the_built_in_job() -> None:
+    assert load_config(ROOT / "configs/default.yaml") == Config()

@@ -1,0 +1,225 @@
+"""`coralx reproduce`: the winner from its lineage, and how checkpoints are traced back."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coralx.config import Config, load_config
+from coralx.errors import StoreError
+from coralx.records import (
+    Generation,
+    Genome,
+    Job,
+    LoRAConfig,
+    Start,
+    TrainingResult,
+    TrainingStage,
+)
+from coralx.report.lives import read_lives
+from coralx.runs.provenance import Provenance
+from coralx.runs.reproduce import Reproduction, find_result, reproduce
+from coralx.runs.running import start_run
+from coralx.runs.watcher import Watcher
+from coralx.store import JOURNAL, History, Store, read_history
+from coralx.summary import front_results
+
+ROOT = Path(__file__).parents[2]
+STAGES = [
+    TrainingStage(name=name, epoch_budget=1, data_percentage=100, survival_rate=1)
+    for name in ("S0", "S1")
+]
+
+
+def trained(
+    job: str, stage: int, genomes: dict[str, Start], packs: tuple[tuple[str, ...], ...] = ()
+) -> tuple[Job, list[TrainingResult]]:
+    known = {name: Genome(id=name) for name in genomes}
+    made = Job(
+        id=job,
+        generation=0,
+        stage=STAGES[stage],
+        stage_index=stage,
+        genomes=tuple(known.values()),
+        starts=tuple(genomes.values()),
+    )
+    pack_of = {name: pack for pack in packs for name in pack}
+    results = [
+        TrainingResult(
+            job=job,
+            genome=genome,
+            generation=0,
+            stage=STAGES[stage].name,
+            stage_index=stage,
+            lora_cfg=LoRAConfig(),
+            start=genomes[name],
+            checkpoint=f"{name}/S{stage}",
+            pack=pack_of.get(name),
+        )
+        for name, genome in known.items()
+    ]
+    return made, results
+
+
+@pytest.fixture
+def history() -> History:
+    """a and b in a pack, c alone beside d; b goes on; e inherits from b, in a pack with f."""
+    rows = [
+        trained("j0", 0, {"a": Start(), "b": Start()}),
+        trained("j1", 0, {"c": Start(), "d": Start()}, (("c",), ("d",))),
+        trained("j2", 1, {"b": Start(kind="continue", checkpoint="b/S0")}),
+        trained(
+            "j3",
+            0,
+            {
+                "e": Start(kind="inherit", checkpoint="b/S1"),
+                "f": Start(kind="inherit", checkpoint="c/S0"),
+            },
+        ),
+    ]
+    jobs = [job for job, _ in rows]
+    results = [result for _, results in rows for result in results]
+    return History(config=Config(), facts={}, jobs=jobs, results=results)
+
+
+def trace(history: History, checkpoint: str, whole: set[str]) -> list[tuple[str, list[str]]]:
+    steps = Provenance(history).packs_to(checkpoint, whole.__contains__)
+    return [(step.job.id, [genome.id for genome in step.job.genomes]) for step in steps]
+
+
+def test_a_schedule_holds_every_job_of_the_lineage_with_its_pack(history: History) -> None:
+    assert trace(history, "e/S0", set()) == [
+        ("j0", ["a", "b"]),
+        ("j1", ["c"]),  # as it was parted; d has nothing to do with it
+        ("j2", ["b"]),
+        ("j3", ["e", "f"]),
+    ]
+
+
+def test_a_merged_child_goes_back_to_both_ancestors(history: History) -> None:
+    start = Start(kind="merge", checkpoint="b/S1", second="c/S0")
+    job, results = trained("j4", 0, {"m": start})
+    history.jobs.append(job)
+    history.results.extend(results)
+    assert [name for name, _ in trace(history, "m/S0", set())] == ["j0", "j1", "j2", "j4"]
+    assert [name for name, _ in trace(history, "m/S0", {"b/S1"})] == ["j1", "j4"]
+
+
+def test_it_begins_at_the_last_good_ancestors(history: History) -> None:
+    assert trace(history, "e/S0", {"b/S1", "c/S0"}) == [("j3", ["e", "f"])]
+    assert trace(history, "b/S1", {"b/S0"}) == [("j2", ["b"])]
+    assert trace(history, "e/S0", {"b/S0"}) == [("j1", ["c"]), ("j2", ["b"]), ("j3", ["e", "f"])]
+
+
+def test_a_job_that_was_given_twice_counts_once(history: History) -> None:
+    history.jobs.append(history.jobs[0])
+    assert trace(history, "b/S0", set()) == [("j0", ["a", "b"])]
+
+
+def test_what_no_record_explains_is_refused(history: History) -> None:
+    with pytest.raises(StoreError, match="does not say how x/S0 came about"):
+        trace(history, "x/S0", set())
+    del history.jobs[0]
+    with pytest.raises(StoreError, match="b/S0"):
+        trace(history, "e/S0", set())
+
+
+def test_a_member_of_the_front_is_the_result_that_is_on_it(history: History) -> None:
+    closed = Generation(
+        index=0,
+        population=("b",),
+        front=("b",),
+        front_stages=("S0",),
+        hypervolume=0.1,
+        diversity=0.1,
+        first_front_share=1.0,
+    )
+    assert find_result(history, Path("run"), "b").stage == "S1"
+    history.generations.append(closed)
+    assert find_result(history, Path("run"), "b").stage == "S0"
+    assert [result.stage for result in front_results(history, closed)] == ["S0"]
+    (life,) = (life for life in read_lives(history) if life.genome.id == "b")
+    assert (life.shown.stage, life.last.stage) == ("S0", "S1")
+
+
+def test_an_unknown_genome_is_refused_with_those_there_are(history: History) -> None:
+    assert find_result(history, Path("run"), "b").stage == "S1"
+    with pytest.raises(StoreError, match="no trained genome 'zz'; there are a, b"):
+        find_result(history, Path("run"), "zz")
+
+
+def outcome(again: str, difference: float | None) -> Reproduction:
+    return Reproduction("a", "S1", ("j0",), 5, "a/S1-1", again, difference)
+
+
+def test_the_outcome_is_told_in_words() -> None:
+    assert "bit for bit" in outcome("a/S1-1", 0.0).describe()
+    assert "differ by up to 0.25" in outcome("a/S1-2", 0.25).describe()
+    assert "no longer there" in outcome("a/S1-2", None).describe()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    spec = importlib.util.spec_from_file_location("kill_runs", ROOT / "scripts" / "kill_runs.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module: Any = importlib.util.module_from_spec(spec)
+    sys.modules["kill_runs"] = module
+    spec.loader.exec_module(module)
+    directory = tmp_path_factory.mktemp("reproduce") / "run"
+    start_run(load_config(module.CONFIG), directory, Watcher())
+    return directory
+
+
+def test_the_winner_is_reproduced_from_its_lineage_in_another_process(finished: Path) -> None:
+    history = read_history(finished)
+    front = history.generations[-1].front
+    child = next((name for name in front if find_result(history, finished, name).genome.parents),
+                 front[0])  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "coralx", "reproduce", str(finished), child],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "bit for bit" in done.stdout
+    assert find_result(history, finished, child).checkpoint in done.stdout
+
+
+def test_a_schedule_that_was_tampered_with_is_found_out(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another learning rate in the journal than what was trained with: other weights."""
+    history = read_history(finished)
+    name = history.generations[-1].front[0]
+    target = find_result(history, finished, name)
+
+    def faster(genome: Genome) -> Genome:
+        changed = {"learning_rate": genome.learning_rate * 2}
+        return genome.model_copy(update=changed) if genome.id == name else genome
+
+    store = Store(tmp_path / "run")
+    config = load_config(history.config, {"training": {"prefix_memory_gb": 0}})
+    store.append("run_started", history.facts | {"config": config.model_dump(mode="json")})
+    for job in history.jobs:
+        store.append("job", job.model_copy(update={"genomes": tuple(map(faster, job.genomes))}))
+    store.append("results", history.results)
+    store.close()
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    found = reproduce(tmp_path / "run", target.genome.id)
+    assert not list(scratch.iterdir()), "frozen outputs on disk go with the rest"
+    assert not found.identical
+    assert found.difference is None  # the copy has no weights of its own
+    assert json.loads((finished / JOURNAL).read_text("utf-8").splitlines()[0])

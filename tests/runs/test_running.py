@@ -1,0 +1,195 @@
+"""Runs from start to end: here, one in which nobody is left."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from coralx.cli.progress import View
+from coralx.config import PREFIX_FOLDER, load_config
+from coralx.errors import ExtinctError, StoreError
+from coralx.lock import LOCK
+from coralx.records import Genome, Job, LoRAConfig, Start, TrainingResult
+from coralx.runs.exporting import export_genome
+from coralx.runs.running import resume_run, start_run
+from coralx.runs.watcher import Watcher
+from coralx.store import JOURNAL, Store
+
+# No stage of one step reaches an AUROC of 1.
+DOOMED = {
+    "vision_tower": None,
+    "data": {"image_column": "none", "max_rows": 64, "max_tokens": 16},
+    "evolution": {"population": 2, "generations": 1},
+    "training": {
+        "device": "cpu",
+        "threads": 1,
+        "attack_rows": 0,
+        "evaluation_batch": 16,
+        "prefix_memory_gb": 0,
+    },
+    "hyperband": {
+        "grow_rank_at": None,
+        "training_stages": [
+            {
+                "name": "only",
+                "epoch_budget": 0.1,
+                "data_percentage": 50,
+                "survival_rate": 1,
+                "min_auroc": 1.0,
+            }
+        ],
+    },
+}
+
+
+SOUND = {
+    **DOOMED,
+    "hyperband": {
+        "grow_rank_at": None,
+        "training_stages": [
+            {"name": "only", "epoch_budget": 0.1, "data_percentage": 50, "survival_rate": 0.5}
+        ],
+    },
+}
+
+
+class Listener(Watcher):
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
+
+
+def test_rows_left_out_or_cut_are_told(tmp_path: Path) -> None:
+    rows = [{"text": f"text no {i}", "label": i % 2} for i in range(40)]
+    rows.append({"text": "", "label": 0})
+    path, directory, listener = tmp_path / "rows.jsonl", tmp_path / "run", Listener()
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = {"train": str(path), "on_bad_rows": "skip", "max_tokens": 4}
+    history = start_run(load_config(SOUND | {"data": data}), directory, listener)
+    warning = f"warning: {path}: 1 of 41 rows left out: row 41: text must be a non-empty string"
+    assert any(line.startswith(warning) for line in listener.said)
+    assert "24 of 24 texts are longer than data.max_tokens (4) and are cut" in listener.said
+    assert history.facts["left_out"] == {str(path): 1}
+
+
+def test_a_run_whose_space_is_exhausted_says_so(tmp_path: Path) -> None:
+    genes = {"r": [2, 4], "alpha": [8], "dropout": [0.0], "target_modules": [["query"]]}
+    genes |= {"layers": [1], "learning_rate": [0.001], "weight_decay": [0.0], "use_rslora": [False]}
+    space = {name: {"kind": "choice", "values": values} for name, values in genes.items()}
+    settings = SOUND | {"space": space, "evolution": {"population": 2, "generations": 3}}
+    listener = Listener()
+    start_run(load_config(settings), tmp_path / "run", listener)
+    told = [line for line in listener.said if "the space holds no genome" in line]
+    assert len(told) == 1
+    assert "ended after generation 1 of 3" in told[0]
+
+
+def test_a_run_that_dies_out_leaves_a_report_of_what_was_tried(tmp_path: Path) -> None:
+    directory, listener = tmp_path / "run", Listener()
+    with pytest.raises(ExtinctError):
+        start_run(load_config(DOOMED), directory, listener)
+    summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
+    assert summary["front"] == []
+    assert [item["stage"] for item in summary["stopped"]] == ["only", "only"]
+    page = (directory / "report.html").read_text(encoding="utf-8")
+    assert summary["stopped"][0]["reason"].split(" < ")[0] in page
+    assert any(str(directory / "report.html") in line for line in listener.said)
+    assert not (directory / PREFIX_FOLDER).exists()
+    with pytest.raises(ExtinctError):  # nothing to go on with, and no other error
+        resume_run(directory, listener)
+
+
+def test_a_resumed_run_reports_what_it_trains_itself(tmp_path: Path) -> None:
+    directory, lines = tmp_path / "run", list[str]()
+    start_run(load_config(SOUND), directory, Watcher())
+    journal = directory / JOURNAL
+    whole = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join(whole[:3]))  # the start, the only job, its results
+    view = View(load_config(SOUND), lines.append)
+    resume_run(directory, view)
+    view.flush()
+    assert any("measuring the front" in line for line in lines)
+    assert not [line for line in lines if line.startswith("generation")]
+
+
+def test_half_filled_files_of_a_killed_sitting_are_removed_by_the_next(tmp_path: Path) -> None:
+    directory, left = tmp_path / "run", list[Path]()
+    start_run(load_config(SOUND), directory, Watcher())
+    journal = directory / JOURNAL
+    journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:2]) + b"torn")
+    (directory / PREFIX_FOLDER).mkdir()
+    for name in ("key.bin", "key.1.part"):
+        (directory / PREFIX_FOLDER / name).write_bytes(b"")
+
+    class Looker(Listener):
+        def begin(self, evolution: object) -> None:
+            left.extend((directory / PREFIX_FOLDER).iterdir())
+
+    looker = Looker()
+    resume_run(directory, looker)
+    assert [path.name for path in left] == ["key.bin"]
+    assert any("half a record (4 bytes)" in line for line in looker.said)
+
+
+def test_a_genome_last_scored_by_its_text_alone_is_not_exported(tmp_path: Path) -> None:
+    """Its threshold and scaling would be used on pictures that they know nothing of."""
+    config = load_config(SOUND)
+    genome = Genome(lora_cfg=LoRAConfig())
+    job = Job(
+        id="j",
+        generation=0,
+        stage=config.hyperband.stages[0],
+        stage_index=0,
+        genomes=(genome,),
+        starts=(Start(),),
+        text_only=True,
+    )
+    result = TrainingResult(
+        job="j",
+        genome=genome,
+        generation=0,
+        stage="only",
+        stage_index=0,
+        lora_cfg=genome.lora_cfg,
+        checkpoint="any",
+        details={"threshold": 0.5},
+    )
+    with contextlib.closing(Store(tmp_path / "run")) as store:
+        store.append("run_started", {"config": config.model_dump(mode="json"), "images": True})
+        store.append("job", job)
+        store.append("results", [result])
+    with pytest.raises(StoreError, match=r"no further than only.*by their text alone.*later stage"):
+        export_genome(tmp_path / "run", genome.id, tmp_path / "adapter", Watcher())
+    assert not (tmp_path / "adapter").exists()
+
+
+def test_exporting_whole_weights_reads_no_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory, listener = tmp_path / "run", Listener()
+    history = start_run(load_config(SOUND), directory, listener)
+    genome = history.results[-1].genome.id
+    with monkeypatch.context() as patch:
+        patch.setattr("coralx.runs.opening.load_worker", None)
+        export_genome(directory, genome, tmp_path / "adapter", listener)
+    weights = tmp_path / "adapter" / "adapter_model.safetensors"
+    kept = next((directory / "checkpoints").rglob(f"*{history.results[-1].checkpoint}*"))
+    kept.write_bytes(b"damaged")
+    with contextlib.closing(Store(directory)):  # another process at work in the run
+        with pytest.raises(StoreError, match=f"in use by process {os.getpid()}"):
+            export_genome(directory, genome, tmp_path / "again", listener)
+        assert kept.read_bytes() == b"damaged"
+    journal = (directory / JOURNAL).read_bytes()
+    export_genome(directory, genome, tmp_path / "again", listener)
+    assert any("training it again" in line for line in listener.said)
+    again = tmp_path / "again" / "adapter_model.safetensors"
+    assert again.read_bytes() == weights.read_bytes()
+    assert (directory / JOURNAL).read_bytes() == journal
+    left = {path.name for path in directory.iterdir()}
+    assert not left & {LOCK, PREFIX_FOLDER}
