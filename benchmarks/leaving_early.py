@@ -25,7 +25,7 @@ from results import describe_machine, spread, write_results
 from coralx.config import Config, load_config
 from coralx.records import Genome, Start, TrainingResult
 from coralx.search import selection
-from coralx.search.breeding import found
+from coralx.search.breeding import draw_founders
 from coralx.search.jobs import plan_jobs
 from coralx.train.worker import Worker
 
@@ -52,7 +52,7 @@ def measure_seed(seed: int, arguments: argparse.Namespace) -> list[dict[str, Any
             "data": {"max_rows": arguments.max_rows},
         },
     )
-    genomes = found(config.space, config.evolution)
+    genomes = draw_founders(config.space, config.evolution)
     training = config.training.model_copy(update={"patience": None})
     full, full_skills = train_through(config.model_copy(update={"training": training}), genomes)
     early, skills = train_through(config, genomes)

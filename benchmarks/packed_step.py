@@ -34,7 +34,7 @@ from results import between, describe_machine, spread, table, write_results
 from coralx.config import load_config
 from coralx.records import Genome, LoRAConfig, Start
 from coralx.train.data import batches
-from coralx.train.member import Member, StagePlan
+from coralx.train.member import Member, StageWork
 from coralx.train.trainer import StageTrainer
 from coralx.train.workbench import Workbench
 
@@ -205,7 +205,7 @@ def time_steps(
     trainer = StageTrainer(
         bench.backbone, bench.rows, bench.labels, bench.config.training, bench.seed
     )
-    plan = StagePlan(
+    plan = StageWork(
         batches=dealt, examine_at=(), index=0, warmup_epoch=1, last=False, patience=None
     )
     marks: list[Timing] = []

@@ -33,7 +33,7 @@ from coralx.search.evolution import new_search
 from coralx.train.adapters import PackedAdapters
 from coralx.train.checkpoint import load_checkpoint
 from coralx.train.data import batches, subset
-from coralx.train.member import Member, StagePlan
+from coralx.train.member import Member, StageWork
 from coralx.train.trainer import StageTrainer
 from coralx.train.worker import Worker
 
@@ -103,7 +103,7 @@ def train(worker: Worker, members: Sequence[Member]) -> list[dict[int, float]]:
     size, steps = config.training.batch_size, budget(worker)
     print(f"{len(members) // 2} children, each twice, {steps} steps", flush=True)
     chosen = subset(bench.splits.train, 100, bench.seed)
-    plan = StagePlan(
+    plan = StageWork(
         batches=batches(chosen, bench.rows.lengths, size, steps, [bench.seed, PURPOSE]),
         examine_at=points(steps),
         index=PURPOSE,

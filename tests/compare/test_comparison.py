@@ -18,7 +18,7 @@ from coralx.compare.ways import naive_as_result, naive_side, run_simulation
 from coralx.config import Config, load_config
 from coralx.errors import ConfigError
 from coralx.runs.watcher import Watcher
-from coralx.search.breeding import found
+from coralx.search.breeding import draw_founders
 from coralx.train.naive import NaiveResult
 
 CONFIG = load_config(
@@ -74,7 +74,7 @@ def test_all_three_are_measured_on_the_same_genomes(
     measured: tuple[Comparison, Listener], lines: dict[str, dict[str, Any]]
 ) -> None:
     assert tuple(lines) == MODES
-    ids = [genome.id for genome in found(CONFIG.space, CONFIG.evolution)[:2]]
+    ids = [genome.id for genome in draw_founders(CONFIG.space, CONFIG.evolution)[:2]]
     assert measured[0].document()["genomes"] == ids
     assert [sorted(g.id for g in measured[0].sides[m]["genomes"]) for m in MODES] == [
         sorted(ids)
@@ -164,7 +164,7 @@ def test_the_table_marks_what_is_invented(measured: tuple[Comparison, Listener])
 
 def test_the_small_version_is_the_beginning_of_generation_0() -> None:
     config, genomes = small_version(CONFIG, 3, 40)
-    assert genomes == found(CONFIG.space, CONFIG.evolution)[:3]
+    assert genomes == draw_founders(CONFIG.space, CONFIG.evolution)[:3]
     assert (config.evolution.population, config.evolution.generations) == (3, 1)
     assert config.data.max_rows == 40
     assert len(small_version(CONFIG, 20, 1000)[1]) == 20  # more than the population

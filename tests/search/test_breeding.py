@@ -20,7 +20,7 @@ def keys_of(genomes) -> set[space.Key]:
 @given(SEEDS)
 def test_children_are_new_in_the_space_and_reproducible(seed: int) -> None:
     settings = EvolutionSettings(seed=seed)
-    parents = breeding.found(DEFAULT_SPACE, settings)
+    parents = breeding.draw_founders(DEFAULT_SPACE, settings)
     children = breeding.breed(DEFAULT_SPACE, settings, parents, 8, keys_of(parents), 1)
     keys = keys_of((*parents, *children))
     assert (len(parents), len(children), len(keys)) == (8, 8, 16)
@@ -33,7 +33,7 @@ def test_children_are_new_in_the_space_and_reproducible(seed: int) -> None:
 
 def test_the_better_parent_is_named_first() -> None:
     settings = EvolutionSettings(population=6, crossover_rate=1)
-    parents = breeding.found(DEFAULT_SPACE, settings)
+    parents = breeding.draw_founders(DEFAULT_SPACE, settings)
     place = {parent.id: index for index, parent in enumerate(parents)}
     children = breeding.breed(DEFAULT_SPACE, settings, parents, 50, keys_of(parents), 1)
     places = [[place[name] for name in child.parents] for child in children]
@@ -44,7 +44,7 @@ def test_the_better_parent_is_named_first() -> None:
 def test_a_space_used_up_leaves_places_empty() -> None:
     tiny = {"r": Choice(values=(2, 4, 8))}
     settings = EvolutionSettings(population=2)
-    parents = breeding.found(tiny, settings)
+    parents = breeding.draw_founders(tiny, settings)
     children = breeding.breed(tiny, settings, parents, 2, keys_of(parents), 1)
     assert len(children) == 1
     everyone = (*parents, *children)
@@ -63,7 +63,7 @@ def test_streams_differ_by_each_of_their_keys() -> None:
 @given(SEEDS, st.sampled_from([0.0, 0.25, 0.5]))
 def test_exploit_replaces_the_lowest_share_by_copies_of_the_highest(seed: int, share) -> None:
     settings = EvolutionSettings(seed=seed, exploit_below=share)
-    ranked = breeding.found(DEFAULT_SPACE, settings)
+    ranked = breeding.draw_founders(DEFAULT_SPACE, settings)
     known = keys_of(ranked)
     entering = breeding.exploit(DEFAULT_SPACE, settings, ranked, known, 3, 1)
     few = int(8 * share)
@@ -81,7 +81,7 @@ def test_models_are_drawn_from_the_whole_top_share() -> None:
     found = set()
     for seed in range(20):
         settings = EvolutionSettings(seed=seed, exploit_below=0.5)
-        ranked = breeding.found(DEFAULT_SPACE, settings)
+        ranked = breeding.draw_founders(DEFAULT_SPACE, settings)
         entering = breeding.exploit(DEFAULT_SPACE, settings, ranked, keys_of(ranked), 0, 0)
         names = [genome.id for genome in ranked]
         found |= {names.index(copy.parents[0]) for copy in entering[4:]}
@@ -90,7 +90,7 @@ def test_models_are_drawn_from_the_whole_top_share() -> None:
 
 def test_a_repeat_is_mutated_at_the_rate_of_the_settings() -> None:
     settings = EvolutionSettings(exploit_below=0.5, mutation_rate=1)
-    ranked = breeding.found(DEFAULT_SPACE, settings)
+    ranked = breeding.draw_founders(DEFAULT_SPACE, settings)
     entering = breeding.exploit(DEFAULT_SPACE, settings, ranked, keys_of(ranked), 0, 0)
     models = {genome.id: genome.genes() for genome in ranked}
     for copy in entering[4:]:
@@ -101,7 +101,7 @@ def test_a_repeat_is_mutated_at_the_rate_of_the_settings() -> None:
 def test_a_genome_stays_where_its_models_copy_would_be_nothing_new() -> None:
     tiny = {"r": Choice(values=(2, 4))}
     settings = EvolutionSettings(population=2, exploit_below=0.5)
-    ranked = breeding.found(tiny, settings)
+    ranked = breeding.draw_founders(tiny, settings)
     assert breeding.exploit(tiny, settings, ranked, keys_of(ranked), 0, 0) == ranked
 
 

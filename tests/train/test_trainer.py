@@ -15,7 +15,7 @@ from coralx.records import Genome, LoRAConfig
 from coralx.settings.sections import TrainingSettings
 from coralx.train.adapters import PackedAdapters, Weights
 from coralx.train.backbone import Backbone
-from coralx.train.member import Member, StagePlan, build_pack, empty_moments
+from coralx.train.member import Member, StageWork, build_pack, empty_moments
 from coralx.train.optim import PackOptimizer
 from coralx.train.prefix import EncodedRows
 from coralx.train.trainer import StageTrainer, examination_points, segments
@@ -42,7 +42,7 @@ def train(
         facts = {"index": 0, "warmup_epoch": 4, "last": False, "patience": 2, "least_gain": 0.01}
         batches = [[i % 16, (i + 1) % 16] for i in range(STEPS)]
         examine_at = [0, *examination_points(STEPS, 4)]
-        stage = StagePlan(batches=batches, examine_at=examine_at, **{**facts, **plan})
+        stage = StageWork(batches=batches, examine_at=examine_at, **{**facts, **plan})
         rounds = iter(told)
         seen: list[tuple[int, int]] = []
 
@@ -160,7 +160,7 @@ def _train_alone(
     **settings: Any,
 ) -> None:
     labels = torch.from_numpy(encoded.rows.labels).float()
-    plan = StagePlan(batches, [], index, warmup_epoch=4, last=False, patience=None)
+    plan = StageWork(batches, [], index, warmup_epoch=4, last=False, patience=None)
     trainer = StageTrainer(backbone, encoded, labels, TrainingSettings(**settings), seed=0)
     trainer.train([member], plan, lambda *_: [], lambda *_: None)
 
@@ -252,6 +252,6 @@ def test_long_stages_and_the_last_anneal_from_the_peak_wherever_they_begin(
     genome = Genome(learning_rate=1e-3, warmup=0.0)
     member = Member(genome, genome.lora_cfg, nothing := Weights({}, {}), empty_moments(nothing), 0)
     batches = [np.zeros(1, dtype=np.int64)] * steps
-    plan = StagePlan(batches, (), index=2, warmup_epoch=8, last=last, patience=None)
+    plan = StageWork(batches, (), index=2, warmup_epoch=8, last=last, patience=None)
     schedule = plan.schedule(member, start=100)
     assert [schedule.rate(100 + step) for step in range(steps)] == pytest.approx(rates)

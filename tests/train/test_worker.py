@@ -22,7 +22,7 @@ from coralx.train import trainer as trainer_module
 from coralx.train.adapters import Weights
 from coralx.train.data import batches, subset
 from coralx.train.hook import Turn
-from coralx.train.member import Member, StagePlan
+from coralx.train.member import Member, StageWork
 from coralx.train.parting import is_shortage, train_parted
 from coralx.train.trainer import StageTrainer
 from coralx.train.worker import Worker
@@ -198,17 +198,17 @@ class Enough(Exception):
 @pytest.fixture
 def planned(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[Job], tuple[Sequence[Member], StagePlan]]:
+) -> Callable[[Job], tuple[Sequence[Member], StageWork]]:
     """Who would be trained for a job, and on what."""
-    told: list[tuple[Sequence[Member], StagePlan]] = []
+    told: list[tuple[Sequence[Member], StageWork]] = []
 
-    def note(_: Any, members: Sequence[Member], plan: StagePlan, *__: Any) -> None:
+    def note(_: Any, members: Sequence[Member], plan: StageWork, *__: Any) -> None:
         told.append((members, plan))
         raise Enough
 
     monkeypatch.setattr(StageTrainer, "train", note)
 
-    def ask(job: Job) -> tuple[Sequence[Member], StagePlan]:
+    def ask(job: Job) -> tuple[Sequence[Member], StageWork]:
         with pytest.raises(Enough):
             worker.train(job)
         return told.pop()

@@ -24,7 +24,7 @@ from coralx.config import Config
 from coralx.records import Genome
 from coralx.runs.watcher import Watcher
 from coralx.search import budget, selection
-from coralx.search.breeding import found
+from coralx.search.breeding import draw_founders
 from coralx.wording import duration, plural
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def small_version(config: Config, count: int, rows: int) -> tuple[Config, tuple[
     evolution = config.evolution
     size = max(count, evolution.population)
     drawn = evolution.model_copy(update={"generations": 1, "population": size})
-    genomes = found(config.space, drawn)[:count]
+    genomes = draw_founders(config.space, drawn)[:count]
     most = min(config.data.max_rows or rows, rows)
     sections = {
         "evolution": drawn.model_copy(update={"population": count}),

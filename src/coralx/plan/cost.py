@@ -13,7 +13,7 @@ from coralx.models import check_kind, read_shape
 from coralx.records import Genome, LoRAConfig, ModelShape, TrainingStage
 from coralx.rows.count import RowCount, check_measured, count_rows
 from coralx.search import budget
-from coralx.search.breeding import found
+from coralx.search.breeding import draw_founders
 from coralx.search.jobs import grown_rank
 from coralx.search.packing import (
     adapted_blocks,
@@ -123,7 +123,7 @@ def _first_stages(config: Config) -> tuple[TrainingStage, ...]:
     stages = config.hyperband.stages
     if not config.hyperband.adaptive_budgets:
         return stages
-    founders = found(config.space, config.evolution)
+    founders = draw_founders(config.space, config.evolution)
     return budget.adapt(stages, len(founders), relative_diversity(config.space, founders))
 
 
@@ -159,7 +159,7 @@ def _estimate(config: Config, plan: budget.Plan, tokens_per_row: float | None) -
     shape = read_shape(config.base_model, 4 if config.training.dtype == "float32" else 2)
     drawn = min(config.evolution.population, DRAWN)
     settings = config.evolution.model_copy(update={"population": drawn})
-    genomes, lines = found(config.space, settings), []
+    genomes, lines = draw_founders(config.space, settings), []
     for place, line in enumerate(plan.stages):
         trained = [_adapter(genome, config, place) for genome in genomes]
         seen = line.steps * config.training.batch_size

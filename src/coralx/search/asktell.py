@@ -53,7 +53,7 @@ class Search(ABC):
         self._bounds: selection.Bounds = {}
         self._front = RunningFront(config.objectives, measured_in_full(config, image_task))
         founders = _check_given(config, population) if population is not None else None
-        self._founders = founders or breeding.found(config.space, config.evolution)
+        self._founders = founders or breeding.draw_founders(config.space, config.evolution)
         self._size = len(self._founders)
 
     @property

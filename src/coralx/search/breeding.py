@@ -35,7 +35,7 @@ def stream(seed: int, place: int, purpose: Purpose, stage: int | None = None) ->
     return np.random.default_rng([seed, place, purpose, *([] if stage is None else [stage])])
 
 
-def found(space: Space, settings: EvolutionSettings) -> tuple[Genome, ...]:
+def draw_founders(space: Space, settings: EvolutionSettings) -> tuple[Genome, ...]:
     """The genomes of generation 0, drawn from the space.
 
     Raises:

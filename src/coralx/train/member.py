@@ -47,7 +47,7 @@ class Member:
     def going(self) -> bool:
         return self.stop is None and not self.left_early
 
-    def examine(self, step: int, skill: float, plan: StagePlan) -> None:
+    def examine(self, step: int, skill: float, plan: StageWork) -> None:
         """Note P1 at `step`; leave when it has not improved by more than `least_gain`
         `patience` times in a row. The best weights seen are kept whatever they gain."""
         self.skills[step] = skill
@@ -83,7 +83,7 @@ class Member:
 
 
 @dataclass(frozen=True)
-class StagePlan:
+class StageWork:
     """What a pack is trained on: row indices per step, evaluation points (steps done; 0 is before
     the first). A long stage anneals, and so does the last."""
 

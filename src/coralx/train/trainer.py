@@ -21,7 +21,7 @@ from coralx.settings.sections import TrainingSettings
 from coralx.train.adapters import PackedAdapters
 from coralx.train.backbone import Backbone
 from coralx.train.lanes import Lanes, lanes_for, share_out
-from coralx.train.member import Member, StagePlan, build_pack
+from coralx.train.member import Member, StageWork, build_pack
 from coralx.train.network import score
 from coralx.train.optim import PackOptimizer, Schedule
 from coralx.train.prefix import EncodedRows
@@ -54,7 +54,7 @@ class StageTrainer:
     def train(
         self,
         members: Sequence[Member],
-        plan: StagePlan,
+        plan: StageWork,
         examine: Examine,
         observe: Callable[[int, int], None],
     ) -> None:
@@ -92,7 +92,7 @@ class StageTrainer:
         self,
         members: Sequence[Member],
         schedules: Sequence[Schedule],
-        plan: StagePlan,
+        plan: StageWork,
         steps: range,
         observe: Callable[[int, int], None],
     ) -> None:
@@ -120,7 +120,7 @@ class StageTrainer:
         self,
         members: Sequence[Member],
         schedules: Sequence[Schedule],
-        plan: StagePlan,
+        plan: StageWork,
         steps: range,
         meet: Callable[[], None],
     ) -> None:
@@ -163,7 +163,7 @@ class StageTrainer:
         pack: PackedAdapters,
         optimizer: PackOptimizer,
         members: Sequence[Member],
-        plan: StagePlan,
+        plan: StageWork,
         step: int,
         positions: Sequence[int],
     ) -> None:
@@ -199,7 +199,7 @@ class StageTrainer:
         return 2 * frozen + 3 * self._backbone.adapter_flops(member.weights, *seen)
 
     def _examine(
-        self, members: Sequence[Member], step: int, plan: StagePlan, examine: Examine
+        self, members: Sequence[Member], step: int, plan: StageWork, examine: Examine
     ) -> None:
         going = [member for member in members if member.going]
         if not going:

@@ -25,7 +25,7 @@ from coralx.train.data import batches, stage_steps, subset
 from coralx.train.export import export_result
 from coralx.train.hook import apply_hook
 from coralx.train.measuring import Figures, Measurer, load_own_objectives
-from coralx.train.member import LONG_STAGE, Member, StagePlan
+from coralx.train.member import LONG_STAGE, Member, StageWork
 from coralx.train.outcome import (
     Clock,
     add_lost,
@@ -160,7 +160,7 @@ class Worker:
         """The genome as the user's hook, if any, wants it trained."""
         return apply_hook(self._hook, genome, job.stage.name) if self._hook else genome
 
-    def _plan(self, job: Job) -> tuple[StagePlan, float]:
+    def _plan(self, job: Job) -> tuple[StageWork, float]:
         """The stage's batches, the same for every genome of the run, and its unrounded steps."""
         bench, stage = self.bench, job.stage
         size = self.config.training.batch_size
@@ -168,7 +168,7 @@ class Worker:
         planned = stage_steps(stage, len(chosen), size)
         steps = math.ceil(planned - 1e-9)
         key = [bench.seed, job.stage_index]
-        plan = StagePlan(
+        plan = StageWork(
             batches=batches(chosen, bench.rows.lengths, size, steps, key),
             examine_at=_examinations(job, steps, self.config),
             index=job.stage_index,
