@@ -107,17 +107,17 @@ def measure(worker: Worker, result: TrainingResult) -> dict[str, float]:
 def report(seeds: Sequence[Sequence[dict[str, Any]]], arguments: argparse.Namespace) -> None:
     lines = [line for seed in seeds for line in seed]
     saved = 1 - sum(x["steps"] for x in lines) / sum(x["full_steps"] for x in lines)
+    gone = [line for line in lines if line["left_early"]]
     front = [line for line in lines if line["on_front"]]
-    left = [line for line in front if line["left_early"]]
     document = {
         "seeds": arguments.seeds,
         "genomes": len(lines),
         "max_rows": arguments.max_rows,
-        "left_early": sum(bool(line["left_early"]) for line in lines),
+        "left_early": len(gone),
         "steps_saved": saved,
         "front_members": len(front),
-        "front_members_left_early": len(left),
-        "regret": {rows: describe(lines, left, rows, arguments.tolerance) for rows in ROWS},
+        "front_members_left_early": sum(line["on_front"] for line in gone),
+        "regret": {rows: describe(gone, rows, arguments.tolerance) for rows in ROWS},
         "tolerance": arguments.tolerance,
         "machine": describe_machine(),
         "lines": lines,
@@ -128,27 +128,26 @@ def report(seeds: Sequence[Sequence[dict[str, Any]]], arguments: argparse.Namesp
         [
             f"{len(lines)} genomes through all stages, {document['left_early']} left one early; "
             f"{100 * saved:.0f}% of the steps were saved. Of {len(front)} front members of full "
-            f"training {len(left)} left one early.",
+            f"training {document['front_members_left_early']} left one early.",
             "",
-            "| rows | regret in AUROC, median | mean | range | front members that left early and "
-            f"lost more than {arguments.tolerance} | gained more |",
+            "| rows | regret in AUROC of those that left, median | mean | range | front members "
+            f"among them that lost more than {arguments.tolerance} | gained more |",
             "|---|---|---|---|---|---|",
             *(show(rows, document["regret"][rows]) for rows in ROWS),
         ],
     )
 
 
-def describe(
-    lines: Sequence[dict[str, Any]], left: Sequence[dict[str, Any]], rows: str, tolerance: float
-) -> dict[str, Any]:
-    """The regrets of all genomes on these rows, and how many front members that `left` early lost
-    and gained more than the tolerance."""
-    regrets = [line["regret"][rows] for line in lines]
+def describe(gone: Sequence[dict[str, Any]], rows: str, tolerance: float) -> dict[str, Any]:
+    """The regrets on these rows of the genomes that left early, and how many of the front members
+    among them lost and gained more than the tolerance."""
+    regrets = [line["regret"][rows] for line in gone]
+    front = [line["regret"][rows] for line in gone if line["on_front"]]
     return {
         **spread(regrets),
         "mean": float(np.mean(regrets)),
-        "falsely_stopped": sum(line["regret"][rows] > tolerance for line in left),
-        "gained": sum(line["regret"][rows] < -tolerance for line in left),
+        "falsely_stopped": sum(regret > tolerance for regret in front),
+        "gained": sum(regret < -tolerance for regret in front),
     }
 
 
