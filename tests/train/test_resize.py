@@ -148,6 +148,19 @@ def test_truncation_copes_with_ranks_above_the_width() -> None:
     torch.testing.assert_close(new_b @ new_a, b @ a)
 
 
+@pytest.mark.parametrize(("width", "out"), [(24, 16), (16, 24)])
+def test_transplant_to_a_lower_rank_that_is_still_above_the_width_is_exact(
+    width: int, out: int
+) -> None:
+    a, b = _pair(0, 30, width, out)
+    fresh = _weights({"0.v": (_pair(1, 20, width)[0], torch.zeros(out, 20))})
+    new_a, new_b = transplant(_weights({"0.v": (a, b)}), 2.0, 0.5, fresh).lora["0.v"]
+    torch.testing.assert_close(0.5 * new_b @ new_a, 2.0 * b @ a, atol=1e-4, rtol=1e-4)
+    assert (new_a.shape, new_b.shape) == ((20, width), (out, 20))
+    assert torch.equal(new_a[16:], fresh.lora["0.v"][0][16:])
+    assert not new_b[:, 16:].any()
+
+
 def test_transplant_carries_only_what_both_adapt_and_the_head() -> None:
     parent = _weights({"0.q": _pair(0, 2), "0.k": _pair(1, 2)}, head=torch.full((1,), 7.0))
     fresh = _weights(

@@ -123,8 +123,11 @@ def build_pack(members: Sequence[Member], seed: int, device: torch.device) -> Pa
 
 def empty_moments(weights: Weights) -> Moments:
     """Moments of an optimiser that has not stepped."""
-    zeros = Weights(
-        {t: (torch.zeros_like(a), torch.zeros_like(b)) for t, (a, b) in weights.lora.items()},
-        {name: torch.zeros_like(value) for name, value in weights.extra.items()},
-    )
-    return Moments(zeros, zeros, 0)
+
+    def zeros() -> Weights:
+        return Weights(
+            {t: (torch.zeros_like(a), torch.zeros_like(b)) for t, (a, b) in weights.lora.items()},
+            {name: torch.zeros_like(value) for name, value in weights.extra.items()},
+        )
+
+    return Moments(zeros(), zeros(), 0)  # tensors of their own: none can be saved under two names

@@ -81,10 +81,11 @@ def transplant(parent: Weights, old_scale: float, new_scale: float, fresh: Weigh
 
 
 def truncate(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """The rank-`rank` pair nearest to B A in Frobenius norm, through two small QR factors."""
+    """The pair of rank `rank` nearest to B A in Frobenius norm, through two small QR factors; of
+    min(in, out), which is exact, where that is less."""
     q_b, r_b = torch.linalg.qr(b.double())
     q_a, r_a = torch.linalg.qr(a.double().T)
-    u, s, vh = torch.linalg.svd(r_b @ r_a.T)
+    u, s, vh = torch.linalg.svd(r_b @ r_a.T, full_matrices=False)
     root = s[:rank].sqrt()
     new_b = (q_b @ u[:, :rank]) * root
     new_a = root[:, None] * (vh[:rank] @ q_a.T)
