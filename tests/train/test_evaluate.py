@@ -324,6 +324,16 @@ def test_a_users_objective_gets_scores_with_their_rows(pictured: EvaluationSet) 
     assert given.has_image.tolist() == [False, True] * 8
 
 
+def test_a_users_objective_changes_nothing_but_its_own_copies(pictured: EvaluationSet) -> None:
+    scores = np.linspace(0, 1, len(pictured.encoded))
+    given, before = pictured.scored(scores), _values(pictured.measure(scores, None)[0])
+    for values in (given.scores, given.labels, given.tasks, given.has_image):
+        values[:] = np.zeros(len(values), values.dtype)
+    assert _values(pictured.measure(scores, None)[0]) == before
+    assert pictured.scored(scores).labels.tolist() == pictured.rows.labels.tolist()
+    assert pictured.scored(scores).tasks.tolist() == ["all"] * 16
+
+
 def test_a_users_objective_is_found_by_module_and_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

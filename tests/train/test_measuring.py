@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,11 @@ import numpy as np
 
 def mean(rows):
     assert np.isfinite(rows.scores).all()
+    return rows.scores.mean()
+
+def flip(rows):
+    np.subtract(1, rows.labels, out=rows.labels)
+    rows.scores[:] = 0.5
     return rows.scores.mean()
 """
 
@@ -56,6 +62,31 @@ def test_own_objectives_are_not_asked_about_scores_that_are_no_numbers(
     stop = gates.check(stage, broken)
     assert stop is not None
     assert stop.gate == "non_finite"
+
+
+def test_an_own_objective_that_changes_its_arrays_spoils_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the next one's of the same genome nor any of the next genome."""
+    (tmp_path / "strict_objective.py").write_text(MODULE, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "strict_objective", raising=False)
+    own = ["strict_objective:flip", "strict_objective:mean"]
+    figures = []
+    for names in (own, own[1:]):
+        settings = SETTINGS | {"objectives": ["task_skill", "calibration", *names]}
+        worker = Worker(load_config(settings), tmp_path / "checkpoints")
+        stage = worker.config.hyperband.stages[1]
+        genomes = tuple(Genome(id=name, lora_cfg=LoRAConfig(r=2, layers=1)) for name in "ab")
+        starts = (Start(),) * 2
+        results = worker.train(
+            Job(id="j", generation=0, stage=stage, stage_index=1, genomes=genomes, starts=starts)
+        )
+        figures.append([dict(result.objectives) for result in results])
+    for found in figures[0]:
+        assert found.pop(own[0]) == 0.5
+        assert found[own[1]] != 0.5
+    assert figures[0] == figures[1]
 
 
 @pytest.mark.parametrize("text_only", [True, False])

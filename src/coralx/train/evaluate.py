@@ -45,7 +45,7 @@ Measures = dict[str, Floats]
 class Scored:
     """One genome's probabilities for the clean rows of a split; what a user's own objective
     gets, calibrated unless `training.calibrate` is off. `scores`, `labels`, `tasks`,
-    `has_image`: (N,)."""
+    `has_image`: (N,), its own to change."""
 
     scores: Floats
     labels: NDArray[np.int8]
@@ -166,8 +166,10 @@ class EvaluationSet:
         return dict(zip(("as_served/recall", "as_served/false_positive_rate"), found, strict=True))
 
     def scored(self, scores: Floats) -> Scored:
-        """One genome's probabilities with their rows, for a user's own objective."""
-        return Scored(scores[self._main], self.labels, self.tasks, self.has_image)
+        """One genome's probabilities with their rows, for a user's own objective. Copies: a
+        function that changes them in place must not change what others are measured on."""
+        rows = self.labels.copy(), self.tasks.copy(), self.has_image.copy()
+        return Scored(scores[self._main], *rows)
 
     def _measure(
         self, scores: Floats, text_alone: Floats | None, resamples: Resamples

@@ -171,11 +171,10 @@ class Measurer:
     ) -> None:
         """Nothing where a score is no number: the gates stop such a genome, and a user's function
         need not know what to say of it."""
-        known = rows.scored(scores)
-        if not np.isfinite(known.scores).all():
+        if not np.isfinite(rows.scored(scores).scores).all():
             return
         for name, function in self._own.items():
-            value = apply_objective(name, function, known, genome)
+            value = apply_objective(name, function, rows.scored(scores), genome)
             objectives[name] = np.array([value])
 
     def _names(self, objectives: Measures) -> list[str]:
