@@ -34,10 +34,10 @@ def test_it_is_told_genome_and_stage_and_what_it_gives_is_trained() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"r": 4}, "may override learning_rate, weight_decay, warmup, dropout, got r"),
+        ({"r": 4}, "before S1: may override learning_rate, weight_decay, warmup, dropout, got r"),
         ({"learning_rate": -1}, "learning_rate: Input should be greater than 0, got -1"),
         ({"dropout": 1.5}, "dropout: Input should be less than 1, got 1.5"),
-        (3, "'int' object is not iterable"),
+        (3, "before S1: TypeError: 'int' object is not iterable"),
     ],
 )
 def test_what_it_gives_is_checked(given, message: str) -> None:
@@ -47,7 +47,7 @@ def test_what_it_gives_is_checked(given, message: str) -> None:
 
 
 def test_its_own_failure_is_named() -> None:
-    with pytest.raises(CoralXError, match="before S1: 'none'; mend the function"):
+    with pytest.raises(CoralXError, match="before S1: KeyError: 'none'; mend the function"):
         apply_hook(lambda turn: turn.genome.extra["none"], GENOME, "S1")
 
 

@@ -35,16 +35,17 @@ def apply_hook(hook: Hook, genome: Genome, stage: str) -> Genome:
     """
     try:
         wanted = dict(hook(Turn(genome, stage)) or {})
-        if strange := sorted(wanted.keys() - set(OVERRIDES)):
-            raise ValueError(f"may override {', '.join(OVERRIDES)}, got {', '.join(strange)}")
-        facts = genome.model_dump()
-        facts["lora_cfg"] |= {name: wanted.pop(name) for name in ("dropout",) if name in wanted}
-        return Genome.model_validate({**facts, **wanted})
+        strange = sorted(map(str, wanted.keys() - set(OVERRIDES)))
+        if not strange:
+            facts = genome.model_dump()
+            facts["lora_cfg"] |= {name: wanted.pop(name) for name in ("dropout",) if name in wanted}
+            return Genome.model_validate({**facts, **wanted})
+        cause = f"may override {', '.join(OVERRIDES)}, got {', '.join(strange)}"
     except ValidationError as error:
         first = error.errors()[0]
         cause = f"{first['loc'][-1]}: {first['msg']}, got {first['input']!r}"
     except (Exception, SystemExit) as error:  # whatever the function does
-        cause = f"{error or type(error).__name__}"
+        cause = f"{type(error).__name__}: {error}"
     raise CoralXError(
         f"training.hook failed for genome {genome.id} before {stage}: {cause}; mend the function, "
         "then `coralx resume`: nothing recorded is lost"
