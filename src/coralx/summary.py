@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -69,22 +69,28 @@ def directions(objectives: Iterable[str]) -> dict[str, str]:
     return {name: OBJECTIVES.get(name, "max") for name in objectives}
 
 
-def front_results(history: History, generation: Generation) -> list[TrainingResult]:
-    """The results on a generation's front; not always those of their genomes' highest stages."""
-    members = set(generation.front)
-    stages = dict(zip(generation.front, generation.front_stages, strict=False))
-    of_it = (
-        result
-        for result in history.results
-        if (name := result.genome.id) in members and stages.get(name, result.stage) == result.stage
-    )
-    found = {result.genome.id: result for result in latest(of_it)}
-    return [found[name] for name in generation.front if name in found]
+def by_generation(results: Iterable[TrainingResult]) -> defaultdict[int, list[TrainingResult]]:
+    """The results of each generation, in their order."""
+    found: defaultdict[int, list[TrainingResult]] = defaultdict(list)
+    for result in results:
+        found[result.generation].append(result)
+    return found
+
+
+def front_results(
+    history: History, generations: Iterable[Generation]
+) -> list[list[TrainingResult]]:
+    """The results on each generation's front; not always those of their genomes' highest stages."""
+    by_genome: dict[str, list[TrainingResult]] = defaultdict(list)
+    for result in history.results:
+        by_genome[result.genome.id].append(result)
+    return [_on_front(generation, by_genome) for generation in generations]
 
 
 def current_front(history: History) -> list[TrainingResult]:
     """The results on the front of a run as it stands; none before its first generation ended."""
-    return front_results(history, history.generations[-1]) if history.generations else []
+    found = front_results(history, history.generations[-1:])
+    return found[0] if found else []
 
 
 def count_merged(results: Iterable[TrainingResult]) -> dict[str, int]:
@@ -96,6 +102,16 @@ def count_merged(results: Iterable[TrainingResult]) -> dict[str, int]:
         if "auroc_at_start" in result.details
     ]
     return {"children": len(pairs), "beat_better_parent": sum(own > best for own, best in pairs)}
+
+
+def _on_front(
+    generation: Generation, by_genome: Mapping[str, list[TrainingResult]]
+) -> list[TrainingResult]:
+    stages = dict(zip(generation.front, generation.front_stages, strict=False))
+    members = []
+    for name in generation.front:
+        members += latest(r for r in by_genome[name] if stages.get(name, r.stage) == r.stage)
+    return members
 
 
 def _front(history: History) -> list[dict[str, Any]]:
@@ -145,26 +161,26 @@ def _without_own(intervals: dict[str, Any]) -> dict[str, Any]:
 
 
 def _generations(history: History) -> list[dict[str, Any]]:
+    results = by_generation(history.results)
     return [
         {
             "index": generation.index,
             "hypervolume": generation.hypervolume,
             "diversity": generation.diversity,
             "first_front_share": generation.first_front_share,
-            "non_dominated": _non_dominated(history, generation.index),
+            "non_dominated": _non_dominated(results[generation.index], history.config.objectives),
             "front_size": len(generation.front),
         }
         for generation in history.generations
     ]
 
 
-def _non_dominated(history: History, generation: int) -> dict[str, float]:
+def _non_dominated(results: Iterable[TrainingResult], names: Sequence[str]) -> dict[str, float]:
     """Per stage, the share of the genomes that passed it that no other of them dominates."""
-    passed: dict[str, list[TrainingResult]] = {}
-    for result in history.results:
-        if result.generation == generation and result.stopped is None:
-            passed.setdefault(result.stage, []).append(result)
-    names = history.config.objectives
+    passed: dict[str, list[TrainingResult]] = defaultdict(list)
+    for result in results:
+        if result.stopped is None:
+            passed[result.stage].append(result)
     return {stage: len(front(found, names)) / len(found) for stage, found in passed.items()}
 
 

@@ -8,6 +8,7 @@ import json
 import math
 import random
 import re
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -441,6 +442,27 @@ def test_large_run_without_a_closed_generation_has_a_page() -> None:
     page = Page(render_page(history))
     assert "There is no front yet" in page.text
     assert "of 320 genomes" in page.text
+
+
+class CountedResults(list[TrainingResult]):
+    """Counts how often they are gone through."""
+
+    passes = 0
+
+    def __iter__(self) -> Iterator[TrainingResult]:
+        self.passes += 1
+        return super().__iter__()
+
+
+def test_a_long_run_is_gone_through_no_more_often_than_a_short_one() -> None:
+    """Once a generation made a page of 200 generations take a minute and a half."""
+    passes = []
+    for generations in (2, 12):
+        history = MadeUpRun(generations, 8, images=True, seed=3).history
+        history.results = counted = CountedResults(history.results)
+        render_page(history)
+        passes.append(counted.passes)
+    assert passes[0] == passes[1]
 
 
 def test_numbers_that_are_not_finite_leave_gaps() -> None:

@@ -30,7 +30,7 @@ from coralx.runs.reproduce import Reproduction, find_result, reproduce
 from coralx.runs.running import start_run
 from coralx.runs.watcher import Watcher
 from coralx.store import JOURNAL, History, Store, read_history
-from coralx.summary import front_results
+from coralx.summary import current_front
 
 ROOT = Path(__file__).parents[2]
 STAGES = [
@@ -145,7 +145,7 @@ def test_a_member_of_the_front_is_the_result_that_is_on_it(history: History) -> 
     assert find_result(history, Path("run"), "b").stage == "S1"
     history.generations.append(closed)
     assert find_result(history, Path("run"), "b").stage == "S0"
-    assert [result.stage for result in front_results(history, closed)] == ["S0"]
+    assert [result.stage for result in current_front(history)] == ["S0"]
     (life,) = (life for life in read_lives(history) if life.genome.id == "b")
     assert (life.shown.stage, life.last.stage) == ("S0", "S1")
 

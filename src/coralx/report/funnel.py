@@ -9,6 +9,7 @@ from coralx.report.lives import FATES, Life, legend
 from coralx.report.markup import Markup, element, empty, join, section, table
 from coralx.report.plots import card
 from coralx.store import History
+from coralx.summary import by_generation
 
 MOST_DOTS = 48  # beyond this a cell shows a bar: dots would no longer be countable
 
@@ -22,8 +23,11 @@ def funnel_section(history: History, lives: Sequence[Life]) -> Markup:
     )
     if not lives:
         return section("funnel", "Stage funnel", "", empty("No genome has been trained yet."))
-    generations = sorted({result.generation for result in history.results})
-    rows = [_row(index, stages, lives, history.results) for index in generations]
+    places = {life.genome.id: place for place, life in enumerate(lives)}
+    rows = []
+    for index, results in sorted(by_generation(history.results).items()):
+        trained = [{places[r.genome.id] for r in results if r.stage == s.name} for s in stages]
+        rows.append(_row(index, [[lives[place] for place in sorted(column)] for column in trained]))
     total = _totals(stages, history.results)
     head = element(
         "tr",
@@ -63,14 +67,8 @@ def _budget(stage: TrainingStage) -> str:
     return f"{epochs} of {stage.data_percentage:g}% of the rows"
 
 
-def _row(
-    generation: int,
-    stages: Sequence[TrainingStage],
-    lives: Sequence[Life],
-    results: Sequence[TrainingResult],
-) -> Markup:
-    trained = {(r.genome.id, r.stage) for r in results if r.generation == generation}
-    columns = [[life for life in lives if (life.genome.id, s.name) in trained] for s in stages]
+def _row(generation: int, columns: Sequence[Sequence[Life]]) -> Markup:
+    """`columns` are the lives that were trained in each stage."""
     most = max(len(column) for column in columns)
     cells = [_cell(column, most) for column in columns]
     return element("tr", element("th", f"Generation {generation}", scope="row"), *cells)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from coralx.records import Generation, TrainingResult
 from coralx.report.markup import Markup, element, empty, hover, plot_text, section, table
 from coralx.report.plots import CORAL, SEA, STONE, Trace, card, key, plot
 from coralx.store import History
-from coralx.summary import Summary, front_results
+from coralx.summary import Summary, by_generation, front_results
 from coralx.wording import better, figure, label, share
 
 Values = dict[int, float]  # by generation
@@ -46,8 +46,7 @@ def generations_section(history: History, summary: Summary) -> Markup:
         "goes on."
     )
     objectives: dict[str, str] = summary["objectives"]
-    rows = [read_progress(history, name, way, stage) for name, way in objectives.items()]
-    rows = [row for row in rows if row.front or row.best]
+    rows = [row for row in read_progress(history, objectives, stage) if row.front or row.best]
     draw = _table if len(history.generations) == 1 else _figures
     shares = {i["index"]: i["non_dominated"].get(stage) for i in summary["generations"]}
     drawn = draw(history.generations, rows, stage, shares)
@@ -73,20 +72,21 @@ def common_stage(history: History) -> str:
     return max(counts)[1] if counts else history.config.hyperband.stages[-1].name
 
 
-def read_progress(history: History, name: str, direction: str, stage: str) -> Progress:
-    """Best on the front, and best and median of the results of `stage`, per generation."""
-    best: Callable[[Iterable[float]], float] = min if direction == "min" else max
-    progress = Progress(name, direction, {}, {}, {})
-    for generation in history.generations:
-        here = [r for r in history.results if r.generation == generation.index]
-        values = _measured((r for r in here if r.stage == stage), name)
-        front = _measured(front_results(history, generation), name)
-        if front:
-            progress.front[generation.index] = best(front)
-        if values:
-            progress.best[generation.index] = best(values)
-            progress.median[generation.index] = statistics.median(values)
-    return progress
+def read_progress(history: History, objectives: Mapping[str, str], stage: str) -> list[Progress]:
+    """For each objective, the best on the front, and best and median of the results of `stage`,
+    per generation."""
+    of_stage = by_generation(result for result in history.results if result.stage == stage)
+    fronts = front_results(history, history.generations)
+    rows = [Progress(name, direction, {}, {}, {}) for name, direction in objectives.items()]
+    for generation, members in zip(history.generations, fronts, strict=True):
+        for row in rows:
+            best: Callable[[Iterable[float]], float] = min if row.direction == "min" else max
+            if front := _measured(members, row.name):
+                row.front[generation.index] = best(front)
+            if values := _measured(of_stage[generation.index], row.name):
+                row.best[generation.index] = best(values)
+                row.median[generation.index] = statistics.median(values)
+    return rows
 
 
 def _measured(results: Iterable[TrainingResult], name: str) -> list[float]:
