@@ -81,7 +81,7 @@ def render_page(history: History) -> str:
     )
     body = element(
         "body",
-        _header(history, summary),
+        _header(summary),
         element("main", *_chapters(history, summary)),
         element("footer", "Drawn by CoralX from the journal of the run. Nothing is loaded."),
         data_block(templates(), id="templates"),
@@ -108,7 +108,7 @@ def _chapters(history: History, summary: Summary) -> list[Markup]:
     ]
 
 
-def _header(history: History, summary: Summary) -> Markup:
+def _header(summary: Summary) -> Markup:
     started = str(summary["started"] or "").replace("T", " ")[:16]
     facts = [summary["base_model"], f"seed {summary['seed']}", started, summary["machine"]]
     state = "" if summary["finished"] else element("span", "not finished yet", class_="badge")
