@@ -102,13 +102,9 @@ class Config(Settings):
         return space
 
     @model_validator(mode="after")
-    def _check(self) -> Config:
-        problems = [
-            _check_promotion(self.evolution.promote_by, self.objectives),
-            _check_exploit(self.evolution.exploit_below, self.hyperband.promotion),
-        ]
-        if any(problems):
-            raise ValueError("\n".join(filter(None, problems)))
+    def _check_sections(self) -> Config:
+        if problems := _find_clashes(dict(self)):
+            raise ValueError("\n".join(f".{problem}" for problem in problems))
         return self
 
     def measures_all(self, stage: TrainingStage) -> bool:
@@ -118,12 +114,14 @@ class Config(Settings):
         return last or stage.selects or self.evolution.exploit_below > 0
 
 
+# The settings by the last word of their place, "" for those at the top.
 SECTIONS: dict[str, type[BaseModel]] = {
     "": Config,
-    "data": DataSettings,
-    "evolution": EvolutionSettings,
-    "training": TrainingSettings,
-    "hyperband": HyperbandSettings,
+    **{
+        name: field.annotation
+        for name, field in Config.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+    },
     "training_stages": TrainingStage,
     "choice": Choice,
     "integer": Integer,
@@ -132,21 +130,29 @@ SECTIONS: dict[str, type[BaseModel]] = {
 ALIAS = "hyperband_config"
 
 
-def _check_promotion(promote_by: object, objectives: object) -> str | None:
-    if not isinstance(promote_by, str) or not isinstance(objectives, list | tuple):
-        return None  # said of each
-    if promote_by == "rank" or promote_by in objectives:
-        return None
-    return f"evolution.promote_by must be 'rank' or one of the objectives, got {promote_by!r}"
+def _find_clashes(data: Mapping[str, Any]) -> list[str]:
+    """Broken rules between sections, of settings as written or as checked. What is of the wrong
+    type is left to its section."""
+    evolution = _as_dict(data.get("evolution"))
+    hyperband = _as_dict(data.get("hyperband", data.get(ALIAS)))
+    objectives = data.get("objectives", tuple(OBJECTIVES))
+    chosen, share = evolution.get("promote_by", "rank"), evolution.get("exploit_below")
+    problems = []
+    known = ("rank", *objectives) if isinstance(objectives, list | tuple) else (chosen,)
+    if isinstance(chosen, str) and chosen not in known:
+        rule = "must be 'rank' or one of the objectives"
+        problems.append(f"evolution.promote_by: {rule}, got {describe_value(chosen)}")
+    if hyperband.get("promotion") == "asha" and isinstance(share, int | float) and share:
+        problems.append(
+            "evolution.exploit_below: acts when a stage closes, which needs hyperband.promotion: "
+            f"halving, got asha with {share}; set it to 0 or promote by halving"
+        )
+    return problems
 
 
-def _check_exploit(share: object, promotion: object) -> str | None:
-    if promotion != "asha" or not isinstance(share, int | float) or not share:
-        return None
-    return (
-        "evolution.exploit_below acts when a stage closes, which needs hyperband.promotion: "
-        f"halving, got asha with {share}; set it to 0 or promote by halving"
-    )
+def _as_dict(section: object) -> dict[str, Any]:
+    """What a section sets, as it was written or built; nothing if it is no section."""
+    return dict(section) if isinstance(section, Mapping | BaseModel) else {}
 
 
 def load_config(
@@ -176,21 +182,8 @@ def load_config(
         return Config.model_validate(data)
     except ValidationError as error:
         problems = explain(error, SECTIONS | {ALIAS: HyperbandSettings}, [ALIAS])
-        raise ConfigError(name, problems + _between_sections(data, problems)) from None
-
-
-def _between_sections(data: Mapping[str, Any], found: list[str]) -> list[str]:
-    """Problems that pydantic looks for only where all sections are in order."""
-    evolution = data.get("evolution")
-    hyperband = data.get("hyperband", data.get(ALIAS))
-    evolution = evolution if isinstance(evolution, Mapping) else {}
-    hyperband = hyperband if isinstance(hyperband, Mapping) else {}
-    objectives = data.get("objectives", tuple(OBJECTIVES))
-    problems = [
-        _check_promotion(evolution.get("promote_by", "rank"), objectives),
-        _check_exploit(evolution.get("exploit_below"), hyperband.get("promotion")),
-    ]
-    return [p for p in problems if p and not any(p in line for line in found)]
+        problems += _find_clashes(data)  # looked for by the model only if all sections are in order
+        raise ConfigError(name, list(dict.fromkeys(problems))) from None
 
 
 def _lay_over(

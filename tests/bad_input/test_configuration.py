@@ -42,6 +42,12 @@ CASES: dict[str, tuple[str, ...]] = {
     "unknown stage key": (stage(survival="1"), "training_stages.0.survival", "'survival_rate'?"),
     "unknown gene key": (between("r", "integer", "1", "2", ", hgih: 3"), "space.r.hgih", "'high'?"),
     "key of another section": ("evolution: {batch_size: 4}", "'batch_size' belongs under 'train"),
+    "unknown storage key": (
+        "storage: {checkpoint_gb: 1}",
+        "storage.checkpoint_gb",
+        "'checkpoints_gb'",
+    ),
+    "storage key elsewhere": ("training: {checkpoints_gb: 1}", "belongs under 'storage'"),
     "key of a section at the top": ("population: 4", "'population' belongs under 'evolution'"),
     "nothing like it": ("evolution: {xyzzy: 4}", "unknown key; there are crossover_rate, "),
     "both names of a section": ("hyperband: {}\nhyperband_config: {}", "other name; keep one"),
@@ -152,7 +158,16 @@ CASES: dict[str, tuple[str, ...]] = {
     "unknown objective": ("objectives: [task_skil]", "'task_skil' not known", "task_skill, safety"),
     "half an own objective": ("objectives: ['mine:']", "'mine:' not known", "'module:function'"),
     "objective twice": ("objectives: [safety, safety]", "objectives: each may be named once"),
-    "promotion by luck": ("evolution: {promote_by: luck}", "promote_by must be 'rank'", "'luck'"),
+    "copies where no stage closes": (
+        "evolution: {exploit_below: '0.3'}\nhyperband: {promotion: asha}",
+        "evolution.exploit_below: acts when a stage closes",
+        "got asha with 0.3; set it to 0",
+    ),
+    "promotion by luck": (
+        "evolution: {promote_by: luck}",
+        "evolution.promote_by: must be 'rank'",
+        "'luck'",
+    ),
     "unknown tower": ("vision_tower: clip", "vision_tower: 'clip' is not known", "or null"),
     "splits without training rows": ("data: {test: t.csv}", "data.test: given without train"),
     "validation rows alone": ("data: {validation: v.csv}", "data.validation: given without train"),
@@ -272,9 +287,10 @@ def test_every_problem_of_a_file_is_said_at_once(job: Any) -> None:
         "objectives: [task_skil, safety, safety]",
         "data: {max_tokens: 3, test: t.csv, label_column: text}",
         "space: {r: {kind: choice, values: [0]}, alpha: {kind: float, low: 3, high: 2}, lyers: {}}",
-        "evolution: {population: 0, promote_by: luck, seeed: 1}",
+        "evolution: {population: 0, promote_by: luck, exploit_below: 0.1, seeed: 1}",
         "training: {batch_size: 0, threads: yes}",
-        f"hyperband: {{training_stages: [{STAGE}, {STAGE}], grow_rank_at: b, naive_epochs: .nan}}",
+        f"hyperband: {{training_stages: [{STAGE}, {STAGE}], grow_rank_at: b, naive_epochs: .nan,"
+        " promotion: asha}",
     )
     message = job.refuse(
         "base_modle",
@@ -288,7 +304,8 @@ def test_every_problem_of_a_file_is_said_at_once(job: Any) -> None:
         "space.lyers",
         "evolution.population",
         "evolution.seeed",
-        "evolution.promote_by must be 'rank'",
+        "evolution.promote_by: must be 'rank'",
+        "evolution.exploit_below: acts when",
         "training.batch_size",
         "training.threads",
         "training_stages: names must differ",

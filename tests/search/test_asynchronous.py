@@ -365,7 +365,7 @@ def test_a_result_nobody_asked_for_is_refused(asha, answer, change, asked: bool)
 
 
 def test_what_needs_closing_stages_is_refused() -> None:
-    with pytest.raises(ConfigError, match="exploit_below acts when a stage closes"):
+    with pytest.raises(ConfigError, match="exploit_below: acts when a stage closes"):
         load_config({"evolution": {"exploit_below": 0.2}, "hyperband": {"promotion": "asha"}})
 
 

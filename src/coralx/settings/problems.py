@@ -59,20 +59,21 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
 
 
 def _explain(item: Any, sections: Sections, others: Sequence[str]) -> list[str]:
-    place = _place(item["loc"], sections) or "configuration"
+    place = _place(item["loc"], sections)
     kind, value = item["type"], item.get("input")
     if kind == "extra_forbidden":
         return [f"{place}: {_unknown(item['loc'], sections, others)}"]
     if kind == "value_error":
-        message = item["msg"].removeprefix("Value error, ")
+        lines = item["msg"].removeprefix("Value error, ").split("\n")
+        named = place or "configuration"
         return [
-            f"{place}{line}" if line.startswith(".") else f"{place}: {line}"
-            for line in message.split("\n")
+            f"{place}{line}".removeprefix(".") if line.startswith(".") else f"{named}: {line}"
+            for line in lines
         ]
     if kind == "too_short" and value:  # its items are wrong, which is said of each
         return []
     found = "" if kind == "missing" else f", got {describe_value(value)}"
-    return [f"{place}: {_rule(item)}{found}"]
+    return [f"{place or 'configuration'}: {_rule(item)}{found}"]
 
 
 def _place(parts: Sequence[Any], sections: Sections) -> str:
