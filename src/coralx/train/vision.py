@@ -102,7 +102,8 @@ def decode_image(data: bytes) -> Image.Image:
     """RGB picture of image bytes; transparency is laid on white.
 
     Raises:
-        DataError: not an image of FORMATS, damaged, or above MAX_PIXELS.
+        DataError: not an image of FORMATS, damaged, above MAX_PIXELS, or of values without a known
+            white.
     """
     try:
         with warnings.catch_warnings():
@@ -113,7 +114,7 @@ def decode_image(data: bytes) -> Image.Image:
                     f"image of {picture.width} x {picture.height} pixels; at most {MAX_PIXELS:,}; "
                     "scale it down"
                 )
-            picture = picture.convert("RGBA")
+            picture = _in_eight_bits(picture).convert("RGBA")
     except DataError:
         raise
     except Image.DecompressionBombError:
@@ -124,6 +125,18 @@ def decode_image(data: bytes) -> Image.Image:
         raise DataError(f"unreadable image: {error or type(error).__name__}") from None
     white = Image.new("RGBA", picture.size, "white")
     return Image.alpha_composite(white, picture).convert("RGB")
+
+
+def _in_eight_bits(picture: Image.Image) -> Image.Image:
+    """PIL would cut greys of more bits off at 255, so that nearly all of them were white."""
+    if picture.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    if picture.mode in ("I", "F"):
+        raise DataError(
+            f"image of mode {picture.mode} (greys of 32 bits or fractions), of which nothing says "
+            "how much is white; save it with 8 bits a channel"
+        )
+    return picture
 
 
 def _split_grid(grid: Tensor, tokens: int) -> Tensor:
