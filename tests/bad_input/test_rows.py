@@ -119,6 +119,11 @@ VALUES: dict[str, tuple[dict[str, Any], str]] = {
     "image missing": ({"image": "none.png"}, "image 'none.png': no such file beside the data"),
     "image folder": ({"image": "."}, "image '.': no such file"),
     "image number": ({"image": 7}, "image"),
+    "image by link in a mapping": (
+        {"image": {"url": "https://x.org/a.png"}},
+        "image must hold `path` or `bytes`, got {'url': 'https://x.org/a.png'}",
+    ),
+    "image an empty mapping": ({"image": {}}, "image must hold `path` or `bytes`, got {}"),
     "image above": (
         {"image": "../x.png"},
         "lies outside the data file's folder; move it there, or",
