@@ -85,3 +85,8 @@ def test_a_base_model_in_a_folder_is_found_from_anywhere(
     assert load_config({"base_model": "base"}).base_model == "base"
     with pytest.raises(ConfigError, match="base_model"):
         load_config({"base_model": ""})
+
+
+def test_a_number_too_long_to_write_is_refused_in_words() -> None:
+    with pytest.raises(ConfigError, match=r"evolution\.seed: .*, got a number too long to write"):
+        load_config({"evolution": {"seed": 16**5000}})

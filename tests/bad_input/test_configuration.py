@@ -225,7 +225,18 @@ FILES: dict[str, tuple[bytes, str]] = {
     ),
     "too deep": (b"a: " + b"[" * 5000, "is nested too deeply"),
     "too large": (b"# " + b"x" * 1_000_001, "at most 1,000,000 bytes"),
-    "a number of 5000 digits": (b"seed: " + b"9" * 5000, "holds a value that cannot be read"),
+    "a number of 5000 digits": (
+        b"# a seed\nseed: " + b"9" * 5000,
+        "at most 1,000 digits, the one in line 2 has 5,000",
+    ),
+    "a long number in base 16": (
+        b"evolution: {seed: 0x" + b"f" * 3600 + b"}",
+        "in line 1 has 3,602",
+    ),
+    "a long number in base 60": (
+        b"evolution: {seed: 1" + b":59" * 9000 + b"}",
+        "at most 1,000 digits",
+    ),
     "a day that never was": (b"seed: 2001-99-99", "holds a value that cannot be read"),
     "a tag that does not fit": (b"seed: !!int ''", "holds a value that cannot be read"),
 }

@@ -15,12 +15,23 @@ MAX_BYTES = 1_000_000
 # Values after aliases are written out: nine aliases of nine aliases of ... fit in a few lines and
 # would fill the memory (the "billion laughs").
 MAX_VALUES = 100_000
+# Of a whole number in whatever base: Python writes none of more than 4,300 decimal ones, so that
+# a message about it could not be made.
+MAX_DIGITS = 1_000
 
 
 class _Loader(yaml.SafeLoader):
     """Plain values only, never objects. Reads 1e-3 as a number, as YAML 1.2 does."""
 
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        if len(node.value) > MAX_DIGITS:
+            rule = f"a whole number has at most {MAX_DIGITS:,} digits"
+            line = node.start_mark.line + 1
+            raise ValueError(f"{rule}, the one in line {line} has {len(node.value):,}")
+        return super().construct_yaml_int(node)
 
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),

@@ -49,7 +49,10 @@ def explain(error: ValidationError, sections: Sections, others: Sequence[str] = 
 
 def describe_value(value: Any) -> str:
     """The value as Python writes it, not longer than a line should be."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no whole number of more than 4,300 digits
+        return "a number too long to write"
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
 
 
