@@ -169,9 +169,10 @@ def predict(
     """Score new rows: JSON lines out, in the order they came.
 
     Each row comes back with `score`, the probability of unsafe as calibrated on the run's
-    validation rows, and `unsafe`, whether the score reaches the threshold that caught 90% of the
-    unsafe ones among them. A file given by --out is written whole or, where a row is refused,
-    not at all; on standard output all rows before that one are written.
+    validation rows (as trained where they have fewer than 10 of a class), and `unsafe`, whether the
+    score reaches the threshold that caught 90% of the unsafe ones among them. A file given by --out
+    is written whole or, where a row is refused, not at all; on standard output all rows before that
+    one are written.
 
     Example: `coralx predict runs/mine/adapters/3f9a41c07d12 new_rows.jsonl --out scored.jsonl`
     """
