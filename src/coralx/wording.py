@@ -9,6 +9,7 @@ from typing import Any
 from coralx.records import Genome
 
 LEAST_ROWS = 30  # of a class: below, AUROC and false-positive rate are mostly chance
+LEAST_SCALED = 10  # of a class: below, probabilities are not scaled to validation rows
 
 MISSING = "–"  # noqa: RUF001 - an en dash says "no value" better than a hyphen does
 
@@ -79,6 +80,12 @@ def count(value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return MISSING
     return f"{value:,.0f}" if value == round(value) else f"{value:,.1f}"
+
+
+def fewer(ratio: float) -> str:
+    """How many times fewer, or more where it is that: a few genomes can take more steps in stages
+    than in full."""
+    return f"{1 / ratio:.2f}x more" if 0 < ratio < 1 else f"{ratio:.2f}x fewer"
 
 
 def large(value: float | None) -> str:
@@ -211,13 +218,12 @@ def rows_line(classes: Mapping[str, Mapping[str, int]], name: str, rows: int) ->
 def scarce(classes: Mapping[str, Mapping[str, int]]) -> list[str]:
     """A warning for each measured split of which a class is too small for its figures."""
     found = []
-    for name in ("validation", "test"):
+    for name, use in (("validation", "choices"), ("test", "final figures")):
         few = [(word, n) for word, n in classes.get(name, {}).items() if n < LEAST_ROWS]
         if few:
             counts = " and ".join(f"{n} {word}" for word, n in few)
-            use = "choices" if name == "validation" else "final figures"
-            found.append(
-                f"{name} has {counts} rows; {use} need at least about {LEAST_ROWS} of each class "
-                f"to be more than chance; add rows or give data.{name}"
-            )
+            need = f"need at least about {LEAST_ROWS} of each class to be more than chance"
+            if name == "validation" and min(n for _, n in few) < LEAST_SCALED:
+                need += f", and below {LEAST_SCALED} probabilities are left uncalibrated"
+            found.append(f"{name} has {counts} rows; {use} {need}; add rows or give data.{name}")
     return found

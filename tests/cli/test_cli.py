@@ -100,6 +100,11 @@ def test_help_shows_an_example(command: str) -> None:
     assert "Example" in shown
 
 
+@pytest.mark.parametrize("command", ["run", "plan", "compare"])
+def test_an_argument_that_may_be_left_out_is_bracketed_once(command: str) -> None:
+    assert f"coralx {command} [OPTIONS] [CONFIG]" in _succeed(command, "--help")
+
+
 def test_help_lists_every_command() -> None:
     shown = _succeed("--help")
     assert all(command in shown for command in COMMANDS)

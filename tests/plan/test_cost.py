@@ -60,6 +60,13 @@ def test_whole_steps_are_shown_beside_the_arithmetic() -> None:
     assert "16,000 naive; 6,504 staged; 2.46x fewer" in " ".join(_show(plan).split())
 
 
+def test_stages_that_cost_more_than_full_training_are_not_called_fewer() -> None:
+    text = " ".join(_show(_plan(population=1)).split())
+    assert "staged: 3,062.5 steps; 1.53x more." in text
+    assert "3,063 staged; 1.53x more." in text
+    assert "fewer" not in text
+
+
 def test_planned_whole_steps_are_those_of_training() -> None:
     config = load_config(None, {"data": {"max_rows": 96}})
     plan = plan_run(config)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 ConfigFile = Annotated[
     Path | None,
     typer.Argument(
-        metavar="[CONFIG]",
+        metavar="CONFIG",
         help="YAML file; the built-in job if left out.",
         show_default=False,
     ),

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from coralx.compare.simulation import NOTE
-from coralx.wording import count, large
+from coralx.wording import count, fewer, large
 
 MISSING = "-"
 COMPARED = ("naive", "hyperband")
@@ -59,8 +59,8 @@ def _cells(line: dict[str, Any], genomes: int) -> list[str]:
 def _describe(found: dict[str, Any]) -> str:
     """Hyperband against naive in a sentence."""
     naive, staged = (next(m for m in found["modes"] if m["mode"] == n) for n in COMPARED)
-    less, fewer = _times(staged["speedup"]), _times(naive["steps"] / staged["steps"])
-    said = f"hyperband against naive: {less} as fast, {fewer} fewer steps"
+    steps = fewer(naive["steps"] / staged["steps"])
+    said = f"hyperband against naive: {_times(staged['speedup'])} as fast, {steps} steps"
     if None not in (naive["test_auroc_best"], staged["test_auroc_best"]):
         said += f", best test AUROC {staged['test_auroc_best'] - naive['test_auroc_best']:+.3f}"
     if naive["test_hypervolume"] and staged["test_hypervolume"] is not None:

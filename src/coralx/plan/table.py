@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from coralx.plan.cost import Plan
-from coralx.wording import count, large, megabytes, plural, tera
+from coralx.wording import count, fewer, large, megabytes, plural, tera
 
 UNSEEN = (
     "Not looked at, as a run does before it trains: pictures and tasks, rows that stand in two "
@@ -48,7 +48,7 @@ def _describe_saving(plan: Plan) -> str:
     epochs = _exactly(plan["naive_epochs"])
     lines = [
         f"\nNaive full training, {epochs} epochs each: {_exactly(plan['naive_steps'])} steps; "
-        f"staged: {_exactly(plan['hyperband_steps'])} steps; {plan['speedup']:.2f}x fewer."
+        f"staged: {_exactly(plan['hyperband_steps'])} steps; {fewer(plan['speedup'])}."
     ]
     run = plan["run"]
     if run["generations"] > 1:
@@ -59,7 +59,7 @@ def _describe_saving(plan: Plan) -> str:
     whole = plan["whole"]
     lines.append(
         f"Trained are whole steps of each genome in each stage: {count(whole['naive_steps'])} "
-        f"naive; {count(whole['hyperband_steps'])} staged; {whole['speedup']:.2f}x fewer."
+        f"naive; {count(whole['hyperband_steps'])} staged; {fewer(whole['speedup'])}."
     )
     sure = "unrounded, if every genome passes its gates"
     if "rows" in plan["estimated"]:
