@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from printer import Printer
+
 from coralx.compare.ways import run_coralx
 from coralx.config import Config, load_config
 from coralx.train.worker import Worker
@@ -45,7 +47,7 @@ def measure_ablation(config: Config) -> list[dict[str, Any]]:
         with tempfile.TemporaryDirectory() as folder:
             own = load_config(config, settings)
             worker = Worker(own, Path(folder) / "checkpoints", print)
-            side = run_coralx(own, worker, Path(folder))
+            side = run_coralx(own, worker, Path(folder), Printer())
         before = lines[-1]["seconds"] if lines else side["seconds"]
         lines.append(
             {

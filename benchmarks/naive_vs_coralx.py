@@ -35,9 +35,10 @@ import numpy as np
 import torch
 from ablation import measure_ablation
 from figures import draw_speedup
+from printer import Printer
 from results import FOLDER, describe_machine, spread, write_results
 
-from coralx.compare.ways import Printer, Side, measure_front, naive_as_result, run_coralx
+from coralx.compare.ways import Side, measure_front, naive_as_result, run_coralx
 from coralx.config import Config, load_config
 from coralx.records import Genome, TrainingResult, jsonable
 from coralx.search import selection
@@ -95,7 +96,7 @@ def measure_seed(config: Config, arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         worker = Worker(config, Path(scratch) / "checkpoints", print)
         if arguments.again or not known.exists():
-            side = run_coralx(config, worker, Path(scratch))
+            side = run_coralx(config, worker, Path(scratch), Printer())
             keep_side(known, side, timed=not arguments.quality)
         genomes = [Genome.model_validate(g) for g in json.loads(known.read_text())["genomes"]]
         if arguments.packed:

@@ -44,21 +44,11 @@ class Side(TypedDict):
     best: float
 
 
-class Printer(Watcher):
-    """Says what goes on, on standard output."""
-
-    def say(self, message: str) -> None:
-        print(message, flush=True)
-
-
-PRINTER = Printer()
-
-
 def run_coralx(
     config: Config,
     worker: Worker,
     folder: Path,
-    watcher: Watcher = PRINTER,
+    watcher: Watcher,
     genomes: Sequence[Genome] | None = None,
 ) -> Side:
     """Evolve as `coralx run` does, journal included, then measure the front on test rows.
@@ -115,7 +105,7 @@ def run_naive(
     config: Config,
     worker: Worker,
     genomes: Sequence[Genome],
-    watcher: Watcher = PRINTER,
+    watcher: Watcher,
     tell: Callable[[NaiveResult], None] = lambda _: None,
 ) -> Side:
     """Train every genome in full, one after another, then measure the front on test rows.
