@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from pymoo.core.population import Population
 from pymoo.core.problem import Problem
 from pymoo.operators.survival.rank_and_crowding import RankAndCrowding
 
-from coralx.records import Stop
+from coralx.records import Stop, TrainingResult
 from coralx.search import selection
 
 NAMES = ("task_skill", "false_positive_cost")
@@ -245,6 +246,37 @@ def test_hypervolume_leaves_out_what_nobody_has_and_clips(make_result) -> None:
     ]
     expected = selection.hypervolume(results, names, bounds)
     assert selection.hypervolume(nan, names, bounds) == expected
+
+
+def spread(make_result, count: int, names: Sequence[str]) -> list[TrainingResult]:
+    """Results of which, but for few, none dominates another."""
+    losses = np.random.default_rng(1).exponential(size=(count, len(names)))
+    rows = 1 - losses / losses.sum(axis=1, keepdims=True)
+    return [
+        make_result(f"g{place}", objectives=dict(zip(names, row, strict=True)))
+        for place, row in enumerate(rows)
+    ]
+
+
+def test_a_hypervolume_that_would_take_minutes_is_estimated(
+    make_result, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"my:objective{place}" for place in range(8)]
+    results = spread(make_result, 400, names)
+    exact = selection.hypervolume(results[:100], names)
+    monkeypatch.setattr(selection, "_exact_share", lambda _: pytest.fail("it would take minutes"))
+    volumes = [selection.hypervolume(results[:count], names) for count in (150, 250, 400)]
+    assert exact < volumes[0] < volumes[1] < volumes[2] < 1
+    monkeypatch.setattr(selection, "MOST_STEPS", 0)
+    assert selection.hypervolume(results[:100], names) == pytest.approx(exact, abs=0.005)
+
+
+def test_the_front_of_a_large_default_run_has_an_exact_hypervolume(
+    make_result, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(selection, "_exact_share", lambda scaled: len(scaled))
+    results = spread(make_result, 800, [*selection.BOUNDS, "memory"])
+    assert selection.hypervolume(results, [*selection.BOUNDS, "memory"]) == 800
 
 
 def test_cross_modal_gain_counts_from_minus_one_to_one(make_result) -> None:

@@ -26,6 +26,10 @@ T = TypeVar("T")
 
 Bounds = Mapping[str, tuple[float, float]]
 
+# Of an exact hypervolume, in steps of `_exact_steps`: up to here it takes about a second.
+MOST_STEPS = 100_000_000
+SAMPLES = 65_536  # points at which the volume of what would take longer is measured
+
 # Least and greatest value of each objective that has fixed ones; memory has none.
 BOUNDS = {
     "task_skill": (0.0, 1.0),
@@ -199,16 +203,39 @@ def hypervolume(
     (least, greatest) for objectives not in `BOUNDS`; those with neither count as 0..1. An objective
     of which none of the results has a finite value is left out. Figures compare only under the same
     bounds.
-    """
-    from moocore import hypervolume as volume
 
+    Exact where that takes no longer than about a second: up to 842 results under six objectives,
+    219 under seven, 101 under eight, 44 under ten. Beyond, it is estimated at 65,536 fixed points,
+    to about 0.002 of the box (one standard error); of two estimates, that of results which dominate
+    more is never the less.
+    """
     matrix = objective_matrix(results, names)
     columns = np.flatnonzero(np.any(np.isfinite(matrix), axis=0)).tolist()
     measured = [names[column] for column in columns]
     if not measured:
         return 0.0
     scaled = _boxed(matrix[:, columns], measured, bounds or {})
-    return float(volume(scaled, ref=REFERENCE)) / REFERENCE ** len(measured)
+    share = _exact_share if _exact_steps(*scaled.shape) <= MOST_STEPS else _estimated_share
+    return share(scaled)
+
+
+def _exact_steps(n: int, m: int) -> int:
+    """What the time of moocore's hypervolume of N rows is about proportional to, measured for 6 to
+    16 objectives; below four it is no matter."""
+    return math.comb(n + m - 4, m - 3) if m > 3 else n
+
+
+def _exact_share(scaled: Matrix) -> float:
+    from moocore import hypervolume as volume
+
+    return float(volume(scaled, ref=REFERENCE) / REFERENCE ** scaled.shape[1])
+
+
+def _estimated_share(scaled: Matrix) -> float:
+    free = np.random.default_rng(0).uniform(0.0, REFERENCE, (scaled.shape[1], SAMPLES))
+    for row in scaled:
+        free = free[:, (free < row[:, None]).any(axis=0)]
+    return 1.0 - len(free.T) / SAMPLES
 
 
 def _standing(result: TrainingResult) -> tuple[int, bool, str]:
