@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from coralx.config import Config, load_config
+from coralx.errors import ConfigError, ExecutorError
 from coralx.executors.replay import ReplayExecutor, seconds_of
 from coralx.executors.replay_table import ReplayTable
 from coralx.loop import run
@@ -198,3 +199,16 @@ def test_an_asynchronous_run_goes_by_virtual_time_and_its_journal_gives_it_again
     assert [result.genome.id for result in again.front()] == front
     assert list(again.closed) == list(search.closed) == facts(store, "generation")
     assert replay(config, table, workers=7)[1].results == search.results
+
+
+def test_no_workers_are_refused_rather_than_awaited_for_ever() -> None:
+    config = settings()
+    with pytest.raises(ExecutorError, match="at least 1, got 0"):
+        ReplayExecutor(make_table(config, 2), config, workers=0)
+
+
+def test_an_own_objective_that_nobody_recorded_is_refused() -> None:
+    table = make_table(settings(), 4)
+    config = settings(objectives=(*OBJECTIVES, "cross_modal_gain", "my:own"))
+    with pytest.raises(ConfigError, match="recorded: task_skill, memory; got my:own; use those"):
+        replay(config, table, workers=1)

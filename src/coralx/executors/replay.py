@@ -10,7 +10,8 @@ import heapq
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from coralx.config import Config
+from coralx.config import OBJECTIVES, Config
+from coralx.errors import ConfigError, ExecutorError
 from coralx.records import Genome, Job, TrainingResult, TrainingStage
 
 
@@ -32,9 +33,14 @@ class ReplayExecutor:
 
     Args:
         config: says in which stages the search measures everything.
+
+    Raises:
+        ExecutorError: there are no workers.
     """
 
     def __init__(self, recordings: Recordings, config: Config, workers: int = 1) -> None:
+        if workers < 1:
+            raise ExecutorError(f"a replay's workers must be at least 1, got {workers}")
         self.slots = workers
         self.now = 0.0
         self.busy = 0.0
@@ -46,6 +52,12 @@ class ReplayExecutor:
         self._submitted = 0
 
     def submit(self, job: Job) -> bool:
+        """As every Executor.
+
+        Raises:
+            ConfigError: an objective of one's own was not recorded; built-in ones can be absent,
+                as cross-modal gain is where there are no images.
+        """
         if job.id in self._results:
             return False
         results = [self._answer(job, place) for place in range(len(job.genomes))]
@@ -68,6 +80,7 @@ class ReplayExecutor:
     def _answer(self, job: Job, place: int) -> TrainingResult:
         genome, start = job.genomes[place], job.starts[place]
         known = self._recordings.look_up(genome, job.stage)
+        self._check_recorded(known)
         rank = start.grow_to or self._ranks.get(genome.id, genome.lora_cfg.r)
         self._ranks[genome.id] = rank
         facts = {
@@ -82,6 +95,20 @@ class ReplayExecutor:
             "checkpoint": None,
         }
         return known.model_copy(update=facts)
+
+    def _check_recorded(self, known: TrainingResult) -> None:
+        """A search would go on without what is missing, and say nothing of it."""
+        own = [name for name in self._config.objectives if name not in OBJECTIVES]
+        missing = [name for name in own if name not in known.objectives]
+        if missing and known.stopped is None:
+            raise ConfigError(
+                "objectives",
+                [
+                    f"a replay has the objectives that were recorded: "
+                    f"{', '.join(known.objectives)}; got {', '.join(missing)}; use those, or "
+                    "record others"
+                ],
+            )
 
 
 def seconds_of(result: TrainingResult, stage: TrainingStage, config: Config) -> float:
