@@ -1,7 +1,9 @@
 """Records: equal content gives equal ids, JSON and back loses nothing, bad values are refused."""
 
+import copy
 import json
 import math
+import pickle
 
 import pytest
 from pydantic import ValidationError
@@ -75,6 +77,34 @@ def test_records_cannot_be_changed() -> None:
     with pytest.raises(ValidationError):
         Genome().learning_rate = 1.0  # type: ignore[misc]
     assert Progress.model_config["frozen"]
+
+
+def test_equal_genomes_are_one_member_of_a_set() -> None:
+    one, same = (Genome(extra={"mine": 1}) for _ in range(2))
+    assert one == same
+    assert {one, same, Genome(extra={"mine": 2})} == {one, Genome(extra={"mine": 2})}
+
+
+def test_genes_cannot_be_changed_behind_the_id() -> None:
+    genome, plain = Genome(extra={"mine": 1}), Genome()
+    for change in (
+        lambda: genome.extra.update(mine=2),
+        lambda: genome.extra.pop("mine"),
+        lambda: genome.extra.clear(),
+        lambda: genome.extra.setdefault("yours", 2),
+        lambda: genome.extra.__setitem__("mine", 2),
+        lambda: genome.extra.__delitem__("mine"),
+        lambda: genome.extra.__ior__({"mine": 2}),
+        lambda: genome.extra.popitem(),
+        lambda: plain.extra.__setitem__("mine", 2),
+    ):
+        with pytest.raises(TypeError, match="make another genome"):
+            change()
+    assert genome.extra == {"mine": 1}
+    for twin in (pickle.loads(pickle.dumps(genome)), copy.deepcopy(genome)):  # noqa: S301
+        assert twin == genome
+        with pytest.raises(TypeError, match="make another genome"):
+            twin.extra["mine"] = 2
 
 
 @pytest.mark.parametrize(

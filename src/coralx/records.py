@@ -11,9 +11,10 @@ import json
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import (
+    AfterValidator,
     AllowInfNan,
     BaseModel,
     BeforeValidator,
@@ -37,7 +38,7 @@ def _refuse_truth(value: Any) -> Any:
     return value
 
 
-# Numbers of settings.
+# Numbers of settings: YAML's yes and no must not pass for 1 and 0.
 Whole = Annotated[int, BeforeValidator(_refuse_truth)]
 Number = Annotated[float, AllowInfNan(False), BeforeValidator(_refuse_truth)]
 
@@ -47,6 +48,20 @@ class Record(BaseModel):
 
     # NaN and infinity stay what they are in JSON too: an objective may be no number.
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+
+class _Fixed(dict[str, GeneValue]):
+    """Genes that nobody can change in place: an id is a hash of them. A dict all the same, which
+    workers can be sent and JSON can be made of."""
+
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
+        raise TypeError("the genes of a genome cannot be changed; make another genome of them")
+
+    __setitem__ = __delitem__ = __ior__ = _refuse
+    clear = pop = popitem = setdefault = update = _refuse
+
+    def __reduce__(self) -> tuple[type[_Fixed], tuple[dict[str, GeneValue]]]:
+        return _Fixed, (dict(self),)  # made whole; by default it would be filled in place
 
 
 class LoRAConfig(Record):
@@ -84,6 +99,8 @@ class Genome(Record):
     `extra` holds genes of the space that CoralX itself does not read. The id is a hash of genes
     and lineage unless one is given, so equal runs give equal ids. It names folders, so one that is
     given may hold letters, digits, `_`, `.` and `-` alone and must not begin with a dot.
+    `fitness` is the caller's own, to carry figures along: CoralX neither sets nor reads it, and no
+    id depends on it. What CoralX measures is in the `objectives` of each result.
     """
 
     id: str = Field(default="", max_length=64, pattern=r"^([A-Za-z0-9_-][A-Za-z0-9_.-]*)?$")
@@ -91,10 +108,13 @@ class Genome(Record):
     learning_rate: Number = Field(default=1e-3, gt=0)
     weight_decay: Number = Field(default=0.0, ge=0)
     warmup: Number = Field(default=0.02, ge=0, le=1)
-    extra: dict[str, GeneValue] = Field(default_factory=dict)
+    extra: Annotated[dict[str, GeneValue], AfterValidator(_Fixed)] = Field(default_factory=_Fixed)
     parents: tuple[str, ...] = ()
     generation: int = Field(default=0, ge=0)
     fitness: dict[str, float] | None = None
+
+    def __hash__(self) -> int:
+        return hash(self.id)  # the same for equal genomes, whose `extra` has no hash
 
     @field_validator("extra")
     @classmethod
