@@ -19,9 +19,10 @@ from coralx.train import scaling
 from coralx.train.measuring import AS_TRAINED
 from coralx.train.objectives import Floats, calibration
 from coralx.train.predict import Predictor
-from coralx.train.scaling import LEAST, LEAST_ROWS, MOST, Scaling, fit_scaling, scale_held_out
+from coralx.train.scaling import LEAST, MOST, Scaling, fit_scaling, scale_held_out
 from coralx.train.threshold import SERVED
 from coralx.train.worker import Worker
+from coralx.wording import LEAST_SCALED
 
 CONFIG: dict[str, Any] = {
     "vision_tower": None,
@@ -127,13 +128,13 @@ def test_classes_told_apart_without_error_keep_a_finite_scale() -> None:
     np.testing.assert_allclose(scaled, [1 / 12, 1 / 12, 11 / 12, 11 / 12], atol=0.1)
 
 
-@pytest.mark.parametrize("few", [LEAST_ROWS - 1, LEAST_ROWS])
+@pytest.mark.parametrize("few", [LEAST_SCALED - 1, LEAST_SCALED])
 def test_a_handful_of_a_class_is_fitted_no_scaling(few: int) -> None:
     scores, labels = _draw(400, 0.4, 0.8)
     kept = np.sort(np.r_[np.flatnonzero(labels == 0), np.flatnonzero(labels == 1)[:few]])
     scores, labels = scores[kept], labels[kept]
-    assert (fit_scaling(scores, labels, True) == Scaling()) == (few < LEAST_ROWS)
-    assert (scale_held_out(scores, labels, True, 0) is scores) == (few < LEAST_ROWS)
+    assert (fit_scaling(scores, labels, True) == Scaling()) == (few < LEAST_SCALED)
+    assert (scale_held_out(scores, labels, True, 0) is scores) == (few < LEAST_SCALED)
 
 
 def test_a_row_is_scaled_as_the_others_have_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,9 +21,9 @@ from sklearn.model_selection import StratifiedKFold
 from torch import Tensor
 
 from coralx.train.objectives import Floats
+from coralx.wording import LEAST_SCALED
 
 FOLDS = 5
-LEAST_ROWS = 10  # of the rarer class, for one slope: Peduzzi et al. 1996
 LEAST, MOST = 1e-3, 1e3  # of the scale: beyond, rounding could make ties of different scores
 PENALTY = 1e-6  # next to none; without any, a fit to rows alike may be singular
 TOL = 1e-8
@@ -72,7 +72,7 @@ def fit_scaling(scores: Floats, labels: NDArray[np.int8], shift: bool) -> Scalin
         shift: whether the classification layer has a bias to hold one.
 
     Returns:
-        No scaling where there is nothing to fit: fewer than LEAST_ROWS rows of a class (fitted to
+        No scaling where there is nothing to fit: fewer than LEAST_SCALED rows of a class (fitted to
         a handful, it would say how these few rows fell, and be exported as if it were known),
         scores that are no numbers, or that do not rise with the label.
     """
@@ -80,7 +80,8 @@ def fit_scaling(scores: Floats, labels: NDArray[np.int8], shift: bool) -> Scalin
 
 
 def _enough(labels: NDArray[np.int8]) -> bool:
-    return min(int((labels == 1).sum()), int((labels == 0).sum())) >= LEAST_ROWS
+    """Rows of the rarer class for one slope: Peduzzi et al. 1996."""
+    return min(int((labels == 1).sum()), int((labels == 0).sum())) >= LEAST_SCALED
 
 
 def _fit(scores: Floats, labels: NDArray[np.int8], shift: bool) -> Scaling:

@@ -1,0 +1,29 @@
+"""What is said of figures that few rows bear."""
+
+from __future__ import annotations
+
+import pytest
+
+from coralx.wording import LEAST_ROWS, LEAST_SCALED, scarce
+
+
+@pytest.mark.parametrize(
+    ("unsafe", "chance", "uncalibrated"),
+    [(LEAST_SCALED - 1, True, True), (LEAST_SCALED, True, False), (LEAST_ROWS, False, False)],
+)
+def test_few_rows_of_a_class_say_what_they_are_too_few_for(
+    unsafe: int, chance: bool, uncalibrated: bool
+) -> None:
+    said = "".join(scarce({"validation": {"unsafe": unsafe, "safe": 400}}))
+    assert (
+        f"validation has {unsafe} unsafe rows; choices need at least about 30" in said
+    ) == chance
+    assert ("and below 10 probabilities are left uncalibrated; add rows" in said) == uncalibrated
+
+
+def test_test_rows_calibrate_nothing() -> None:
+    (said,) = scarce({"test": {"unsafe": 2, "safe": 3}})
+    assert said == (
+        "test has 2 unsafe and 3 safe rows; final figures need at least about 30 of each class to "
+        "be more than chance; add rows or give data.test"
+    )
