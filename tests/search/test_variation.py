@@ -106,10 +106,10 @@ def test_a_child_names_the_parents_that_gave_genes() -> None:
     rng = np.random.default_rng(0)
     a, b = (space.sample(DEFAULT_SPACE, rng) for _ in range(2))
     always, never = EvolutionSettings(crossover_rate=1), EvolutionSettings(crossover_rate=0)
-    crossed = variation.breed(DEFAULT_SPACE, a, b, always, rng, 3)
+    crossed = variation.make_child(DEFAULT_SPACE, a, b, always, rng, 3)
     assert (crossed.parents, crossed.generation) == ((a.id, b.id), 3)
-    assert variation.breed(DEFAULT_SPACE, a, b, never, rng, 1).parents == (a.id,)
-    assert variation.breed(DEFAULT_SPACE, a, a, always, rng, 1).parents == (a.id,)
+    assert variation.make_child(DEFAULT_SPACE, a, b, never, rng, 1).parents == (a.id,)
+    assert variation.make_child(DEFAULT_SPACE, a, a, always, rng, 1).parents == (a.id,)
 
 
 CONDITIONAL = {  # alpha counts with rsLoRA alone, `mine` only where alpha does and is 16

@@ -19,7 +19,7 @@ Shares = dict[int, float | None]
 
 
 @dataclass(frozen=True)
-class Progress:
+class Course:
     """One objective over the generations; a generation without a value is left out."""
 
     name: str
@@ -46,7 +46,7 @@ def generations_section(history: History, summary: Summary) -> Markup:
         "goes on."
     )
     objectives: dict[str, str] = summary["objectives"]
-    rows = [row for row in read_progress(history, objectives, stage) if row.front or row.best]
+    rows = [row for row in read_courses(history, objectives, stage) if row.front or row.best]
     draw = _table if len(history.generations) == 1 else _figures
     shares = {i["index"]: i["non_dominated"].get(stage) for i in summary["generations"]}
     drawn = draw(history.generations, rows, stage, shares)
@@ -72,12 +72,12 @@ def common_stage(history: History) -> str:
     return max(counts)[1] if counts else history.config.hyperband.stages[-1].name
 
 
-def read_progress(history: History, objectives: Mapping[str, str], stage: str) -> list[Progress]:
+def read_courses(history: History, objectives: Mapping[str, str], stage: str) -> list[Course]:
     """For each objective, the best on the front, and best and median of the results of `stage`,
     per generation."""
     of_stage = by_generation(result for result in history.results if result.stage == stage)
     fronts = front_results(history, history.generations)
-    rows = [Progress(name, direction, {}, {}, {}) for name, direction in objectives.items()]
+    rows = [Course(name, direction, {}, {}, {}) for name, direction in objectives.items()]
     for generation, members in zip(history.generations, fronts, strict=True):
         for row in rows:
             best: Callable[[Iterable[float]], float] = min if row.direction == "min" else max
@@ -95,7 +95,7 @@ def _measured(results: Iterable[TrainingResult], name: str) -> list[float]:
 
 
 def _table(
-    generations: Sequence[Generation], rows: Sequence[Progress], stage: str, shares: Shares
+    generations: Sequence[Generation], rows: Sequence[Course], stage: str, shares: Shares
 ) -> Markup:
     """For one generation, which has no course to draw."""
     index = generations[0].index
@@ -116,7 +116,7 @@ def _table(
 
 
 def _figures(
-    generations: Sequence[Generation], rows: Sequence[Progress], stage: str, shares: Shares
+    generations: Sequence[Generation], rows: Sequence[Course], stage: str, shares: Shares
 ) -> Markup:
     meanings = key(
         [
@@ -137,7 +137,7 @@ def _figures(
     return element("div", meanings, element("div", *panels, class_="multiples"))
 
 
-def _objective(row: Progress, stage: str) -> Markup:
+def _objective(row: Course, stage: str) -> Markup:
     scale, unit = (1e-6, ", MB") if row.name == "memory" else (1.0, "")
     traces = [
         _line(f"median in {stage}", row.median, STONE, scale),

@@ -136,7 +136,7 @@ class AsynchronousEvolution(Search):
 
     def _find_job(self) -> Job | None:
         """Of those due, from the highest rung and there from the oldest generation; else new ones;
-        at last those of generations that stay short of genomes."""
+        last, those of generations that could not be filled."""
         for rung in self._changed:
             count = _ranked_now(len(self._told[rung]))
             if count != self._ranked[rung]:

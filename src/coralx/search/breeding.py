@@ -140,7 +140,7 @@ def _conceive(
     first = tournament(rng, places, settings.tournament_size)
     second = tournament(rng, places, settings.tournament_size)
     better, worse = parents[min(first, second)], parents[max(first, second)]
-    return variation.breed(space, better, worse, settings, rng, generation)
+    return variation.make_child(space, better, worse, settings, rng, generation)
 
 
 def _make_new(

@@ -43,7 +43,7 @@ class Plan(Record):
     stages: tuple[StagePlan, ...]
 
 
-class Rung(NamedTuple):
+class Round(NamedTuple):
     """`genomes` are trained to a total of `budget` units each."""
 
     genomes: int
@@ -126,12 +126,15 @@ def plan(
     )
 
 
-def brackets(most: float, eta: int = 3) -> tuple[tuple[Rung, ...], ...]:
-    """The brackets of Hyperband, most exploratory first: each a list of rungs.
+def brackets(most: float, eta: int = 3) -> tuple[tuple[Round, ...], ...]:
+    """The brackets of Hyperband, most exploratory first: each a list of rounds.
+
+    For writing stages by hand. No run calls it: the stages of a run are one bracket, which is
+    successive halving.
 
     Li et al., JMLR 18(185), 2018, with R = `most` (the largest budget of one genome, in units of
     the smallest) and eta = `eta`: bracket s = s_max..0 starts n genomes with R eta^-s each and
-    keeps one in eta at each rung. As in the paper's table for R = 81, eta = 3, with
+    keeps one in eta after each round. As in the paper's table for R = 81, eta = 3, with
     B = (s_max + 1) R: n = floor(B / R / (s + 1)) x eta^s. Algorithm 1 as printed there has
     n = ceil(B / R x eta^s / (s + 1)) instead and would start its brackets s = 3, 2, 1 with
     34, 15 and 8 genomes where the table has 27, 9 and 6.
@@ -222,10 +225,10 @@ def _share_out(total: float, shares: Sequence[float], steps: Sequence[float]) ->
     return epochs
 
 
-def _bracket(largest: Fraction, eta: int, s: int, deepest: int) -> tuple[Rung, ...]:
+def _bracket(largest: Fraction, eta: int, s: int, deepest: int) -> tuple[Round, ...]:
     start = (deepest + 1) // (s + 1) * eta**s
     return tuple(
-        Rung(start // eta**i, float(largest * Fraction(eta) ** (i - s))) for i in range(s + 1)
+        Round(start // eta**i, float(largest * Fraction(eta) ** (i - s))) for i in range(s + 1)
     )
 
 

@@ -60,8 +60,8 @@ class Evolution(Search):
         return kept
 
     def _needed(self) -> Iterable[TrainingResult]:
-        """A genome that falls out of these never comes back: survivors come of survivors and the
-        newly trained, and what dominates stays."""
+        """A genome that leaves these never returns: survivors are chosen only among earlier
+        survivors and the newly trained, and what dominates one stays."""
         return [*self._last_of(self._born), *self._parents]
 
     def _enter_generation(self, genomes: tuple[Genome, ...]) -> None:

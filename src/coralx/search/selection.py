@@ -155,8 +155,9 @@ def front(
     results: Iterable[TrainingResult], names: Sequence[str], full_from: int | None = None
 ) -> list[TrainingResult]:
     """What nothing dominates, in order of genome id; of several such results of one genome the last
-    stage's. One that it so replaces still keeps off what it dominates, so that with more results
-    the front's hypervolume can shrink; that of `points` cannot.
+    stage's. The earlier result that it so replaces still excludes what it dominates: a genome can
+    be absent although no member dominates it, and with more results the front's hypervolume can
+    shrink; that of `points` cannot.
 
     Results of stages from `full_from` on are measured alike, on all validation rows, so that they
     compare whatever training they had: all count. Of stages below, and by default, those of the

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 STEP = 0.2
 
 
-def breed(
+def make_child(
     space: Space,
     better: Genome,
     worse: Genome,

@@ -151,8 +151,8 @@ DEFAULT_SPACE: dict[str, Gene] = {
 
 def check_gene(name: str, gene: Gene) -> list[str]:
     """Whether all values of a gene are such as its field can take: a problem per value that is
-    not. A gene that CoralX does not read may have any, but not a name all but that of a known
-    one, which is a slip that would cost a night."""
+    not. A gene of your own may have any values, but its name must not be a near miss of a known
+    gene's: that is most likely a typo, and the run would search in vain."""
     known = (*LoRAConfig.model_fields, *TRAINING_GENES)
     if name not in known:
         close = nearest(name, known, cutoff=0.8)
