@@ -249,7 +249,7 @@ def describe(directory: Path) -> dict[str, Any]:
     names = [f"{p.parent.name}/{p.stem}" for p in sorted(folder.glob("*/*.safetensors"))]
     for name in names:
         load_checkpoint(folder, name)  # verifies the weights
-    adapters = sorted((directory / "adapters").glob("*/*.safetensors"))
+    adapters = sorted((directory / "adapters").glob("*/*"))
     return {
         "finished": history.finished,
         "jobs": {job.id: timeless(job.model_dump(mode="json")) for job in history.jobs},

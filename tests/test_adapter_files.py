@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from coralx.adapter_files import SIDECAR, is_whole, seal_adapter
+from coralx.adapter_files import SIDECAR, is_whole, read_facts, seal_adapter
 
 NAMES = ["adapter_config.json", "adapter_model.safetensors"]
+FACTS: dict[str, Any] = {"genome": {"id": "aa", "r": 4}, "stage": "S2", "threshold": 0.186}
 
 
 def write(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for name in NAMES:
         (folder / name).write_text(f"what {name} holds", encoding="utf-8")
-    seal_adapter(folder, NAMES, {"stage": "S2"})
+    seal_adapter(folder, NAMES, FACTS)
     return folder
 
 
@@ -47,12 +50,34 @@ def test_all_is_on_disk_before_the_sidecar_says_so(
 def test_an_adapter_of_which_anything_is_lost_is_not_whole(
     loss: str, name: str, tmp_path: Path
 ) -> None:
-    assert not is_whole(tmp_path)
+    assert not is_whole(tmp_path, {})
     path = write(tmp_path) / name
-    assert is_whole(tmp_path)
+    assert is_whole(tmp_path, {})
     data = path.read_bytes()
     path.unlink()
     if loss != "missing":
         path.write_bytes({"empty": b"", "zeros": bytes(len(data))}.get(loss, b"[1, 2]"))
-    assert not is_whole(tmp_path)
-    assert is_whole(write(tmp_path))
+    assert not is_whole(tmp_path, {})
+    assert is_whole(write(tmp_path), {})
+
+
+@pytest.mark.parametrize("change", [{"threshold": 0.886}, {"files": {}}, {"stage": None}])
+def test_a_sidecar_that_was_changed_is_noticed(change: dict[str, Any], tmp_path: Path) -> None:
+    path = write(tmp_path) / SIDECAR
+    facts = read_facts(tmp_path)
+    assert {name: facts[name] for name in FACTS} == FACTS
+    written = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(written | change), encoding="utf-8")
+    assert not is_whole(tmp_path, {})
+    with pytest.raises(ValueError, match="not as it was written"):
+        read_facts(tmp_path)
+
+
+@pytest.mark.parametrize("change", [{"genome": {"id": "bb", "r": 4}}, {"stage": "S3"}, {"x": 1}])
+def test_an_adapter_of_another_genome_or_stage_is_not_whole(
+    change: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = write(tmp_path)
+    stated = {"genome": FACTS["genome"], "stage": "S2"}
+    assert is_whole(folder, stated)
+    assert not is_whole(folder, stated | change)

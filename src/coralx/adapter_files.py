@@ -1,5 +1,5 @@
 """The folder of an exported adapter: whole once its sidecar, which is written last and says what
-the other files hold, is there."""
+the other files and itself hold, is there."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from coralx.durable import sync_folder, write_whole
 
 SIDECAR = "coralx.json"  # beside a PEFT adapter: what scoring needs and PEFT does not know
 FILES = "files"  # its key for the SHA-256 of the others, by name
+SEAL = "sha256"  # and for that of all its other keys
 
 
 def seal_adapter(folder: Path, names: Iterable[str], facts: Mapping[str, object]) -> None:
@@ -29,18 +31,41 @@ def seal_adapter(folder: Path, names: Iterable[str], facts: Mapping[str, object]
         with (folder / name).open("rb") as file:
             os.fsync(file.fileno())
             marks[name] = hashlib.file_digest(file, "sha256").hexdigest()
-    text = json.dumps({**facts, FILES: marks}, indent=2) + "\n"
+    sidecar = {**facts, FILES: marks}
+    text = json.dumps({**sidecar, SEAL: _digest(sidecar)}, indent=2) + "\n"
     write_whole(folder / SIDECAR, text)
     sync_folder(folder.parent)
 
 
-def is_whole(folder: Path) -> bool:
-    """Whether all that was exported is there as it was written; reads every file once."""
+def read_facts(folder: Path) -> dict[str, Any]:
+    """What the sidecar says, as it was written.
+
+    Raises:
+        OSError: there is none, or it cannot be read.
+        ValueError: it is damaged, or was changed since.
+    """
+    facts = json.loads((folder / SIDECAR).read_text(encoding="utf-8"))
+    seal = facts.pop(SEAL, None) if isinstance(facts, dict) else None
+    if seal is None or seal != _digest(facts):
+        raise ValueError(f"{SIDECAR} is not as it was written")
+    return facts  # type: ignore[no-any-return]
+
+
+def is_whole(folder: Path, stated: Mapping[str, object]) -> bool:
+    """Whether all that was exported is there as it was written; reads every file once.
+
+    Args:
+        stated: facts that the sidecar must state; with others, the adapter is another one.
+    """
     try:
-        marks = json.loads((folder / SIDECAR).read_text(encoding="utf-8"))[FILES]
-        return all(
+        facts = read_facts(folder)
+        return all(facts.get(key) == value for key, value in stated.items()) and all(
             hashlib.sha256((folder / name).read_bytes()).hexdigest() == mark
-            for name, mark in marks.items()
+            for name, mark in facts[FILES].items()
         )
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    except (OSError, ValueError, LookupError):
         return False
+
+
+def _digest(facts: Mapping[str, object]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -148,6 +148,26 @@ def test_a_lost_checkpoint_is_trained_again_with_a_warning_and_never_used(
     assert kill_runs.differences(whole, directory) == ["repairs"]
 
 
+def test_a_folder_in_the_place_of_a_checkpoint_is_an_error_with_advice(
+    tmp_path: Path, whole: Path, worker: Worker
+) -> None:
+    """One that is needed; another's place is nobody's concern."""
+    directory = tmp_path / "run"
+    start = stop_in("g1-first-0", directory, worker)[0]
+    assert start.checkpoint is not None
+    path = checkpoint_path(directory / "checkpoints", start.checkpoint)
+    path.unlink()
+    path.mkdir()
+    path.with_name("other.safetensors").mkdir()
+    with pytest.raises(StoreError, match="is a folder; move it away and resume"):
+        resume_run(directory, Watcher())
+    path.rmdir()
+    resume_run(directory, Watcher())
+    assert path.with_name("other.safetensors").is_dir()
+    path.with_name("other.safetensors").rmdir()
+    assert kill_runs.differences(whole, directory) == ["repairs"]
+
+
 def test_both_lost_parents_of_a_merged_child_are_trained_again(
     tmp_path: Path, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -229,7 +249,22 @@ def cut_short(folder: Path) -> None:
         os.truncate(path, 0)
 
 
+def move_threshold(folder: Path) -> None:
+    path = folder / "coralx.json"
+    facts = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(facts | {"threshold": 0.9}), encoding="utf-8")
+
+
+def take_another(folder: Path) -> None:
+    """As a backup that was put back into the wrong folder."""
+    other = next(path for path in folder.parent.iterdir() if path != folder)
+    shutil.rmtree(folder)
+    shutil.copytree(other, folder)
+
+
 ADAPTER_LOSSES: dict[str, Callable[[Path], None]] = {
+    "another's": take_another,
+    "another threshold": move_threshold,
     "missing": shutil.rmtree,
     "empty files": cut_short,
     "damaged": lambda folder: damage(folder / "adapter_model.safetensors"),

@@ -94,6 +94,20 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         load_checkpoint(tmp_path, "aa/S0-1")
 
 
+def test_a_folder_in_the_place_of_a_file_is_named_and_left(tmp_path: Path) -> None:
+    name = save_checkpoint(tmp_path, make())
+    path = checkpoint_path(tmp_path, name)
+    path.unlink()
+    path.mkdir()
+    (path / "mine").touch()
+    with pytest.raises(StoreError, match=r"must be a checkpoint, and is a folder; move it away"):
+        load_checkpoint(tmp_path, name)
+    with pytest.raises(StoreError, match=r"cannot be written.*move away what is in its place"):
+        save_checkpoint(tmp_path, make())
+    assert [child.name for child in path.iterdir()] == ["mine"]
+    assert not list(tmp_path.rglob("*.writing"))
+
+
 @pytest.mark.parametrize(
     "other", [make(genome="bb"), make(stage="S2"), make(seed=1)], ids=["genome", "stage", "weights"]
 )

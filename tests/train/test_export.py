@@ -8,14 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from peft import AutoPeftModelForSequenceClassification
 
 from coralx.config import Config, load_config
 from coralx.errors import StoreError
 from coralx.records import Genome, LoRAConfig, TrainingResult
 from coralx.train.backbone import Backbone
-from coralx.train.checkpoint import SIDECAR, Checkpoint, save_checkpoint
+from coralx.train.checkpoint import SIDECAR, Checkpoint, export_adapter, save_checkpoint
 from coralx.train.export import export_result
 from coralx.train.resize import Moments
+
+
+def read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
 
 
 def test_a_genome_without_a_threshold_is_refused_by_name(
@@ -68,11 +73,61 @@ def test_what_serving_must_know_is_kept(
     settings = {"training": {"dtype": "bfloat16"}, "data": {"max_tokens": 48}}
     config = load_config(None, settings)
     export_result(config, base, tmp_path, trained, images, tmp_path / "adapter")
-    facts, stock = (
-        json.loads((tmp_path / "adapter" / name).read_text(encoding="utf-8"))
-        for name in (SIDECAR, "adapter_config.json")
-    )
+    facts, stock = (read(tmp_path / "adapter" / name) for name in (SIDECAR, "adapter_config.json"))
     assert (facts["dtype"], facts["max_tokens"]) == ("bfloat16", 48)
     assert facts["vision_tower"] == (config.vision_tower if images else None)
     assert config.vision_tower
     assert stock["use_rslora"] is True
+
+
+def test_stock_peft_finds_the_base_of_an_adapter_by_itself(
+    tmp_path: Path,
+    genome: Callable[..., Genome],
+    draw_weights: Any,
+    backbone: Backbone,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its settings name the folder, wherever one stands; those of CoralX the model's short name."""
+    own = genome(r=2, layers=1)
+    facts = {"base_model": backbone.name}
+    export_adapter(tmp_path / "a", backbone, own, own.lora_cfg, draw_weights(backbone, own), facts)
+    monkeypatch.chdir(tmp_path)
+    folder = str(tmp_path / "a")
+    model = AutoPeftModelForSequenceClassification.from_pretrained(folder, num_labels=1)
+    assert model.num_labels == 1
+    stock = read(tmp_path / "a" / "adapter_config.json")
+    assert Path(stock["base_model_name_or_path"]).is_absolute()
+    assert read(tmp_path / "a" / SIDECAR)["base_model"] == backbone.name == "all-minilm-l6-v2"
+
+
+@pytest.mark.parametrize(
+    ("name", "named"), [("owner/model", "owner/model"), ("./mine", "{here}/mine")]
+)
+def test_a_base_is_named_so_that_others_find_it(
+    name: str,
+    named: str,
+    tmp_path: Path,
+    base: Backbone,
+    genome: Callable[..., Genome],
+    draw_weights: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.json").write_text("{}", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(base, "name", name)
+    own = genome(r=2, layers=1)
+    export_adapter(tmp_path / "a", base, own, own.lora_cfg, draw_weights(base, own), {})
+    stock = read(tmp_path / "a" / "adapter_config.json")
+    assert stock["base_model_name_or_path"] == named.format(here=tmp_path)
+
+
+def test_equal_adapters_are_equal_files(
+    tmp_path: Path, base: Backbone, genome: Callable[..., Genome], draw_weights: Any
+) -> None:
+    """PEFT keeps targets in a set, whose order is another in each process."""
+    own = genome(r=2, layers=2, target_modules=("all-linear",))
+    export_adapter(tmp_path / "a", base, own, own.lora_cfg, draw_weights(base, own), {})
+    targets = read(tmp_path / "a" / "adapter_config.json")["target_modules"]
+    assert len(targets) == 12
+    assert targets == sorted(targets)

@@ -17,12 +17,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from coralx.adapter_files import SIDECAR, read_facts, seal_adapter
 from coralx.errors import DataError, ModelError
 from coralx.records import Genome
 from coralx.rows.file import iterate_rows, parse_lines
 from coralx.train import predict as module
 from coralx.train.backbone import Backbone
-from coralx.train.checkpoint import SIDECAR, export_adapter
+from coralx.train.checkpoint import export_adapter
 from coralx.train.network import score
 from coralx.train.predict import Predictor, write_lines
 from coralx.train.prefix import EncodedRows
@@ -228,9 +229,20 @@ def test_lines_are_parsed_and_written_as_they_are() -> None:
 def test_a_folder_without_or_with_half_a_sidecar_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="not an adapter exported by CoralX"):
         Predictor(tmp_path)
-    (tmp_path / SIDECAR).write_text('{"threshold": 0.5}', encoding="utf-8")
+    seal_adapter(tmp_path, [], {"threshold": 0.5})
     with pytest.raises(ModelError, match="incomplete or damaged"):
         Predictor(tmp_path)
+
+
+@pytest.mark.parametrize("change", [{"threshold": 0.886}, {"text_column": "body"}, {"sha256": ""}])
+def test_a_sidecar_that_was_changed_decides_nothing(
+    folder: Path, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    written = json.loads((tmp_path / SIDECAR).read_text(encoding="utf-8"))
+    (tmp_path / SIDECAR).write_text(json.dumps(written | change), encoding="utf-8")
+    with pytest.raises(ModelError, match=r"coralx\.json is damaged or was changed.*export"):
+        Predictor(tmp_path, "cpu")
 
 
 @pytest.mark.parametrize(
@@ -249,8 +261,8 @@ def test_a_spoiled_sidecar_is_refused(
     folder: Path, tmp_path: Path, change: dict[str, Any], said: str
 ) -> None:
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
-    facts = json.loads((tmp_path / SIDECAR).read_text(encoding="utf-8"))
-    (tmp_path / SIDECAR).write_text(json.dumps(facts | change), encoding="utf-8")
+    facts = read_facts(folder)
+    seal_adapter(tmp_path, facts["files"], facts | change)
     with pytest.raises(ModelError, match=said):
         Predictor(tmp_path, "cpu")
 

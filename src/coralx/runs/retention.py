@@ -93,6 +93,6 @@ def removable(
 
 def measure(folder: Path) -> Iterator[tuple[str, int]]:
     """Id and bytes of every checkpoint in a folder."""
-    for path in sorted(folder.glob(f"*/*{SUFFIX}")):
+    for path in filter(Path.is_file, sorted(folder.glob(f"*/*{SUFFIX}"))):
         with contextlib.suppress(FileNotFoundError):
             yield f"{path.parent.name}/{path.name.removesuffix(SUFFIX)}", path.stat().st_size

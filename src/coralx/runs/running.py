@@ -14,7 +14,7 @@ from coralx.config import PREFIX_FOLDER, Config
 from coralx.durable import write_whole
 from coralx.errors import ExtinctError, StoreError
 from coralx.loop import run
-from coralx.records import TrainingResult
+from coralx.records import TrainingResult, jsonable
 from coralx.report.page import write_report
 from coralx.runs import opening
 from coralx.runs.exporting import export_mended
@@ -24,7 +24,7 @@ from coralx.runs.repair import Mender
 from coralx.runs.retention import Retention
 from coralx.runs.watcher import Watcher
 from coralx.search.evolution import new_search
-from coralx.store import History, Store, read_history
+from coralx.store import History, Store, read_history, read_start
 from coralx.summary import current_front, write_summary
 from coralx.wording import scarce
 
@@ -54,7 +54,7 @@ def start_run(config: Config, directory: Path, watcher: Watcher) -> History:
         settings = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
         write_whole(directory / SETTINGS, settings)
         store.append("run_started", run_facts(config, worker))
-        return _continue(directory, store, worker, watcher)
+        return _continue(directory, read_history(directory), store, worker, watcher)
     finally:
         store.close()
 
@@ -67,7 +67,7 @@ def resume_run(directory: Path, watcher: Watcher) -> History:
         StoreError: not a run directory, its journal is damaged, or another process is at work
             in it.
     """
-    read_history(directory)  # before anything is written, as the lock is
+    read_start(directory)  # before anything is written, as the lock is
     with contextlib.closing(opening.open_journal(directory, watcher)) as store:
         history = read_history(directory)  # its last owner may have gone on meanwhile
         if history.finished:
@@ -76,7 +76,7 @@ def resume_run(directory: Path, watcher: Watcher) -> History:
         worker = opening.load_worker(history.config, directory, watcher)
         warn_of_change(history.facts, machine_facts(worker), watcher)
         store.append("resumed", machine_facts(worker))
-        return _continue(directory, store, worker, watcher)
+        return _continue(directory, history, store, worker, watcher)
 
 
 def _complete(directory: Path, history: History, watcher: Watcher) -> None:
@@ -86,7 +86,11 @@ def _complete(directory: Path, history: History, watcher: Watcher) -> None:
     members = {
         adapter_folder(directory, result.genome.id): result for result in current_front(history)
     }
-    lost = {folder: result for folder, result in members.items() if not is_whole(folder)}
+    lost = {
+        folder: result
+        for folder, result in members.items()
+        if not is_whole(folder, {"genome": jsonable(result.genome), "stage": result.stage})
+    }
     if lost:
         names = ", ".join(result.genome.id for result in lost.values())
         watcher.say(f"adapters of the front that are missing or damaged are written again: {names}")
@@ -94,12 +98,13 @@ def _complete(directory: Path, history: History, watcher: Watcher) -> None:
     _write_outputs(directory, history)
 
 
-def _continue(directory: Path, store: Store, worker: Worker, watcher: Watcher) -> History:
+def _continue(
+    directory: Path, history: History, store: Store, worker: Worker, watcher: Watcher
+) -> History:
     """Replay, evolve, take the final figures, write the outputs."""
     from coralx.executors import open_executor
     from coralx.train.prefix_store import drop_parts
 
-    history = read_history(directory)
     bench = worker.bench
     drop_parts(directory / PREFIX_FOLDER)
     evolution = new_search(history.config, image_task=bench.has_images, shape=bench.shape)

@@ -12,16 +12,18 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from coralx.adapter_files import SIDECAR, seal_adapter
+from coralx.adapter_files import SIDECAR, read_facts, seal_adapter
 from coralx.durable import make_folder, sync_folder
 from coralx.errors import CheckpointError, ModelError, StoreError
 from coralx.interrupts import unbroken
+from coralx.models import resolve_model
 from coralx.records import Genome, LoRAConfig, jsonable
 from coralx.train.adapters import Weights
 from coralx.train.backbone import Backbone
@@ -83,8 +85,14 @@ def load_checkpoint(folder: Path, name: str) -> Checkpoint:
 
     Raises:
         CheckpointError: it is missing, damaged, or holds other weights.
+        StoreError: a folder has its place, which nothing here removes.
     """
     path = checkpoint_path(folder, name)
+    if path.is_dir():
+        raise StoreError(
+            f"{path}: must be a checkpoint, and is a folder; move it away and resume, which trains "
+            "the checkpoint again"
+        )
     try:
         with safe_open(path, framework="pt") as file:
             facts = dict(file.metadata())
@@ -134,11 +142,13 @@ def export_adapter(
 ) -> None:
     """Write an adapter that stock peft loads on the base model with one logit
     (`AutoModelForSequenceClassification.from_pretrained(base, num_labels=1)`; with
-    `ignore_mismatched_sizes=True` if the base is a classifier of several labels itself).
+    `ignore_mismatched_sizes=True` if the base is a classifier of several labels itself, and with
+    `dtype` if it is stored in another format than it was trained on). PEFT's settings name that
+    base by its folder or hub id. Equal adapters are equal files.
 
     Beside PEFT's two files lie what PEFT has no place for: `coralx.json` (genome, base model,
     vision tower, threshold) and, with images, the projector. `coralx.json` comes last, once the
-    others are on disk: see `adapter_files`.
+    others are on disk, and cannot be changed unseen: see `adapter_files`.
 
     Raises:
         StoreError: the folder cannot be written.
@@ -161,10 +171,10 @@ def _export(
 
     make_folder(folder)
     (folder / SIDECAR).unlink(missing_ok=True)  # of an adapter that this one takes the place of
-    targets = [backbone.full_path(target) for target in weights.lora]
-    LoraConfig(
+    targets = sorted(backbone.full_path(target) for target in weights.lora)
+    settings = LoraConfig(
         task_type=TaskType.SEQ_CLS,
-        base_model_name_or_path=backbone.name,
+        base_model_name_or_path=_find_base(backbone),
         r=lora_cfg.r,
         lora_alpha=lora_cfg.alpha,
         lora_dropout=lora_cfg.dropout,
@@ -172,7 +182,9 @@ def _export(
         target_modules=targets,
         modules_to_save=[backbone.head_name],
         inference_mode=True,
-    ).save_pretrained(str(folder))
+    )
+    settings.target_modules = targets  # PEFT made a set of them, in another order each process
+    settings.save_pretrained(str(folder))
     tensors = {}
     for target, (a, b) in weights.lora.items():
         path = f"base_model.model.{backbone.full_path(target)}"
@@ -191,18 +203,29 @@ def _export(
     seal_adapter(folder, files, sidecar)
 
 
-def read_sidecar(folder: Path) -> dict[str, object]:
+def _find_base(backbone: Backbone) -> str:
+    """The base model by a name that stock transformers knows: its folder, or its hub id."""
+    found = resolve_model(backbone.name)
+    return str(Path(found).absolute()) if Path(found).is_dir() else found
+
+
+def read_sidecar(folder: Path) -> dict[str, Any]:
     """What `export_adapter` wrote beside the PEFT files.
 
     Raises:
-        ModelError: the folder is no adapter that CoralX exported.
+        ModelError: the folder is no adapter that CoralX exported, or what it says was changed.
     """
     try:
-        return json.loads((folder / SIDECAR).read_text(encoding="utf-8"))  # type: ignore[no-any-return]
-    except (OSError, ValueError):
+        return read_facts(folder)
+    except OSError:
         raise ModelError(
             f"{folder}: not an adapter exported by CoralX (no readable {SIDECAR}); "
             "`coralx export RUN GENOME DIR` writes one"
+        ) from None
+    except ValueError:
+        raise ModelError(
+            f"{folder}: its {SIDECAR} is damaged or was changed (what it says must have the "
+            "SHA-256 that stands in it); export the genome again"
         ) from None
 
 
@@ -301,7 +324,9 @@ def _share(path: Path) -> None:
 
 
 def _unwritable(path: Path, error: Exception) -> str:
-    return f"{path}: cannot be written: {error}; free space or allow writing, and resume"
+    taken = isinstance(error, FileExistsError | IsADirectoryError | NotADirectoryError)
+    advice = "move away what is in its place" if taken else "free space or allow writing"
+    return f"{path}: cannot be written: {error}; {advice}, and resume"
 
 
 def largest_difference(one: Weights, other: Weights) -> float:
