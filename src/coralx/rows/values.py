@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from coralx.errors import DataError
+from coralx.settings.sections import DataSettings
 
 SHOWN = 20  # bad rows listed before "and n more"
 MAX_CHARACTERS = 1_000_000  # no data set for fine-tuning meets it and a hostile file soon does
@@ -62,6 +63,23 @@ def check_columns(path: Path, names: Collection[str], needed: Sequence[str]) -> 
             f"{path}: no column {', '.join(map(repr, missing))}; there are "
             f"{', '.join(map(repr, names))}; name yours under data: text_column, label_column"
         )
+
+
+def check_optional(settings: DataSettings, columns: Collection[str]) -> None:
+    """Pass if the optional columns that the user has named are among those of the files: one typed
+    wrong would leave all pictures out, or make all rows one task, without a word.
+
+    Raises:
+        DataError: one is not.
+    """
+    for field_name in ("image_column", "task_column"):
+        column = getattr(settings, field_name)
+        default = type(settings).model_fields[field_name].default
+        if column not in (None, default, *columns):
+            raise DataError(
+                f"data.{field_name}: must be a column of one of the files, got {column!r}; there "
+                f"are {', '.join(map(repr, columns))}; name one of them, or null to do without"
+            )
 
 
 def check_text(text: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import numpy as np
 from coralx.errors import DataError
 from coralx.rows.count import SET_ASIDE
 from coralx.rows.file import builtin_file
-from coralx.rows.values import list_some
+from coralx.rows.values import check_optional, list_some
 from coralx.settings.sections import DataSettings
 from coralx.train.data import divide, subset
 from coralx.train.rows import SPLITS, CheckedFile, Key, Rows, read_rows
@@ -83,7 +83,7 @@ def load_splits(
             columns |= dict.fromkeys(found.columns)
             _warn_of_both_labels(path, found, say)
             left_out.add(path, found.left_out, len(found.rows) + len(found.left_out))
-    _check_columns(settings, columns)
+    check_optional(settings, columns)
     rows = _keep_apart(rows, paths, settings.on_bad_rows, left_out)
     whole = rows["train"]
     for salt, name in enumerate(("test", "validation"), start=1):
@@ -105,19 +105,6 @@ def _name_files(settings: DataSettings) -> dict[str, Path | None]:
     if settings.train is None:
         return {name: builtin_file(name) for name in SPLITS}
     return {name: getattr(settings, name) for name in SPLITS}
-
-
-def _check_columns(settings: DataSettings, columns: Iterable[str]) -> None:
-    """An optional column that the user has named is there: one typed wrong would leave all
-    pictures out, or make all rows one task, without a word."""
-    for field_name in ("image_column", "task_column"):
-        column = getattr(settings, field_name)
-        default = type(settings).model_fields[field_name].default
-        if column not in (None, default, *columns):
-            raise DataError(
-                f"data.{field_name}: must be a column of one of the files, got {column!r}; there "
-                f"are {', '.join(map(repr, columns))}; name one of them, or null to do without"
-            )
 
 
 def _warn_of_both_labels(path: Path, found: CheckedFile, say: Callable[[str], None]) -> None:
