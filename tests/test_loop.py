@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from coralx.config import Config, load_config
+from coralx.config import load_config
 from coralx.errors import ExtinctError
 from coralx.loop import run
 from coralx.records import Job, TrainingResult
@@ -44,15 +44,9 @@ class TableExecutor:
 def answer(job: Job, place: int) -> TrainingResult:
     genome = job.genomes[place]
     skill = 0.6 + int(genome.id, 16) % 1000 / 4000 + job.stage_index / 20
-    return TrainingResult(
-        job=job.id,
-        genome=genome,
-        generation=job.generation,
-        stage=job.stage.name,
-        stage_index=job.stage_index,
-        lora_cfg=genome.lora_cfg,
+    return job.result(
+        place,
         objectives=dict.fromkeys(CONFIG.objectives, skill),
-        start=job.starts[place],
         checkpoint=f"{genome.id}/{job.stage.name}",
     )
 
@@ -142,4 +136,3 @@ def test_a_run_that_died_out_is_journalled_to_the_last_result(tmp_path: Path) ->
 def test_the_order_of_arrival_makes_no_difference(tmp_path: Path) -> None:
     forward = evolve(tmp_path / "forward", TableExecutor())
     assert evolve(tmp_path / "backward", TableExecutor(reverse=True)) == forward
-    assert isinstance(CONFIG, Config)

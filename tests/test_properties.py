@@ -13,7 +13,6 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -47,10 +46,10 @@ class Rule:
         self.seed, self.trouble = seed, trouble
 
     def results(self, job: Job) -> list[TrainingResult]:
-        pairs = zip(job.genomes, job.starts, strict=True)
-        return [self._result(job, genome, start) for genome, start in pairs]
+        return [self._result(job, place) for place in range(len(job.genomes))]
 
-    def _result(self, job: Job, genome: Any, start: Any) -> TrainingResult:
+    def _result(self, job: Job, place: int) -> TrainingResult:
+        genome = job.genomes[place]
         key = (self.seed, genome.id, job.stage.name)
         skill = 0.6 + 0.4 * _number(*key)
         objectives = {"task_skill": skill, "memory": 1 + _number(*key, "bytes")}
@@ -59,16 +58,10 @@ class Rule:
             kind = int(4 * _number(*key, "kind"))
             details |= ({"auroc": 0.1}, {"grad_norm": 1e9}, {"auroc": math.nan}, {})[kind]
             objectives.pop("memory" if kind == 3 else "none", None)
-        return TrainingResult(
-            job=job.id,
-            genome=genome,
-            generation=job.generation,
-            stage=job.stage.name,
-            stage_index=job.stage_index,
-            lora_cfg=genome.lora_cfg,
+        return job.result(
+            place,
             objectives=objectives,
             details=details,
-            start=start,
             checkpoint=f"{genome.id}/{job.stage.name}",
         )
 

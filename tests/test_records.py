@@ -8,7 +8,16 @@ import pickle
 import pytest
 from pydantic import ValidationError
 
-from coralx.records import Genome, Interval, LoRAConfig, Progress, jsonable
+from coralx.records import (
+    Genome,
+    Interval,
+    Job,
+    LoRAConfig,
+    Progress,
+    Start,
+    TrainingStage,
+    jsonable,
+)
 
 
 def test_scale_of_plain_and_rank_stabilised_lora() -> None:
@@ -37,6 +46,18 @@ def test_json_and_back_is_equal() -> None:
         parents=("p", "q"),
     )
     assert Genome.model_validate(json.loads(json.dumps(jsonable(genome)))) == genome
+
+
+def test_a_job_names_the_results_of_its_genomes() -> None:
+    stage = TrainingStage(name="S", epoch_budget=1, data_percentage=100, survival_rate=1)
+    genomes = Genome(id="a"), Genome(id="b")
+    starts = Start(), Start(kind="inherit", checkpoint="c")
+    job = Job(id="j", generation=2, stage=stage, stage_index=1, genomes=genomes, starts=starts)
+    result = job.result(1, objectives={"task_skill": 0.7})
+    assert (result.job, result.generation, result.stage, result.stage_index) == ("j", 2, "S", 1)
+    assert (result.genome, result.start, result.lora_cfg) == (genomes[1], starts[1], LoRAConfig())
+    assert result.objectives == {"task_skill": 0.7}
+    assert job.result(0, lora_cfg=LoRAConfig(r=2)).lora_cfg.r == 2
 
 
 def test_not_a_number_survives_json() -> None:

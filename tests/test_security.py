@@ -58,17 +58,11 @@ def _train(job: Job, place: int, spoil: bool) -> TrainingResult:
     genome = job.genomes[place]
     skill = 0.6 + int(genome.id, 16) % 1000 / 4000
     stop = Stop(gate="auroc", value=0.5, limit=0.55, reason=ATTACKS[0]) if spoil else None
-    return TrainingResult(
-        job=job.id,
-        genome=genome,
-        generation=job.generation,
-        stage=job.stage.name,
-        stage_index=job.stage_index,
-        lora_cfg=genome.lora_cfg,
+    return job.result(
+        place,
         objectives={"task_skill": skill, "memory": 1e6 * genome.lora_cfg.r},
         details={"threshold": 0.5, **{f"auroc/task/{text}": skill for text in ATTACKS}},
         stopped=stop,
-        start=job.starts[place],
         checkpoint=f"{genome.id}/{job.stage.name}",
     )
 

@@ -208,6 +208,20 @@ class Job(Record):
         genomes, starts = zip(*kept, strict=True)
         return self.model_copy(update={"genomes": genomes, "starts": starts})
 
+    def result(self, place: int, **measured: Any) -> TrainingResult:
+        """The result of its genome at this place with what was measured of it; `lora_cfg` is the
+        genome's own unless it is given."""
+        genome = self.genomes[place]
+        return TrainingResult(
+            job=self.id,
+            genome=genome,
+            generation=self.generation,
+            stage=self.stage.name,
+            stage_index=self.stage_index,
+            start=self.starts[place],
+            **{"lora_cfg": genome.lora_cfg, **measured},
+        )
+
 
 class Stop(Record):
     """Why a genome was stopped: the gate, the value measured and the limit it broke."""

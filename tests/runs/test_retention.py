@@ -55,20 +55,14 @@ class FileExecutor:
         path = self._folder / f"{name}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(bytes(SIZE))
-        return TrainingResult(
-            job=job.id,
-            genome=genome,
-            generation=job.generation,
-            stage=job.stage.name,
-            stage_index=job.stage_index,
-            lora_cfg=genome.lora_cfg,
+        return job.result(
+            place,
             objectives={
                 "task_skill": 0.5 + chance / 2,
                 "safety": chance,  # all agree, so that the front, which is always kept, is small
                 "false_positive_cost": 1 - chance,
                 "memory": 1e6,
             },
-            start=job.starts[place],
             checkpoint=name,
         )
 

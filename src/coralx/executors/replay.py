@@ -83,18 +83,15 @@ class ReplayExecutor:
         self._check_recorded(known)
         rank = start.grow_to or self._ranks.get(genome.id, genome.lora_cfg.r)
         self._ranks[genome.id] = rank
-        facts = {
-            "job": job.id,
-            "genome": genome,
-            "generation": job.generation,
-            "stage": job.stage.name,
-            "stage_index": job.stage_index,
-            "lora_cfg": genome.lora_cfg.model_copy(update={"r": rank}),
-            "details": {**known.details, "replayed": 1.0},
-            "start": start,
-            "checkpoint": None,
-        }
-        return known.model_copy(update=facts)
+        return job.result(
+            place,
+            lora_cfg=genome.lora_cfg.model_copy(update={"r": rank}),
+            objectives=known.objectives,
+            details={**known.details, "replayed": 1.0},
+            stopped=known.stopped,
+            left_early=known.left_early,
+            cost=known.cost,
+        )
 
     def _check_recorded(self, known: TrainingResult) -> None:
         """A search would go on without what is missing, and say nothing of it."""

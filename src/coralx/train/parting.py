@@ -114,18 +114,9 @@ def _try(part: Job, attempt: Attempt, lost: _Lost) -> tuple[str, Sequence[Traini
 
 
 def _stop(part: Job, said: str) -> TrainingResult:
-    genome = part.genomes[0]
     reason = (
         f"out of memory in {part.stage.name}, trained alone: {said}; lower training.batch_size, "
         "data.max_tokens or the largest rank of the space"
     )
-    return TrainingResult(
-        job=part.id,
-        genome=genome,
-        generation=part.generation,
-        stage=part.stage.name,
-        stage_index=part.stage_index,
-        lora_cfg=genome.lora_cfg,
-        stopped=Stop(gate="out_of_memory", value=None, limit=None, reason=reason),
-        start=part.starts[0],
-    )
+    stop = Stop(gate="out_of_memory", value=None, limit=None, reason=reason)
+    return part.result(0, stopped=stop)

@@ -200,18 +200,13 @@ class Worker:
                     member.moments,
                 ),
             )
-        return TrainingResult(
-            job=job.id,
-            genome=job.genomes[place],
-            generation=job.generation,
-            stage=job.stage.name,
-            stage_index=job.stage_index,
+        return job.result(
+            place,
             lora_cfg=member.lora_cfg,
             objectives=objectives,
             details={**details, **describe_training(member)},
             stopped=member.stop,
             left_early=member.left_early,
-            start=job.starts[place],
             checkpoint=saved,
             curve=member.curve(job.starts[place].steps),
             cost=cost,
