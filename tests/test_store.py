@@ -3,8 +3,9 @@
 import os
 import resource
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -13,8 +14,9 @@ from hypothesis import strategies as st
 from coralx import store as store_module
 from coralx.config import Config
 from coralx.errors import StoreError
+from coralx.lock import LOCK
 from coralx.records import Genome, LoRAConfig, Repair, TrainingResult
-from coralx.store import JOURNAL, Store, has_begun, read_history
+from coralx.store import JOURNAL, Store, has_begun, read_history, read_start
 
 STARTED = {"config": Config().model_dump(mode="json"), "seed": 0}
 
@@ -193,8 +195,82 @@ def test_a_journal_must_begin_with_the_start(tmp_path: Path) -> None:
 
 def test_a_file_in_the_way_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("a file")
-    with pytest.raises(StoreError, match="cannot be written"):
+    with pytest.raises(StoreError, match=r"cannot be written.*move away what is in its place"):
         Store(tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", [JOURNAL, LOCK])
+def test_a_folder_in_the_way_is_named_with_what_helps(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()
+    with pytest.raises(StoreError, match=f"{name}: cannot be written: Is a directory; move away"):
+        Store(tmp_path)
+
+
+OTHER = {"coralx": "9.9"}
+CONFIG = STARTED["config"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        ("run_started", {"config": {**CONFIG, "zzz": 1}, "versions": OTHER}),
+        ("run_started", {"versions": OTHER}),
+        ("run_started", {"config": None, "versions": OTHER}),
+        ("run_started", {"config": "config.yaml", "versions": OTHER}),
+        ("results", None),
+        ("results", 7),
+        ("results", {"a": 1}),
+        ("job", [1]),
+        ("generation", {"index": 0, "zzz": 1}),
+        ("zzz", {}),
+        (["results"], {}),
+    ],
+)
+def test_what_another_version_wrote_is_named_with_that_version(
+    kind: Any, value: Any, tmp_path: Path
+) -> None:
+    records = [(kind, value, 0.0)]
+    if kind != "run_started":
+        records = [("run_started", STARTED, 0.0), ("resumed", {"versions": OTHER}, 1.0), *records]
+    write_sealed(tmp_path, records)
+    with pytest.raises(StoreError, match=r"that wrote it, 9\.9: ") as caught:
+        read_history(tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path / JOURNAL}: a {kind!r} record ")
+
+
+@pytest.mark.parametrize("versions", [None, "1", {}])
+def test_a_version_that_is_not_named_is_said_to_be_so(versions: Any, tmp_path: Path) -> None:
+    started = {**STARTED, "versions": versions}
+    write_sealed(tmp_path, [("run_started", started, 0.0), ("paused", {}, "long")])
+    with pytest.raises(StoreError, match="which it does not name: ValueError"):
+        read_history(tmp_path)
+
+
+def write_sealed(directory: Path, records: Sequence[tuple[Any, Any, Any]]) -> None:
+    """A journal of records that may be none of ours, each with its right checksum."""
+    crc, data = 0, b""
+    for kind, value, seconds in records:
+        line, crc = store_module._seal(kind, value, seconds, crc)
+        data += line
+    (directory / JOURNAL).write_bytes(data)
+
+
+@pytest.mark.parametrize("left", [b"", b"no line of a journal"])
+def test_an_emptied_journal_is_not_taken_for_a_run_that_never_began(
+    left: bytes, directory: Path
+) -> None:
+    (directory / "checkpoints").mkdir()
+    (directory / JOURNAL).write_bytes(left)
+    with pytest.raises(StoreError, match=r"if checkpoints or adapters lie beside it.*backup"):
+        read_history(directory)
+
+
+def test_the_start_of_a_run_is_read_without_the_rest(directory: Path) -> None:
+    lines = (directory / JOURNAL).read_bytes().splitlines(keepends=True)
+    (directory / JOURNAL).write_bytes(lines[0] + b"damaged\n" + lines[2])
+    assert read_start(directory).config == Config()
+    with pytest.raises(StoreError, match="line 2 is damaged"):
+        read_history(directory)
 
 
 @pytest.fixture

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+# What comes after a mend, for errors that training meets within a run and without one.
+GO_ON = "a run goes on with `coralx resume`, `train_population` begins anew"
+
 
 class CoralXError(Exception):
     """Any error that is explained rather than traced; the command line exits with code 2."""
@@ -62,8 +65,7 @@ class ObjectiveError(CoralXError):
     def __str__(self) -> str:
         return (
             f"objectives: {self.objective!r} failed for genome {self.genome}: {self.cause}; mend "
-            "the function so that it gives a number for any scores, then `coralx resume`: nothing "
-            "recorded is lost"
+            f"the function so that it gives a number for any scores: {GO_ON}"
         )
 
 
@@ -73,3 +75,9 @@ class ExecutorError(CoralXError):
 
 class ExtinctError(CoralXError):
     """No genome of a stage passed its gates; the message lists each reason."""
+
+
+def remedy(error: OSError) -> str:
+    """What helps where a file or a folder cannot be written."""
+    taken = isinstance(error, FileExistsError | IsADirectoryError | NotADirectoryError)
+    return "move away what is in its place" if taken else "free space or allow writing"

@@ -7,6 +7,7 @@ that a line that is missing, doubled or moved shows as well as one that is chang
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -16,11 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from coralx.config import Config, load_config
 from coralx.durable import make_folder, sync_folder
-from coralx.errors import StoreError
+from coralx.errors import ConfigError, StoreError, remedy
 from coralx.interrupts import unbroken
 from coralx.lock import RunLock
 from coralx.records import (
@@ -174,34 +173,54 @@ def read_history(directory: Path) -> History:
     """Replay a run's journal.
 
     Raises:
-        StoreError: there is no journal, its first record is not the start of a run, or a line
-            other than a torn last one is damaged; the message names the line.
+        StoreError: there is no journal, its first record is not the start of a run, a line other
+            than a torn last one is damaged, which the message names, or a record is not one that
+            this version reads.
     """
-    records = _read_records(directory / JOURNAL)
-    first = next(records, None)
-    if first is None:
-        raise StoreError(
-            f"{directory}: the run was stopped before its first record was written and holds "
-            f"nothing to go on with; start it again with `coralx run CONFIG --out {directory}`"
-        )
-    kind, started, sitting = first  # `sitting`: seconds of the one being read
-    if kind != "run_started":
-        raise StoreError(f"{directory / JOURNAL}: line 1 must be the start of a run, got {kind!r}")
-    history = History(config=load_config(started["config"]), facts=started)
+    path = directory / JOURNAL
+    records = _read_records(path)
+    history = _begin(path, next(records, None))
+    writer: Any = history.facts
+    sitting = 0.0  # seconds of the one being read
     for kind, value, seconds in records:
         if kind == "resumed":
             history.seconds += sitting
             history.sittings += 1
-        sitting = seconds
-        try:
+            writer = value
+        with _readable(path, kind, writer):
+            sitting = float(seconds)
             _apply(history, kind, value)
-        except ValidationError as error:
-            raise StoreError(
-                f"{directory / JOURNAL}: a {kind!r} record is not one this version reads; go on "
-                f"with the version that wrote it, {started.get('versions', {}).get('coralx')}: "
-                f"{error}"
-            ) from None
     history.seconds += sitting
+    return history
+
+
+def read_start(directory: Path) -> History:
+    """What a journal's first record says, and of the others nothing: a small part of the time.
+
+    Raises:
+        StoreError: there is no journal, or its first record is damaged, not the start of a run
+            or not one that this version reads.
+    """
+    path = directory / JOURNAL
+    return _begin(path, next(_read_records(path), None))
+
+
+def _begin(path: Path, first: tuple[str, Any, float] | None) -> History:
+    if first is None:
+        raise StoreError(
+            f"{path}: holds no whole record. A run that was stopped before its first record is "
+            f"started again with `coralx run CONFIG --out {path.parent}`; if checkpoints or "
+            "adapters lie beside it, the journal was emptied or written over: restore it from a "
+            "backup"
+        )
+    kind, started, _ = first
+    if kind != "run_started":
+        raise StoreError(f"{path}: line 1 must be the start of a run, got {kind!r}")
+    with _readable(path, kind, started):
+        config = started["config"]
+        if not isinstance(config, Mapping):  # it would be taken for the path of one
+            raise TypeError(f"config must be a mapping, got {config!r}")
+        history = History(config=load_config(config), facts=started)
     return history
 
 
@@ -222,7 +241,26 @@ def _apply(history: History, kind: str, value: Any) -> None:
         case "run_finished":
             history.finished = True
         case _:
-            raise StoreError(f"journal: unknown record {kind!r}; written by a newer version?")
+            raise ValueError("its kind is unknown")
+
+
+@contextlib.contextmanager
+def _readable(path: Path, kind: str, writer: Any) -> Iterator[None]:
+    """A line may be whole and still say what this version does not know: a StoreError then.
+
+    Args:
+        writer: the value of the last record that names the version at work.
+    """
+    try:
+        yield
+    except (ConfigError, ValueError, LookupError, TypeError, AttributeError) as error:
+        versions = writer.get("versions") if isinstance(writer, Mapping) else None
+        version = versions.get("coralx") if isinstance(versions, Mapping) else None
+        raise StoreError(
+            f"{path}: a {kind!r} record is not one that this version of CoralX reads; go on with "
+            f"the version that wrote it, {version or 'which it does not name'}: "
+            f"{type(error).__name__}: {error}"
+        ) from None
 
 
 def _read_records(path: Path) -> Iterator[tuple[str, Any, float]]:
@@ -326,12 +364,12 @@ def _moved(directory: Path) -> str:
 def _unwritable(path: Path, error: OSError) -> str:
     return (
         f"{path}: cannot be written: {error.strerror or error}. What was recorded before is kept; "
-        "free space or allow writing, and resume"
+        f"{remedy(error)}, and resume"
     )
 
 
 def _unopenable(directory: Path, error: OSError) -> str:
     return (
-        f"{directory}: cannot be written: {error.strerror or error}; free space or allow writing, "
-        "then give the same command again"
+        f"{error.filename or directory}: cannot be written: {error.strerror or error}; "
+        f"{remedy(error)}, then give the same command again"
     )

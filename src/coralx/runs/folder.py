@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from coralx.config import PREFIX_FOLDER, Config, load_config
-from coralx.errors import ConfigError, StoreError
+from coralx.errors import ConfigError, StoreError, remedy
 from coralx.lock import LOCK, is_lock
 from coralx.store import JOURNAL, has_begun
 
@@ -70,8 +70,8 @@ def check_writable(directory: Path) -> None:
             pass
     except OSError as error:
         raise StoreError(
-            f"{directory}: cannot be written: {error.strerror or error}; free space or allow "
-            "writing, or choose another --out"
+            f"{directory}: cannot be written: {error.strerror or error}; {remedy(error)}, or "
+            "choose another --out"
         ) from None
 
 
