@@ -75,27 +75,40 @@ def export(
         raise StoreError(f"{target}: exists and is not an empty folder; choose another DIR")
     with quiet_stdout():
         best = export_genome(folder, name, target, notes())
-    base = resolve_model(history.config.base_model)
+    config, base = history.config, resolve_model(history.config.base_model)
     written = ", ".join(sorted(path.name for path in target.iterdir()))
     typer.echo(f"{target}: genome {name} as trained in {best.stage} ({written})\n")
     typer.echo(
+        "import torch\n"
         "from peft import PeftModel\n"
         "from transformers import AutoModelForSequenceClassification\n"
-        f"base = {say_loading(base, history.config.trust_remote_code)}\n"
+        f"base = {say_loading(base, config.trust_remote_code, config.training.dtype)}\n"
         f"model = PeftModel.from_pretrained(base, {str(target)!r})"
     )
+    if (target / "projector.safetensors").exists():
+        typer.echo(
+            "\npeft reads text alone; rows with pictures are scored by "
+            f"`coralx predict {target} ROWS`"
+        )
 
 
-def say_loading(base: str, trusted: bool) -> str:
+def say_loading(base: str, trusted: bool, dtype: str = "float32") -> str:
     """How stock transformers loads a base with one logit: where it is a classifier of several
-    labels itself, only if told that its head may go."""
+    labels itself, only if told that its head may go.
+
+    Args:
+        dtype: of the base that was trained on; transformers would take that of its files.
+    """
     from transformers import AutoConfig
 
     settings = AutoConfig.from_pretrained(base, trust_remote_code=trusted)
     kinds = settings.architectures or ()
     headed = settings.num_labels != 1 and any("SequenceClassification" in kind for kind in kinds)
     more = ", ignore_mismatched_sizes=True" if headed else ""
-    return f"AutoModelForSequenceClassification.from_pretrained({base!r}, num_labels=1{more})"
+    return (
+        f"AutoModelForSequenceClassification.from_pretrained({base!r}, num_labels=1, "
+        f"dtype=torch.{dtype}{more})"
+    )
 
 
 def reproduce(
