@@ -26,14 +26,17 @@ def write_whole(path: Path, text: str) -> None:
 @contextlib.contextmanager
 def write_aside(path: Path, advice: str = "") -> Iterator[TextIO]:
     """A text file that takes the path's place once all of it is on disk, so that nobody ever meets
-    half a file; if an error ends it, never.
+    half a file; if an error ends it, never. A link stays, and what it leads to is written.
 
     Args:
         advice: what else helps where it cannot be written.
 
     Raises:
-        StoreError: the folder cannot be written.
+        StoreError: the folder cannot be written, or something else than a file has the path.
     """
+    path = follow(path)
+    if path.exists() and not path.is_file():  # of a device or a pipe nothing would be left
+        raise StoreError(f"{path}: is no regular file, so it is not replaced; move it away{advice}")
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         with aside.open("x", encoding="utf-8", newline="\n") as file:
@@ -50,6 +53,11 @@ def write_aside(path: Path, advice: str = "") -> Iterator[TextIO]:
     finally:
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)
+
+
+def follow(path: Path) -> Path:
+    """What a link leads to; any other path as it is."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 def sync_folder(folder: Path) -> None:

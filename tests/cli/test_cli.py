@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -338,6 +339,8 @@ def test_bad_configurations_are_refused_with_every_problem(tmp_path: Path) -> No
         (("report", "nowhere", "--json"), "not a run directory"),
         (("export", "nowhere", "abc", "somewhere"), "not a run directory"),
         (("predict", "nowhere", "nowhere.jsonl"), "no such file"),
+        (("predict", "nowhere", "nowhere.jsonl", "--device", "tpu"), "'tpu' is not one of 'auto',"),
+        (("predict", "nowhere", "nowhere.jsonl", "--on-bad-rows", "x"), "not one of 'refuse',"),
         (("run", "--out", "pyproject.toml"), "is a file"),
         (("run", "--out", ""), "must name a folder"),
         (("evolve",), "evolve"),
@@ -395,6 +398,73 @@ def test_bad_rows_are_refused_by_number(
     result = CliRunner().invoke(app, ["predict", str(tmp_path), str(rows)])
     assert result.exit_code == 2
     assert "not an adapter exported by CoralX" in result.stderr
+
+
+@pytest.mark.parametrize("kind", ["rows", "link", "fifo"])
+def test_scores_take_the_place_of_no_rows_and_no_pipe(kind: str, tmp_path: Path) -> None:
+    """Nor of a device, which is the same to the code."""
+    rows, out = tmp_path / "rows.jsonl", tmp_path / "out"
+    rows.write_text('{"text": "mine"}\n', encoding="utf-8")
+    if kind == "fifo":
+        os.mkfifo(out)
+    elif kind == "link":
+        out.symlink_to(rows)
+    else:
+        out = rows
+    said = " ".join(_refuse("predict", "nowhere", rows, "--out", out).split())
+    assert ("is no regular file" if kind == "fifo" else "holds the rows that are read") in said
+    assert rows.read_text(encoding="utf-8") == '{"text": "mine"}\n'
+    assert out.is_fifo() == (kind == "fifo")
+
+
+def test_rows_that_standard_input_comes_from_are_not_written_over(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"text": "mine"}\n', encoding="utf-8")
+    command = [sys.executable, "-m", "coralx", "predict", "nowhere", "-", "--out", str(rows)]
+    with rows.open() as stdin:
+        done = subprocess.run(command, stdin=stdin, capture_output=True, text=True, timeout=LIMIT)
+    assert done.returncode == 2
+    assert "holds the rows that are read" in done.stderr
+    assert rows.read_text(encoding="utf-8") == '{"text": "mine"}\n'
+
+
+@pytest.mark.parametrize(
+    ("rows", "closed", "message"),
+    [
+        ("-", 0, "standard input is closed; name a file of rows"),
+        ("{rows}", 1, "standard output is closed; name a file to write with --out"),
+    ],
+)
+def test_a_closed_stream_is_told(rows: str, closed: int, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "mine"}\n', encoding="utf-8")
+    command = [sys.executable, "-m", "coralx", "predict", "nowhere", rows.format(rows=path)]
+    done = subprocess.run(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=LIMIT,
+        preexec_fn=lambda: os.close(closed),
+    )
+    assert done.returncode == 2
+    assert done.stderr == f"coralx: {message}\n"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["predict", "--help"], ["--version"]])
+def test_what_cannot_be_written_is_told(arguments: list[str], tmp_path: Path) -> None:
+    """A file that may hold nothing stands for a full disk."""
+    with (tmp_path / "shown").open("w", encoding="utf-8") as shown:
+        done = subprocess.run(
+            [sys.executable, "-m", "coralx", *arguments],
+            stdout=shown,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=LIMIT,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)),
+        )
+    assert done.returncode == 2
+    assert done.stderr.startswith("coralx: [Errno")
+    assert "Traceback" not in done.stderr
 
 
 def _interrupt(

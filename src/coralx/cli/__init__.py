@@ -12,7 +12,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from coralx import __version__
 from coralx.cli import prepare, train, use
-from coralx.cli.terminal import BAD_INPUT, INTERRUPTED
+from coralx.cli.terminal import BAD_INPUT, INTERRUPTED, tell
 from coralx.errors import CoralXError
 from coralx.interrupts import stoppable, whole_process
 
@@ -35,7 +35,7 @@ class Commands(TyperGroup):
         except BrokenPipeError:  # the reader has gone, as in `coralx report RUN | head`
             raise
         except (CoralXError, OSError) as error:
-            typer.echo(f"coralx: {error}", err=True)
+            tell(f"coralx: {error}")
             raise typer.Exit(BAD_INPUT) from None
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED) from None
@@ -104,4 +104,7 @@ def main() -> Never:
             app(prog_name="coralx")
         except KeyboardInterrupt:  # one more, between two lines on the way out
             sys.exit(INTERRUPTED)
+        except OSError as error:  # help that cannot be written is no command's
+            tell(f"coralx: {error}")
+            sys.exit(BAD_INPUT)
         sys.exit(0)

@@ -86,7 +86,7 @@ def notes() -> Watcher:
 
     class Notes(Watcher):
         def say(self, message: str) -> None:
-            typer.echo(message, err=True)
+            tell(message)
 
     return Notes()
 

@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from coralx.cli.arguments import RunFolder
-from coralx.cli.terminal import notes, open_console, print_pairs, quiet_stdout
-from coralx.durable import write_aside
+from coralx.cli.terminal import notes, open_console, print_pairs, quiet_stdout, tell
+from coralx.durable import follow, write_aside
 from coralx.errors import DataError, StoreError
 
 if TYPE_CHECKING:
     from coralx.store import History
+
+STANDARD_INPUT = Path("-")
 
 
 def report(
@@ -159,7 +162,7 @@ def predict(
         typer.Option(help="Column of the picture (bytes, or a path beside ROWS); the same."),
     ] = None,
     on_bad_rows: Annotated[
-        str,
+        Literal["refuse", "skip"],
         typer.Option(
             help="refuse: stop at a row without text or with an unreadable picture. "
             "skip: give it an `error` in place of a score, and go on."
@@ -171,7 +174,9 @@ def predict(
             "--allow-outside-images", help="Let paths of pictures lead out of the folder of ROWS."
         ),
     ] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], typer.Option(help="Where the model runs.")
+    ] = "auto",
     trust_remote_code: Annotated[
         bool,
         typer.Option(
@@ -189,40 +194,26 @@ def predict(
 
     Example: `coralx predict runs/mine/adapters/3f9a41c07d12 new_rows.jsonl --out scored.jsonl`
     """
-    if device not in ("auto", "cpu", "cuda"):
-        raise typer.BadParameter("must be auto, cpu or cuda", param_hint="--device")
-    if on_bad_rows not in ("refuse", "skip"):
-        raise typer.BadParameter("must be refuse or skip", param_hint="--on-bad-rows")
     _check_adapter(adapter)
-    standard_input = str(rows) == "-"
-    if rows.is_dir():
-        raise DataError(f"{rows}: is a folder; name the file of rows in it")
-    if not standard_input and not rows.is_file():
-        raise DataError(f"{rows}: no such file; `-` reads JSON lines from standard input")
-    if out is not None:
-        _check_file(out)
+    _check_rows(rows)
+    _check_out(out, rows)
     with quiet_stdout():
-        from coralx.rows.file import iterate_rows, parse_lines
         from coralx.train.predict import Predictor, write_lines
 
         predictor = Predictor(adapter, device, trust_remote_code, notes().say)
-    source, folder = iterate_rows(rows), rows.parent
-    if standard_input:
-        source, folder = parse_lines(sys.stdin.buffer, "standard input"), Path.cwd()
-    skip = on_bad_rows == "skip"
     scored = predictor.predict(
-        source, folder, text_column, image_column, allow_outside_images, skip
+        *_open_rows(rows), text_column, image_column, allow_outside_images, on_bad_rows == "skip"
     )
     if out is None:
         count = write_lines(scored, sys.stdout)
         if not count:
-            typer.echo(f"{rows}: 0 rows", err=True)
+            tell(f"{rows}: 0 rows")
     else:
         with write_aside(out, ", or name another --out") as file:
             count = write_lines(scored, file)
-        typer.echo(f"{out}: {count} rows, unsafe from {predictor.threshold:.4f}", err=True)
+        tell(f"{out}: {count} rows, unsafe from {predictor.threshold:.4f}")
     if predictor.bad:
-        typer.echo(f"{predictor.bad} of {count} rows have an `error` and no score", err=True)
+        tell(f"{predictor.bad} of {count} rows have an `error` and no score")
 
 
 def _check_adapter(folder: Path) -> None:
@@ -237,16 +228,56 @@ def _check_adapter(folder: Path) -> None:
         raise StoreError(f"{folder}: is a run; name one of its adapters: {there}")
 
 
-def _check_file(path: Path) -> None:
-    """Told before a model is loaded, not when all rows are scored."""
+def _check_rows(path: Path) -> None:
+    """Told before a model is loaded."""
+    if path == STANDARD_INPUT:
+        if sys.stdin is None:
+            raise DataError("standard input is closed; name a file of rows")
+    elif path.is_dir():
+        raise DataError(f"{path}: is a folder; name the file of rows in it")
+    elif not path.is_file():
+        raise DataError(f"{path}: no such file; `-` reads JSON lines from standard input")
+
+
+def _check_out(path: Path | None, rows: Path) -> None:
+    """Pass if scores can be written there, and take the place of nothing but earlier ones."""
+    if path is None:
+        if sys.stdout is None:
+            raise StoreError("standard output is closed; name a file to write with --out")
+        return
     if path.is_dir():
         raise StoreError(f"--out: {path} is a folder; name a file")
-    if not path.parent.is_dir():
-        raise StoreError(f"--out: {path.parent} is no folder; make it, or name another file")
-    if not os.access(path.parent, os.W_OK):
+    if path.exists() and not path.is_file():
         raise StoreError(
-            f"--out: {path.parent} cannot be written; allow writing, or name another file"
+            f"--out: {path} is no regular file and would be replaced by one; name another file, or "
+            "leave --out away for standard output"
         )
+    if path.exists() and _holds_rows(path, rows):
+        raise StoreError(f"--out: {path} holds the rows that are read; name another file")
+    folder = follow(path).parent
+    if not folder.is_dir():
+        raise StoreError(f"--out: {folder} is no folder; make it, or name another file")
+    if not os.access(folder, os.W_OK):
+        raise StoreError(f"--out: {folder} cannot be written; allow writing, or name another file")
+
+
+def _holds_rows(path: Path, rows: Path) -> bool:
+    """Whether a file that exists is the one that rows are read from."""
+    if rows != STANDARD_INPUT:
+        return path.samefile(rows)
+    try:
+        return os.path.samestat(path.stat(), os.fstat(sys.stdin.fileno()))
+    except OSError:  # standard input is no file
+        return False
+
+
+def _open_rows(path: Path) -> tuple[Iterator[dict[str, Any]], Path]:
+    """The rows, and the folder that relative paths of pictures are taken from."""
+    from coralx.rows.file import iterate_rows, parse_lines
+
+    if path == STANDARD_INPUT:
+        return parse_lines(sys.stdin.buffer, "standard input"), Path.cwd()
+    return iterate_rows(path), path.parent
 
 
 def _find_genome(history: History, folder: Path, begin: str) -> str:

@@ -1,0 +1,47 @@
+"""Files that are there whole or not at all, and what they may take the place of."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from coralx.durable import write_aside, write_whole
+from coralx.errors import StoreError
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "kept"
+    write_whole(path, "first")
+    with pytest.raises(UnicodeEncodeError), write_aside(path) as file:
+        file.writelines(["half", "\ud800"])
+    assert path.read_text(encoding="utf-8") == "first"
+    write_whole(path, "second")
+    assert path.read_text(encoding="utf-8") == "second"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_stays_and_what_it_leads_to_is_written(there: bool, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    file, link = tmp_path / "elsewhere" / "file", tmp_path / "link"
+    link.symlink_to(file)
+    if there:
+        file.write_text("before", encoding="utf-8")
+    write_whole(link, "after")
+    assert link.is_symlink()
+    assert file.read_text(encoding="utf-8") == "after"
+    assert list(file.parent.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_is_no_file_is_not_replaced(make: Callable[[Path], None], tmp_path: Path) -> None:
+    path = tmp_path / "kept"
+    make(path)
+    before = path.stat()
+    with pytest.raises(StoreError, match="kept: is no regular file, so it is not replaced"):
+        write_whole(path, "text")
+    assert os.path.samestat(path.stat(), before)
+    assert list(tmp_path.iterdir()) == [path]
