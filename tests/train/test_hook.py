@@ -47,8 +47,10 @@ def test_what_it_gives_is_checked(given, message: str) -> None:
 
 
 def test_its_own_failure_is_named() -> None:
-    with pytest.raises(CoralXError, match="before S1: KeyError: 'none'; mend the function"):
+    with pytest.raises(CoralXError, match="before S1: KeyError: 'none'; mend the function") as e:
         apply_hook(lambda turn: turn.genome.extra["none"], GENOME, "S1")
+    assert "a run goes on" in str(e.value)
+    assert "`train_population` begins anew" in str(e.value)
 
 
 def test_it_is_found_by_name() -> None:

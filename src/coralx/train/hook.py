@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from coralx.errors import CoralXError
+from coralx.errors import GO_ON, CoralXError
 from coralx.records import Genome
 
 
@@ -47,6 +47,6 @@ def apply_hook(hook: Hook, genome: Genome, stage: str) -> Genome:
     except (Exception, SystemExit) as error:  # whatever the function does
         cause = f"{type(error).__name__}: {error}"
     raise CoralXError(
-        f"training.hook failed for genome {genome.id} before {stage}: {cause}; mend the function, "
-        "then `coralx resume`: nothing recorded is lost"
+        f"training.hook failed for genome {genome.id} before {stage}: {cause}; mend the function: "
+        f"{GO_ON}"
     )
