@@ -1,7 +1,7 @@
 """What may go and what must stay: nothing that a stage, a child or the front still needs."""
 
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from coralx.config import load_config
 from coralx.loop import run
 from coralx.records import Job, TrainingResult
+from coralx.runs import retention as retention_module
 from coralx.runs.retention import Retention, measure, removable
-from coralx.search.evolution import Evolution
+from coralx.search.asktell import Search
+from coralx.search.evolution import Evolution, new_search
 from coralx.store import Store, read_history
 
 MANY = 12  # generations
@@ -67,20 +69,23 @@ class FileExecutor:
         )
 
 
-def evolve(directory: Path, seed: int, gigabytes: float) -> tuple[FileExecutor, list[int]]:
+def evolve(
+    directory: Path, seed: int, gigabytes: float, promotion: str = "halving"
+) -> tuple[FileExecutor, list[int]]:
     """A long evolution with sweeping; how many checkpoints lay there after each sweep."""
-    config = load_config({"evolution": {"population": 6, "generations": MANY, "seed": seed}})
+    evolution = {"population": 6, "generations": MANY, "seed": seed}
+    config = load_config({"evolution": evolution, "hyperband": {"promotion": promotion}})
     folder = directory / "checkpoints"
     executor, counts = FileExecutor(folder, seed), []
     retention = Retention(folder, gigabytes)
     store = Store(directory)
     store.append("run_started", {"config": config.model_dump(mode="json")})
 
-    def tidy(evolution: Evolution) -> None:
+    def tidy(evolution: Search) -> None:
         retention.tidy(evolution)
         counts.append(len(dict(measure(folder))))
 
-    front = run(Evolution(config), executor, store, read_history(directory), tidy)
+    front = run(new_search(config), executor, store, read_history(directory), tidy)
     store.close()
     for result in front:
         assert result.checkpoint in dict(measure(folder)), "the front is measured and exported"
@@ -103,6 +108,24 @@ def test_the_disk_stays_bounded(tmp_path: Path) -> None:
     _, every = evolve(tmp_path / "every", 1, gigabytes=1)
     assert max(lean[len(lean) // 2 :]) <= max(lean[: len(lean) // 2]) + 6, "it does not grow"
     assert max(lean) < 40 < max(some) <= 60 + 6 < max(every)  # a stage's own on top
+
+
+@pytest.mark.parametrize("promotion", ["halving", "asha"])
+def test_the_folder_is_gone_through_once_a_generation_and_none_in_it_is_empty(
+    promotion: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walks: list[Path] = []
+
+    def count(folder: Path) -> Iterator[tuple[str, int]]:
+        walks.append(folder)
+        return measure(folder)
+
+    monkeypatch.setattr(retention_module, "measure", count)
+    executor, counts = evolve(tmp_path, 1, gigabytes=0, promotion=promotion)
+    assert executor.inherited
+    assert len(walks) == MANY < len(counts)
+    assert max(counts) < 40, "and yet all that may go is gone"
+    assert all(any(folder.iterdir()) for folder in (tmp_path / "checkpoints").iterdir())
 
 
 NAMES = [f"g{i}/S0-{i}" for i in range(8)]

@@ -14,10 +14,11 @@ from coralx.config import PREFIX_FOLDER, load_config
 from coralx.errors import ExtinctError, StoreError
 from coralx.lock import LOCK
 from coralx.records import Genome, Job, LoRAConfig, Start, TrainingResult
+from coralx.runs import running
 from coralx.runs.exporting import export_genome
 from coralx.runs.running import resume_run, start_run
 from coralx.runs.watcher import Watcher
-from coralx.store import JOURNAL, Store
+from coralx.store import JOURNAL, History, Store, read_history
 
 # No stage of one step reaches an AUROC of 1.
 DOOMED = {
@@ -116,6 +117,23 @@ def test_a_resumed_run_reports_what_it_trains_itself(tmp_path: Path) -> None:
     view.flush()
     assert any("measuring the front" in line for line in lines)
     assert not [line for line in lines if line.startswith("generation")]
+
+
+def test_a_resume_reads_its_journal_once_and_again_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory, readings = tmp_path / "run", list[Path]()
+    start_run(load_config(SOUND), directory, Watcher())
+    journal = directory / JOURNAL
+    journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:3]))
+
+    def read(path: Path) -> History:
+        readings.append(path)
+        return read_history(path)
+
+    monkeypatch.setattr(running, "read_history", read)
+    assert resume_run(directory, Watcher()).finished
+    assert len(readings) == 2
 
 
 def test_half_filled_files_of_a_killed_sitting_are_removed_by_the_next(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from coralx.records import TrainingResult
 from coralx.search.asktell import Search
 
 SUFFIX = ".safetensors"
@@ -31,6 +32,8 @@ class Retention:
     ) -> None:
         self._folder, self._limit, self._say = folder, gigabytes * 1e9, say
         self._place: tuple[int, int] | None = None
+        self._told = 0  # results whose checkpoints have been looked at
+        self._sizes: dict[str, int] = {}  # of those that are on disk
         self._warned = False
 
     def tidy(self, evolution: Search) -> None:
@@ -38,13 +41,17 @@ class Retention:
         place = (evolution.generation, evolution.stage_index)
         if place == self._place and not evolution.finished:
             return
+        if self._place is None or place[0] != self._place[0]:
+            self._sizes = dict(measure(self._folder))  # a repair can bring back what was removed
         self._place = place
         needed = evolution.references()
+        self._look(evolution.results[self._told :])
+        self._told = len(evolution.results)
         known = [result.checkpoint for result in evolution.results if result.checkpoint]
-        sizes = dict(measure(self._folder))
-        for name in removable(sizes, needed, known, self._limit):
-            (self._folder / f"{name}{SUFFIX}").unlink(missing_ok=True)
-        self._warn(sum(size for name, size in sizes.items() if name in needed))
+        for name in removable(self._sizes, needed, known, self._limit):
+            self._remove(name)
+            del self._sizes[name]
+        self._warn(sum(size for name, size in self._sizes.items() if name in needed))
 
     def drop_orphans(self, known: Iterable[str]) -> None:
         """Remove all but what is known: left by a process that was killed before a record could
@@ -52,12 +59,30 @@ class Retention:
         wanted = set(known)
         for name, _ in measure(self._folder):
             if name not in wanted:
-                (self._folder / f"{name}{SUFFIX}").unlink(missing_ok=True)
+                self._remove(name)
         for path in self._folder.glob(f"*/*{WRITING}"):
             path.unlink(missing_ok=True)
         for path in self._folder.glob("*/"):
             with contextlib.suppress(OSError):  # not empty
                 path.rmdir()
+
+    def _look(self, results: Iterable[TrainingResult]) -> None:
+        """Add what they left. The whole folder is gone through once a generation alone: under ASHA
+        the stage changes with nearly every job."""
+        for result in results:
+            if result.checkpoint and (path := self._path(result.checkpoint)).is_file():
+                self._sizes[result.checkpoint] = path.stat().st_size
+
+    def _remove(self, name: str) -> None:
+        """Remove a checkpoint, and with a genome's last its folder. Nothing is being written there:
+        what a genome at work goes on from stays, and its first is known to nobody yet."""
+        path = self._path(name)
+        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # not empty
+            path.parent.rmdir()
+
+    def _path(self, name: str) -> Path:
+        return self._folder / f"{name}{SUFFIX}"
 
     def _warn(self, needed: float) -> None:
         if needed > self._limit > 0 and not self._warned:
