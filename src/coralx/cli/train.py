@@ -71,9 +71,9 @@ def resume(folder: RunFolder) -> None:
     """
     from coralx.runs.folder import SETTINGS, changed_settings
     from coralx.runs.running import resume_run
-    from coralx.store import read_history
+    from coralx.store import read_start
 
-    settings = read_history(folder).config
+    settings = read_start(folder).config
     if changed := changed_settings(folder, settings):
         typer.echo(
             f"warning: a run keeps the settings that it began with, and {folder / SETTINGS} was "
