@@ -108,10 +108,24 @@ def check_kind(name: str, max_tokens: int) -> None:
         raise ModelError(
             f"base_model: {name} is of type {kind!r}; supported are {', '.join(SUPPORTED)}"
         )
+    check_direction(name, str(kind), config.get("is_decoder"))
     if isinstance(places, int) and max_tokens > places:
         raise ModelError(
             f"data.max_tokens: {name} has {places} positions, got {max_tokens}; set {places} or "
             "fewer"
+        )
+
+
+def check_direction(name: str, kind: str, is_decoder: object) -> None:
+    """Pass if a model's tokens see as they are made to see here: in an encoder all others.
+
+    Raises:
+        ModelError: it is an encoder that transformers runs as a decoder.
+    """
+    if kind not in DECODERS and is_decoder:
+        raise ModelError(
+            f"base_model: {name} is a {kind} with is_decoder: true, whose tokens see those before "
+            "them alone, which is not supported; save it with is_decoder: false"
         )
 
 

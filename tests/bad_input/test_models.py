@@ -98,6 +98,7 @@ SPOILED: dict[str, tuple[Callable[[Path], None], str]] = {
     "no type": (configure(model_type=None), "cannot be loaded by transformers"),
     "unknown type": (configure(model_type="no_such_type"), "cannot be loaded by transformers"),
     "type not supported": (configure(model_type="gpt2"), "is of type 'gpt2'; supported are bert"),
+    "runs as a decoder": (configure(is_decoder=True), "is a bert with is_decoder: true, whose tok"),
     "size in words": (configure(hidden_size="wide"), "cannot be loaded by transformers"),
     "heads that do not fit": (configure(num_attention_heads=3), "cannot be loaded by transformers"),
     "negative size": (configure(intermediate_size=-5), "cannot be loaded by transformers"),

@@ -186,15 +186,6 @@ def test_full_paths_name_layers_of_the_uncut_model(
         assert model.classifier.get_submodule(model.full_path(target)) is model.linear(target)
 
 
-def test_flops_count_the_linear_layers_of_the_blocks_run(backbone: Backbone) -> None:
-    block = 2 * (4 * 384 * 384 + 2 * 384 * 1536)
-    keys_and_values = 2 * 2 * 384 * 384
-    last = 30 * keys_and_values + 4 * (block - keys_and_values)  # 30 tokens in 4 rows
-    assert backbone.flops(5, rows=4, tokens=30) == last
-    assert backbone.flops(2, rows=4, tokens=30) == 3 * 30 * block + last
-    assert backbone.flops(6, rows=4, tokens=30) == 0
-
-
 def test_weights_are_four_bytes_each(backbone: Backbone) -> None:
     assert backbone.weight_bytes() == 4 * 22_713_216  # parameters of all-MiniLM-L6-v2
 

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from coralx.errors import DataError, ModelError
-from coralx.models import DECODERS, resolve_model
+from coralx.flops import Sides, training_flops
+from coralx.models import DECODERS, check_direction, resolve_model
 from coralx.train.adapters import AdaptedLinear, AtWork, PackedAdapters, Weights
 from coralx.train.digest import digest_model
 from coralx.train.frozen import FrozenProducts
@@ -76,6 +77,7 @@ class Backbone:
         self.classifier.eval().requires_grad_(False)
         self.tokenizer = load_tokenizer(self.path, trust_remote_code)
         settings: Any = self.classifier.config
+        check_direction(base_model, settings.model_type, getattr(settings, "is_decoder", False))
         self.causal = settings.model_type in DECODERS
         self.base: Any = getattr(self.classifier, str(self.classifier.base_model_prefix))
         self.blocks: nn.ModuleList = self.base.layers if self.causal else self.base.encoder.layer
@@ -227,32 +229,24 @@ class Backbone:
         block, _, path = target.partition(".")
         return self.linears[int(block)][path]
 
-    def flops(self, start: int, rows: int, tokens: int) -> float:
-        """Of a forward pass of `rows` rows, `tokens` tokens in all, through blocks[start:] and
-        their linear layers: 2 x multiply-adds. The last block runs for one token a row, but for
-        keys and values."""
-        return 2.0 * sum(
-            module.base.weight.numel() * self._width(index, path, rows, tokens)
-            for index in range(start, self.depth)
-            for path, module in self.linears[index].items()
-        )
-
-    def adapter_flops(self, weights: Weights, rows: int, tokens: int) -> float:
-        """The same of one genome's adapters."""
-        total = 0.0
-        for target, (a, b) in weights.lora.items():
-            block, _, path = target.partition(".")
-            total += 2.0 * (a.numel() + b.numel()) * self._width(int(block), path, rows, tokens)
-        return total
+    def training_flops(
+        self, weights: Weights, entry: int, rows: int, tokens: int, pictured: bool
+    ) -> float:
+        """Of a step of one genome whose adapters begin at block `entry`: see `coralx.flops`."""
+        adapted = {r: weights.lora.get(f"{entry}.{path}") for r, path in self.roles.items()}
+        ranks = {role: len(pair[0]) for role, pair in adapted.items() if pair}
+        height = self.depth - entry
+        return training_flops(self._block_sides, ranks, height, rows, tokens, pictured)
 
     def weight_bytes(self) -> int:
         """Of the frozen weights in memory."""
         return sum(p.numel() * p.element_size() for p in self.base.parameters())
 
-    def _width(self, index: int, path: str, rows: int, tokens: int) -> int:
-        """How many tokens pass a linear layer."""
-        seen = (self.roles["key"], self.roles["value"])
-        return tokens if index < self.depth - 1 or path in seen else rows
+    @functools.cached_property
+    def _block_sides(self) -> dict[str, Sides]:
+        """What goes into each linear layer of a block and what comes out, by role."""
+        layers = {role: self.linears[0][path].base for role, path in self.roles.items()}
+        return {role: (layer.in_features, layer.out_features) for role, layer in layers.items()}
 
     def _check_tokenizer(self) -> None:
         """Added tokens may lie beyond the embedding: few texts have them, which are looked at."""

@@ -33,7 +33,6 @@ class Member:
     skills: dict[int, float] = field(default_factory=dict)  # by step of the stage
     stop: Stop | None = None
     left_early: bool = False
-    rows: int = 0  # trained on, each as often as it was
     tokens: int = 0
     computed_tokens: int = 0
     flops: float = 0.0

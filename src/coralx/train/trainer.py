@@ -135,15 +135,11 @@ class StageTrainer:
             pack.put(k, member.moments.first, optimizer.first)
             pack.put(k, member.moments.second, optimizer.second)
         pack.training = True
-        try:
-            for step in steps:
-                if any(member.going for member in members):  # else the other lanes step alone
-                    positions = [member.moments.step + step - steps.start for member in members]
-                    self._step(pack, optimizer, members, plan, step, positions)
-                meet()
-        finally:  # what failed was computed too
-            for member in members:
-                member.flops = self._flops(member)
+        for step in steps:
+            if any(member.going for member in members):  # else the other lanes step alone
+                positions = [member.moments.step + step - steps.start for member in members]
+                self._step(pack, optimizer, members, plan, step, positions)
+            meet()
         for k, member in enumerate(members):
             moments = Moments(
                 pack.take(k, member.weights, optimizer.first),
@@ -185,18 +181,12 @@ class StageTrainer:
         tokens, pictures = self._rows.count(chosen)
         useful = tokens + pictures * slots
         computed = batch.mask.numel() + slots * len(batch.mask)
+        passed = len(chosen), computed, slots > 0
         for member in members:
             if member.going:
-                member.rows += len(chosen)
                 member.tokens += useful
                 member.computed_tokens += computed
-
-    def _flops(self, member: Member) -> float:
-        """Of all its steps: forward from the genome's entry; backward, of activations alone, to the
-        same block."""
-        seen = member.rows, member.computed_tokens
-        frozen = self._backbone.flops(member.entry, *seen)
-        return 2 * frozen + 3 * self._backbone.adapter_flops(member.weights, *seen)
+                member.flops += self._backbone.training_flops(member.weights, member.entry, *passed)
 
     def _examine(
         self, members: Sequence[Member], step: int, plan: StageWork, examine: Examine
