@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coralx.records import Cost, Genome, TrainingResult, TrainingStage
-from coralx.search.budget import stage_steps
 from coralx.search.space import build
 from coralx.settings.genes import Float
 from coralx.settings.sections import DEFAULT_STAGES
+from coralx.steps import stage_steps
 
 Vector = NDArray[np.float64]
 Function = Callable[[Vector], Vector]
@@ -59,7 +59,7 @@ class FidelityProblem:
         self.bounds = {objective: (-high, -low) for objective, high, low in limits}
         self._range = np.array(worst) - np.array(best)
         self._free, self._resting = free, resting
-        steps = [stage_steps(stage, STEPS_PER_EPOCH) for stage in self.stages]
+        steps = [float(stage_steps(stage, STEPS_PER_EPOCH)) for stage in self.stages]
         self._steps = dict(zip((stage.name for stage in self.stages), steps, strict=True))
         shares = [done / sum(steps) for done in accumulate(steps)]
         self._shares = dict(zip(self._steps, shares, strict=True))

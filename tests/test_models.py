@@ -7,7 +7,7 @@ from pathlib import Path
 
 from coralx.models import read_shape
 from coralx.records import ModelShape
-from coralx.search.packing import block_parameters
+from coralx.search.footprint import block_parameters
 
 
 def test_a_decoders_shape_has_its_gate_and_shared_keys(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from coralx.loop import run
 from coralx.records import Job, TrainingResult, TrainingStage
 from coralx.search import budget
 from coralx.search.evolution import Evolution
+from coralx.steps import count_batches, stage_steps
 from coralx.store import JOURNAL, Store, read_history
 
 Told = list[tuple[str, str]]
@@ -192,13 +193,13 @@ def test_a_stages_steps_grow_with_all_that_makes_it_larger(
     epochs: float, share: float, rows: int, batch: int
 ) -> None:
     stage = TrainingStage(name="s", epoch_budget=epochs, data_percentage=share, survival_rate=1)
-    steps = budget.stage_steps(stage, rows)
+    steps = stage_steps(stage, rows)
     assert steps > 0
-    assert budget.stage_steps(stage, rows + 1) >= steps
-    whole = budget.batches(rows, share, batch)
+    assert stage_steps(stage, rows + 1) >= steps
+    whole = count_batches(rows, share, batch)
     assert 1 <= whole <= math.ceil(rows / batch)
-    assert budget.batches(rows, 100, batch) == math.ceil(rows / batch)
-    assert budget.batches(rows + 1, share, batch) >= whole >= budget.batches(rows, share, batch + 1)
+    assert count_batches(rows, 100, batch) == math.ceil(rows / batch)
+    assert count_batches(rows + 1, share, batch) >= whole >= count_batches(rows, share, batch + 1)
 
 
 class RuleExecutor:

@@ -161,9 +161,9 @@ def test_adaptive_budgets_train_the_steps_that_are_planned(
         here = [r for r in history.results if r.stage == line["name"]]
         assert len(here) == line["genomes"]
         for result in here:
-            # Subsets are stratified and steps are whole: a batch and a step more, at most.
-            assert -1e-9 <= result.cost.steps - result.cost.planned_steps < 1
-            assert result.cost.planned_steps == pytest.approx(line["steps_per_genome"], abs=1.5)
+            assert result.cost.planned_steps == pytest.approx(line["steps_per_genome"])
+            # Subsets are stratified and steps are whole: a batch an epoch and a step more, at most.
+            assert -1e-9 <= result.cost.steps - result.cost.planned_steps < 2.5
 
 
 def set_pace(turn: Turn) -> dict[str, float]:

@@ -243,11 +243,12 @@ class CurvePoint(Record):
 class Cost(Record):
     """What was spent on one genome in one stage. A pack's seconds are shared out evenly.
 
-    `planned_steps` is the unrounded budget of the specification; `tokens` counts tokens that
-    carry meaning, `computed_tokens` those that went through the model, padding included.
-    `flops` counts what was computed for this genome: 2 x multiply-adds, forward and backward.
-    `lost_steps` are those of `steps` that left nothing: of a pack that broke off and was trained
-    anew, in parts.
+    `planned_steps` is the stage's unrounded budget, as `coralx plan` has it: `steps` are whole, and
+    of the rows a stage has a stratified share in whole batches, so it can train a little more.
+    `tokens` counts tokens that carry meaning, `computed_tokens` those that went through the model,
+    padding included. `flops` counts what was computed for this genome, forward and backward, in
+    the blocks' linear layers and its adapters: see `coralx.flops`. `lost_steps` are those of
+    `steps` that left nothing: of a pack that broke off and was trained anew, in parts.
     """
 
     steps: int = 0

@@ -115,6 +115,78 @@ def test_estimates_have_a_plausible_size() -> None:
     assert peaks == sorted(peaks, reverse=True)
 
 
+@pytest.mark.parametrize("layers", [1, 2, 3, "all"])
+@pytest.mark.parametrize("tower", [None, "efficientnet-lite0"])
+def test_flops_are_those_that_training_counts(layers: Any, tower: str | None) -> None:
+    """Of one adapter, by hand: 2 FLOPs a multiply-add, of the frozen layers forward and back, of
+    A and B thrice; where text alone enters, nothing goes back through query, key and value, and
+    the last block is for one token of a row but for keys and values."""
+    space = {
+        "r": {"kind": "choice", "values": [8]},
+        "target_modules": {"kind": "choice", "values": [["all-linear"]]},
+        "layers": {"kind": "choice", "values": [layers]},
+        "learning_rate": {"kind": "float", "low": 0.001, "high": 0.01},
+    }
+    hyperband = {"grow_rank_at": None}
+    plan = plan_run(load_config({"space": space, "vision_tower": tower, "hyperband": hyperband}))
+    attention, mlp, own = 384 * 384, 384 * 1536, 8 * 384
+    rows = plan["hyperband_steps"] * 8
+    blocks = 6 if layers == "all" else layers
+    tokens = plan["tokens"] / rows
+    once = 4 * attention * 2 + 2 * mlp * 2 + 3 * (4 * 2 * own + 2 * 5 * own)
+    of_all = 2 * attention * 2 + 3 * 2 * 2 * own  # keys and values
+    expected = (blocks - 1) * tokens * once + tokens * of_all + once - of_all
+    if tower is None:  # of the lowest block: frozen and A, of query, key and value
+        wide = (2 * tokens + 1 if blocks == 1 else 3 * tokens) * (attention + own)
+        expected -= wide
+    assert plan["flops"] == pytest.approx(rows * 2 * expected, rel=1e-3)
+
+
+def test_rows_without_pictures_need_no_gradient_of_what_enters(tmp_path: Path) -> None:
+    """A tower that finds no picture counts as none; a Parquet file is asked for the column."""
+    rows = _rows(40)
+    found = []
+    for write, name in ((_write_jsonl, "rows.jsonl"), (_write_parquet, "rows.parquet")):
+        for own in (rows, [{**row, "image": "a.png"} for row in rows]):
+            write(tmp_path / name, own)
+            settings = {"data": {"train": tmp_path / name}}
+            plain, without = (
+                plan_run(load_config({**settings, **more})) for more in ({}, {"vision_tower": None})
+            )
+            found.append(plain["flops"] > without["flops"])
+    assert found == [False, True, False, True]
+
+
+def test_frozen_outputs_fill_memory_block_by_block(tmp_path: Path) -> None:
+    """400 rows of 9 characters, 4 tokens each, 384 numbers of 4 bytes, at three blocks."""
+    path = tmp_path / "rows.jsonl"
+    _write_jsonl(path, _rows(400, lambda _: 9))
+    data = {"train": path, "validation": path, "test": path}
+
+    def plan(**training: Any) -> dict[str, Any]:
+        return plan_run(load_config({"data": data, "training": training}))
+
+    each = 400 * 4 * 384 * 4
+    assert plan()["frozen_outputs"] == {"bytes": 3 * each, "in_memory": 3 * each}
+    little = plan(prefix_memory_gb=2.9 * each / 1e9)
+    assert little["frozen_outputs"] == {"bytes": 3 * each, "in_memory": 2 * each}
+    assert "~5 MB in memory beside the peak and ~2 MB in files" in " ".join(_show(little).split())
+    assert plan(prefix_cache=False)["frozen_outputs"] == {"bytes": 0, "in_memory": 0}
+    assert "Frozen outputs" not in _show(plan(prefix_cache=False))
+
+
+def test_gates_that_a_stage_is_too_short_for_are_named() -> None:
+    plan = _plan(None)
+    idle = {"max_grad_norm": 3, "stop_if_loss_rises": 8}
+    assert [stage["idle_gates"] for stage in plan["stages"]] == [idle, {}, {}, {}]
+    said = "S0_sanity: 1 step a genome, too few for max_grad_norm (from 3 on) and stop_if_loss"
+    assert said in " ".join(_show(plan).split())
+    longer, longest = _plan(1000)["stages"][0], _plan(4000)["stages"][0]
+    assert longer["whole_steps_per_genome"] == 3
+    assert longer["idle_gates"] == {"stop_if_loss_rises": 8}
+    assert longest["idle_gates"] == {}
+
+
 def test_growth_is_planned_where_it_is_trained() -> None:
     """From the stage that it names on, and never in the first, which nobody enters trained."""
     stages = Config().hyperband.training_stages

@@ -31,19 +31,6 @@ def test_one_stage_is_naive_training() -> None:
     assert budget.plan(DEFAULT_STAGES[-1:], 8, 1000, 2).speedup == 1
 
 
-def test_stage_steps_are_unrounded() -> None:
-    assert budget.stage_steps(DEFAULT_STAGES[0], 137) == 0.3425
-    assert budget.stage_steps(DEFAULT_STAGES[1], 1000) == 60  # 0.3 x 0.2 x 1000 is not, in floats
-
-
-@pytest.mark.parametrize(
-    ("rows", "percentage", "batch", "expected"),
-    [(1000, 100, 8, 125), (1001, 100, 8, 126), (1000, 5, 8, 7), (3, 5, 8, 1), (1000, 0.1, 1, 1)],
-)
-def test_batches_round_up(rows: int, percentage: float, batch: int, expected: int) -> None:
-    assert budget.batches(rows, percentage, batch) == expected
-
-
 @pytest.mark.parametrize(
     ("entered", "rate", "expected"),
     [

@@ -14,6 +14,7 @@ from coralx.errors import ConfigError, CoralXError, ExtinctError
 from coralx.records import Genome, LoRAConfig, Stop, TrainingResult
 from coralx.search import budget, selection, space
 from coralx.search.evolution import Evolution
+from coralx.steps import stage_steps
 
 OBJECTIVES = ("task_skill", "false_positive_cost")
 NAN_STOP = Stop(gate="non_finite", value=None, limit=None, reason="loss is nan at step 3")
@@ -493,7 +494,7 @@ def test_adaptive_budgets_share_out_each_generations_steps_by_its_diversity(
     spent: dict[tuple[int, str], float] = {}
     while not evolution.finished:
         for job in evolution.ask(1000):
-            steps = len(job.genomes) * budget.stage_steps(job.stage, 1000)
+            steps = len(job.genomes) * stage_steps(job.stage, 1000)
             spent[job.generation, job.stage.name] = steps
             assert job.stage == evolution.stage
             if job.stage_index == 0:
@@ -525,7 +526,7 @@ def test_each_generation_is_budgeted_by_its_own_size_and_diversity(settings, ans
             sizes[job.generation] = len(job.genomes)
             explores = space.relative_diversity(cube, job.genomes) > budget.EXPLORE_ABOVE
             shares[job.generation] = budget.EXPLORE if explores else budget.EXPLOIT
-        spent[job.generation].append(len(job.genomes) * budget.stage_steps(job.stage, 1000))
+        spent[job.generation].append(len(job.genomes) * stage_steps(job.stage, 1000))
         for result in answer(job):
             evolution.tell(result)
     assert sizes == {0: 5, 1: 3}

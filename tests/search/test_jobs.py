@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from coralx.records import Cost, Genome, LoRAConfig, ModelShape, Start
+from coralx.search.footprint import base_bytes
 from coralx.search.jobs import measured_in_full, plan_jobs
-from coralx.search.packing import base_bytes
 
 
 def test_ids_are_stable_and_starts_go_with_their_genomes(settings) -> None:

@@ -14,10 +14,8 @@ from hypothesis import strategies as st
 from coralx.settings.sections import DEFAULT_STAGES
 from coralx.train.data import (
     batches,
-    count_batches,
     divide,
     merge_rows,
-    stage_steps,
     subset,
 )
 from coralx.train.rows import Rows
@@ -90,21 +88,13 @@ def test_shipped_subsets_of_all_stages_are_nested_and_as_large_as_stated(splits:
         before = chosen
 
 
-def test_steps_of_the_default_stages_by_hand() -> None:
-    """8000 rows in batches of 8: 400, 1600, 8000, 8000 rows."""
-    sizes = (400, 1600, 8000, 8000)
-    steps = [stage_steps(s, rows, 8) for s, rows in zip(DEFAULT_STAGES, sizes, strict=True)]
-    assert steps == pytest.approx([0.05 * 50, 0.3 * 200, 1000, 2000])
-    assert [count_batches(rows, 8) for rows in (0, 1, 8, 9)] == [0, 1, 1, 2]
-
-
 LENGTHS = np.random.default_rng(0).geometric(0.08, 1000).clip(3, 64).tolist()
 
 
 @given(st.integers(1, 120), st.integers(1, 16), SEEDS)
 def test_each_epoch_covers_every_row_once(count: int, size: int, seed: int) -> None:
     chosen = np.arange(count) * 3
-    per_epoch = count_batches(count, size)
+    per_epoch = -(-count // size)
     cut = batches(chosen, LENGTHS, size, 3 * per_epoch, [seed, 0])
     for epoch in range(3):
         own = cut[epoch * per_epoch : (epoch + 1) * per_epoch]

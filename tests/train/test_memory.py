@@ -14,7 +14,7 @@ from torch import nn
 
 from coralx.models import read_shape
 from coralx.records import Genome, LoRAConfig
-from coralx.search.packing import added_bytes, base_bytes
+from coralx.search.footprint import added_bytes, base_bytes
 from coralx.train.adapters import PackedAdapters, Weights
 from coralx.train.backbone import Backbone
 from coralx.train.memory import PeakBytes, ServedMemory, measure_peak

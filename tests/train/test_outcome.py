@@ -10,11 +10,10 @@ import torch
 from scipy import stats
 
 from coralx.records import Cost, Genome
+from coralx.steps import LEAST_LOSSES, LEAST_NORMS
 from coralx.train.adapters import Weights
 from coralx.train.member import Member, empty_moments
 from coralx.train.outcome import (
-    LEAST_NORMS,
-    LEAST_STEPS,
     Clock,
     add_lost,
     describe_training,
@@ -61,7 +60,7 @@ def _make_member(losses: list[float], norms: list[float]) -> Member:
 def test_the_gates_are_told_the_median_norm_of_enough_steps() -> None:
     assert describe_training(_make_member([0.7] * 3, [1.0, 2.0, 9.0])) == {"grad_norm": 2.0}
     assert describe_training(_make_member([0.7] * 2, [1.0, 9.0])) == {}
-    assert (LEAST_NORMS, LEAST_STEPS) == (3, 8)
+    assert (LEAST_NORMS, LEAST_LOSSES) == (3, 8)
 
 
 @pytest.mark.parametrize("trend", [-0.1, 0.1])

@@ -3,28 +3,26 @@ rest estimated."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from coralx.config import Config
 from coralx.errors import DataError
+from coralx.flops import training_flops
 from coralx.models import check_kind, read_shape
 from coralx.records import Genome, LoRAConfig, ModelShape, TrainingStage
 from coralx.rows.count import RowCount, check_measured, count_rows
 from coralx.search import budget
 from coralx.search.breeding import draw_founders
+from coralx.search.footprint import adapted_blocks, added_bytes, base_bytes, block_linears
 from coralx.search.jobs import grown_rank
-from coralx.search.packing import (
-    adapted_blocks,
-    added_bytes,
-    base_bytes,
-    block_parameters,
-    pack,
-    trained_parameters,
-)
+from coralx.search.packing import pack
 from coralx.search.space import relative_diversity
+from coralx.settings.genes import Choice, Integer
 from coralx.settings.sections import DataSettings
+from coralx.steps import LEAST_LOSSES, LEAST_NORMS, count_batches, stage_steps
+from coralx.steps import whole_steps as round_up
 
 DRAWN = 256  # genomes that FLOPs and memory are estimated from, at most
 CHARACTERS_PER_TOKEN = 4.5  # of English in word pieces
@@ -33,76 +31,61 @@ SPECIAL_TOKENS = 2
 Plan = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class _Data:
+    """What is known of the training rows. `rows` is None where steps were given instead,
+    `tokens_per_row` where the rows cannot be seen from here."""
+
+    rows: int | None
+    exact: bool
+    steps_per_epoch: float
+    tokens_per_row: float | None
+    pictured: bool
+
+
 def plan_run(config: Config, steps_per_epoch: float | None = None) -> Plan:
     """The cost of one generation, stage by stage, and of the run, as plain JSON values.
 
     Top-level figures and `stages` are of one generation, the arithmetic of the specification,
     unrounded; `run` holds the totals over all generations. `whole` and what begins so are the
     steps that are trained: a genome's in a stage are rounded up, as is what a stage has of the
-    rows. Without `steps_per_epoch` the rows of the configured data are counted. `tokens`, `flops`
-    and `memory` (bytes) are estimates, None where the data or the model's shape cannot be seen
-    from here; so are `rows` and with them all steps where `estimated` names `rows`.
+    rows. `idle_gates` are a stage's gates that so few steps leave without effect, with the steps
+    that each needs. Without `steps_per_epoch` the rows of the configured data are counted.
+    `tokens`, `flops`, `memory` (bytes) and `frozen_outputs` are estimates, None where the data or
+    the model's shape cannot be seen from here; so are `rows` and with them all steps where
+    `estimated` names `rows`.
 
     Raises:
         ConfigError, DataError, ModelError: what the configuration names cannot be used.
     """
-    size = config.training.batch_size
-    counted = _count_if_needed(config, needed=steps_per_epoch is None)
-    rows = counted.rows if counted and steps_per_epoch is None else None
-    if rows is not None:
-        steps_per_epoch = math.ceil(rows / size)
-    assert steps_per_epoch is not None  # noqa: S101 - counted where not given
-    hyperband, evolution = config.hyperband, config.evolution
-    epochs, trained = hyperband.full_epochs, _first_stages(config)
-    one = budget.plan(trained, evolution.population, steps_per_epoch, epochs)
-    each = [
-        _whole(stage, rows, size) if rows else _round_up(budget.stage_steps(stage, steps_per_epoch))
-        for stage in trained
-    ]
-    per_row = _tokens_per_row(counted.characters, config.data) if counted else None
-    unsure = ["rows"] if rows is not None and counted and not counted.exact else []
-    estimates = _estimate(config, one, per_row)
-    stages = [
-        {
-            **line.model_dump(),
-            "whole_steps_per_genome": steps,
-            "whole_steps": steps * line.genomes,
-            **estimate,
-        }
-        for line, steps, estimate in zip(one.stages, each, estimates, strict=True)
-    ]
-    naive = evolution.population * _round_up(epochs * steps_per_epoch)
-    staged = _over(stages, "whole_steps", sum)
+    shape = read_shape(config.base_model, 4 if config.training.dtype == "float32" else 2)
     check_kind(config.base_model, config.data.max_tokens)
-    tokens, flops = (_over(stages, name, sum) for name in ("tokens", "flops"))
-    return {
+    data = _look_at_rows(config, steps_per_epoch)
+    population, epochs = config.evolution.population, config.hyperband.full_epochs
+    trained = _first_stages(config)
+    one = budget.plan(trained, population, data.steps_per_epoch, epochs)
+    stages = _plan_stages(config, trained, one, data, shape)
+    totals = {
         "naive_steps": one.naive_steps,
         "hyperband_steps": one.hyperband_steps,
         "speedup": one.speedup,
-        "whole": {
-            "naive_steps": naive,
-            "hyperband_steps": staged,
-            "speedup": naive / staged if staged else 0.0,
-        },
-        "population": evolution.population,
-        "rows": rows,
-        "batch_size": size,
-        "steps_per_epoch": steps_per_epoch,
+        "tokens": _over(stages, "tokens", sum),
+        "flops": _over(stages, "flops", sum),
+    }
+    unsure = [] if data.exact else ["rows"]
+    return {
+        **totals,
+        "whole": _count_whole(stages, population * round_up(epochs * data.steps_per_epoch)),
+        "population": population,
+        "rows": data.rows,
+        "batch_size": config.training.batch_size,
+        "steps_per_epoch": data.steps_per_epoch,
         "naive_epochs": epochs,
         "stages": stages,
-        "tokens": tokens,
-        "flops": flops,
         "memory": _over(stages, "memory", max),
-        "run": {
-            "generations": evolution.generations,
-            "genomes": evolution.population * evolution.generations,
-            "naive_steps": one.naive_steps * evolution.generations,
-            "hyperband_steps": one.hyperband_steps * evolution.generations,
-            "speedup": one.speedup,
-            "tokens": _times(tokens, evolution.generations),
-            "flops": _times(flops, evolution.generations),
-        },
-        "estimated": [*unsure, "tokens", "flops", "memory"],
+        "frozen_outputs": _measure_frozen(config, data, shape),
+        "run": _over_generations(config, totals),
+        "estimated": [*unsure, "tokens", "flops", "memory", "frozen_outputs"],
     }
 
 
@@ -116,6 +99,88 @@ def whole_steps(config: Config) -> dict[str, int]:
     """
     rows, size = count_rows(config.data).rows, config.training.batch_size
     return {stage.name: _whole(stage, rows, size) for stage in config.hyperband.stages}
+
+
+def _look_at_rows(config: Config, steps_per_epoch: float | None) -> _Data:
+    """Where steps are given the data only serves estimates and may be missing."""
+    counted = _count_if_needed(config, needed=steps_per_epoch is None)
+    per_row = _tokens_per_row(counted.characters, config.data) if counted else None
+    pictured = config.vision_tower is not None and (counted is None or counted.pictured)
+    if steps_per_epoch is not None:
+        return _Data(None, True, steps_per_epoch, per_row, pictured)
+    assert counted is not None  # noqa: S101 - counted where needed
+    each = count_batches(counted.rows, 100, config.training.batch_size)
+    return _Data(counted.rows, counted.exact, each, per_row, pictured)
+
+
+def _plan_stages(
+    config: Config,
+    trained: Sequence[TrainingStage],
+    plan: budget.Plan,
+    data: _Data,
+    shape: ModelShape | None,
+) -> list[Plan]:
+    size, lines = config.training.batch_size, []
+    estimates = _estimate(config, plan, data, shape)
+    for stage, line, estimate in zip(trained, plan.stages, estimates, strict=True):
+        if data.rows:
+            steps = _whole(stage, data.rows, size)
+        else:
+            steps = round_up(float(stage_steps(stage, data.steps_per_epoch)))
+        whole = {"whole_steps_per_genome": steps, "whole_steps": steps * line.genomes}
+        idle = {"idle_gates": _idle_gates(stage, steps)}
+        lines.append({**line.model_dump(), **whole, **idle, **estimate})
+    return lines
+
+
+def _idle_gates(stage: TrainingStage, steps: int) -> dict[str, int]:
+    """The stage's gates that act from more steps on than it has, and those steps."""
+    gates = {}
+    if stage.max_grad_norm is not None and steps < LEAST_NORMS:
+        gates["max_grad_norm"] = LEAST_NORMS
+    if stage.stop_if_loss_rises and steps < LEAST_LOSSES:
+        gates["stop_if_loss_rises"] = LEAST_LOSSES
+    return gates
+
+
+def _count_whole(stages: Sequence[Plan], naive: int) -> Plan:
+    staged = sum(stage["whole_steps"] for stage in stages)
+    return {
+        "naive_steps": naive,
+        "hyperband_steps": staged,
+        "speedup": naive / staged if staged else 0.0,
+    }
+
+
+def _over_generations(config: Config, one: Plan) -> Plan:
+    """The totals of one generation times all of them; the speed-up stays."""
+    count = config.evolution.generations
+    sums = {n: None if value is None else value * count for n, value in one.items()}
+    genomes = config.evolution.population * count
+    return {"generations": count, "genomes": genomes, **sums, "speedup": one["speedup"]}
+
+
+def _measure_frozen(config: Config, data: _Data, shape: ModelShape | None) -> Plan | None:
+    """Bytes of what the frozen blocks give for the training rows at each block where genomes
+    enter, and what of it is kept in memory: blocks as a whole, while `prefix_memory_gb` lasts."""
+    if data.tokens_per_row is None or shape is None:
+        return None
+    rows = data.rows or data.steps_per_epoch * config.training.batch_size
+    each = round(rows * data.tokens_per_row) * shape.hidden * shape.value_bytes
+    entries = _count_entries(config, shape) if config.training.prefix_cache else 0
+    fit = int(config.training.prefix_memory_gb * 1e9 // each)
+    return {"bytes": entries * each, "in_memory": min(entries, fit) * each}
+
+
+def _count_entries(config: Config, shape: ModelShape) -> int:
+    """At how many blocks genomes of the search space enter."""
+    gene = config.space.get("layers")
+    values: Iterable[Any] = (LoRAConfig().layers,)
+    if isinstance(gene, Choice):
+        values = gene.values
+    elif isinstance(gene, Integer):
+        values = range(gene.low, gene.high + 1)
+    return len({adapted_blocks(LoRAConfig(layers=value), shape) for value in values})
 
 
 def _first_stages(config: Config) -> tuple[TrainingStage, ...]:
@@ -141,35 +206,31 @@ def _count_if_needed(config: Config, needed: bool) -> RowCount | None:
 
 
 def _whole(stage: TrainingStage, rows: int, batch_size: int) -> int:
-    each = budget.batches(rows, stage.data_percentage, batch_size)
-    return _round_up(stage.epoch_budget * each)
-
-
-def _round_up(steps: float) -> int:
-    """As training does."""
-    return math.ceil(steps - 1e-9)
+    each = count_batches(rows, stage.data_percentage, batch_size)
+    return round_up(stage.epoch_budget * each)
 
 
 def _tokens_per_row(characters: float, settings: DataSettings) -> float:
     return min(settings.max_tokens, characters / CHARACTERS_PER_TOKEN + SPECIAL_TOKENS)
 
 
-def _estimate(config: Config, plan: budget.Plan, tokens_per_row: float | None) -> list[Plan]:
+def _estimate(
+    config: Config, plan: budget.Plan, data: _Data, shape: ModelShape | None
+) -> list[Plan]:
     """Tokens, FLOPs and peak bytes of each stage, from genomes drawn as the run would draw them."""
-    shape = read_shape(config.base_model, 4 if config.training.dtype == "float32" else 2)
     drawn = min(config.evolution.population, DRAWN)
     settings = config.evolution.model_copy(update={"population": drawn})
     genomes, lines = draw_founders(config.space, settings), []
     for place, line in enumerate(plan.stages):
         trained = [_adapter(genome, config, place) for genome in genomes]
         seen = line.steps * config.training.batch_size
-        tokens = round(seen * tokens_per_row) if tokens_per_row else None
+        per_row = data.tokens_per_row
         flops = None
-        if tokens and tokens_per_row and shape:
-            flops = tokens * _flops_per_token(trained, shape, tokens_per_row)
+        if per_row and shape:
+            flops = seen * _flops_per_row(trained, shape, per_row, data.pictured)
         lines.append(
             {
-                "tokens": tokens,
+                "tokens": round(seen * per_row) if per_row else None,
                 "flops": flops,
                 "memory": _peak(config, genomes, trained, shape, line.genomes) if shape else None,
             }
@@ -184,17 +245,18 @@ def _adapter(genome: Genome, config: Config, stage_index: int) -> LoRAConfig:
     return adapter.model_copy(update={"r": grown or adapter.r})
 
 
-def _flops_per_token(
-    adapters: Sequence[LoRAConfig], shape: ModelShape, tokens_per_row: float
+def _flops_per_row(
+    adapters: Sequence[LoRAConfig], shape: ModelShape, tokens: float, pictured: bool
 ) -> float:
-    """Mean over the adapters: forward and backward of activations through the frozen linears from
-    the lowest adapted block up, 2 FLOPs per multiply-add, and of the adapters with their
-    gradients. The last block is computed for one token a row, but for its keys and values."""
-    block, seen = block_parameters(shape), block_parameters(shape, ("key", "value"))
-    last = seen + (block - seen) / tokens_per_row
-    frozen = sum(4.0 * (block * (adapted_blocks(a, shape) - 1) + last) for a in adapters)
-    own = sum(6.0 * trained_parameters(adapter, shape) for adapter in adapters)
-    return (frozen + own) / len(adapters)
+    """Mean over the adapters of training on a row of so many tokens, counted as training does.
+    Module names that are no roles count as the MLP's way up."""
+    block, total = block_linears(shape), 0.0
+    for adapter in adapters:
+        names = block if "all-linear" in adapter.target_modules else adapter.target_modules
+        ranks = {name if name in block else "up": adapter.r for name in names}
+        height = adapted_blocks(adapter, shape)
+        total += training_flops(block, ranks, height, 1, tokens, pictured)
+    return total / len(adapters)
 
 
 def _peak(
@@ -224,7 +286,3 @@ def _over(
 ) -> float | None:
     values = [stage[name] for stage in stages]
     return None if None in values else combine(values)
-
-
-def _times(value: float | None, factor: int) -> float | None:
-    return None if value is None else value * factor

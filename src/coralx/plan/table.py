@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -42,6 +44,8 @@ def render_plan(plan: Plan, console: Console) -> None:
         table.add_row("whole run", count(run["genomes"]), "", *spent, style="bold")
     console.print(table)
     console.print(_describe_saving(plan), highlight=False)
+    for line in (*_describe_idle_gates(plan), *_describe_frozen(plan), UNSEEN):
+        console.print(line, highlight=False, markup=False)
 
 
 def _describe_saving(plan: Plan) -> str:
@@ -72,8 +76,27 @@ def _describe_saving(plan: Plan) -> str:
         "tokens from the length of the texts, FLOPs of training alone, memory of base, adapters "
         "and activations without Python and its libraries."
     )
-    lines.append(UNSEEN)
     return "\n".join(lines)
+
+
+def _describe_idle_gates(plan: Plan) -> Iterator[str]:
+    for stage in plan["stages"]:
+        if gates := stage["idle_gates"]:
+            needs = " and ".join(f"{gate} (from {least} on)" for gate, least in gates.items())
+            steps = plural(stage["whole_steps_per_genome"], "step")
+            yield f"{stage['name']}: {steps} a genome, too few for {needs} to act."
+
+
+def _describe_frozen(plan: Plan) -> Iterator[str]:
+    frozen = plan["frozen_outputs"]
+    if frozen and frozen["bytes"]:
+        kept, filed = frozen["in_memory"], frozen["bytes"] - frozen["in_memory"]
+        places = {"in memory beside the peak": kept, "in files of the run": filed}
+        parts = [f"~{megabytes(size)} MB {where}" for where, size in places.items() if size]
+        yield (
+            f"Frozen outputs of the training rows: {' and '.join(parts)}; those of the rows that "
+            "are measured come on top."
+        )
 
 
 def _costs(line: Plan, steps: float) -> list[str]:

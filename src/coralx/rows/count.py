@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from coralx.errors import DataError
-from coralx.rows.file import builtin_file, iterate_rows
+from coralx.rows.file import builtin_file, iterate_rows, name_columns
 from coralx.rows.values import Faults, check_columns, check_text, read_label, read_safe
 from coralx.settings.sections import DataSettings
 
@@ -22,12 +22,14 @@ class RowCount:
     """The training rows of a run and the mean characters of their texts (from a sample).
 
     `exact` is False where shares are set aside, of which strata and copies decide the size, or
-    where bad rows are left out.
+    where bad rows are left out; `pictured` says whether any row names a picture, of a Parquet file
+    whether it has a column of them.
     """
 
     rows: int
     characters: float
     exact: bool = True
+    pictured: bool = False
 
 
 def count_rows(settings: DataSettings) -> RowCount:
@@ -43,7 +45,8 @@ def count_rows(settings: DataSettings) -> RowCount:
         exact = bool(settings.test and settings.validation) and settings.on_bad_rows == "refuse"
         for split in (settings.test, settings.validation):
             rows -= 0 if split else math.ceil(rows * SET_ASIDE / 100)
-    return RowCount(min(rows, settings.max_rows or rows), counted.characters, exact)
+    most = min(rows, settings.max_rows or rows)
+    return RowCount(most, counted.characters, exact, counted.pictured)
 
 
 def check_measured(settings: DataSettings) -> None:
@@ -84,8 +87,10 @@ def _read(name: str, path: Path, settings: DataSettings) -> RowCount:
     columns = settings.text_column, settings.label_column
     sample, faults, labels = _TextSample(), Faults(path), Counter[int]()
     found: dict[str, None] = {}
+    pictured = path.suffix.lower() == ".parquet" and settings.image_column in name_columns(path)
     for number, row in enumerate(iterate_rows(path, columns), start=1):
         text, label = (row.get(column) for column in columns)
+        pictured = pictured or bool(row.get(settings.image_column or ""))
         if not safe:
             faults.see_label(label)
         try:
@@ -106,4 +111,4 @@ def _read(name: str, path: Path, settings: DataSettings) -> RowCount:
             f"{path}: {name} rows: both classes are needed, got {labels[1]} unsafe and {labels[0]} "
             f"safe of {labels.total()}; add rows of both"
         )
-    return sample.summarize()
+    return replace(sample.summarize(), pictured=pictured)

@@ -175,6 +175,18 @@ def _iterate_parquet(path: Path, only: Collection[str]) -> Iterator[dict[str, An
         raise _no_parquet(path, error) from None
 
 
+def name_columns(path: Path) -> list[str]:
+    """The columns of a Parquet file, whose rows are not read for that.
+
+    Raises:
+        DataError: as `check_file`.
+    """
+    import pyarrow.parquet
+
+    check_file(path)
+    return list(pyarrow.parquet.read_schema(path).names)
+
+
 def _no_parquet(path: Path, error: Exception) -> DataError:
     cause = (str(error).strip() or type(error).__name__).splitlines()[0]
     return DataError(f"{path}: cannot be read as parquet: {cause}")

@@ -1,7 +1,4 @@
-"""What training costs in steps: stages, promotion counts, brackets, and the saving measured.
-
-A step is one optimiser step of one genome on one batch.
-"""
+"""What training costs in steps: stages, promotion counts, brackets, and the saving measured."""
 
 from __future__ import annotations
 
@@ -12,6 +9,7 @@ from typing import Any, NamedTuple
 
 from coralx.errors import ConfigError
 from coralx.records import Record, TrainingResult, TrainingStage
+from coralx.steps import exact, stage_steps
 
 # Adaptive budgets: the share of a generation's steps that each of four stages gets.
 EXPLORE_ABOVE = 0.8  # diversity
@@ -48,19 +46,6 @@ class Round(NamedTuple):
 
     genomes: int
     budget: float
-
-
-def batches(rows: int, data_percentage: float, batch_size: int) -> int:
-    """Batches in a stage's subset of `rows`: both the subset and its last batch are rounded up."""
-    return math.ceil(math.ceil(_exact(data_percentage) / 100 * rows) / Fraction(batch_size))
-
-
-def stage_steps(stage: TrainingStage, steps_per_epoch: float) -> float:
-    """Unrounded steps of one genome: epoch_budget x data_percentage / 100 x steps_per_epoch.
-
-    `steps_per_epoch` counts the batches of all training rows.
-    """
-    return float(_stage_steps(stage, steps_per_epoch))
 
 
 def survivors(entered: int, rate: float) -> int:
@@ -104,10 +89,10 @@ def plan(
     full_epochs: float,
 ) -> Plan:
     """A generation's cost against naive full training of its genomes for `full_epochs` each."""
-    naive = population * _exact(full_epochs) * _exact(steps_per_epoch)
+    naive = population * exact(full_epochs) * exact(steps_per_epoch)
     lines, total, genomes = [], Fraction(0), population
     for stage in stages:
-        each = _stage_steps(stage, steps_per_epoch)
+        each = stage_steps(stage, steps_per_epoch)
         total += genomes * each
         lines.append(
             StagePlan(
@@ -145,7 +130,7 @@ def brackets(most: float, eta: int = 3) -> tuple[tuple[Round, ...], ...]:
     if most < 1 or eta < 2:
         rule = "the largest budget must be at least 1 and eta at least 2"
         raise ConfigError("brackets", [f"{rule}, got {most} and {eta}"])
-    largest = _exact(most)
+    largest = exact(most)
     deepest = 0
     while eta ** (deepest + 1) <= largest:
         deepest += 1
@@ -169,7 +154,7 @@ def efficiency(
     """
     copies = {r.genome.id for r in results if r.stage_index and r.start.kind == "inherit"}
     genomes = len({result.genome.id for result in results} - copies)
-    naive = float(genomes * _exact(full_epochs) * _exact(steps_per_epoch))
+    naive = float(genomes * exact(full_epochs) * exact(steps_per_epoch))
     spent = _spent(results)
     early = (result.cost for result in results if result.left_early)
     return {
@@ -230,13 +215,3 @@ def _bracket(largest: Fraction, eta: int, s: int, deepest: int) -> tuple[Round, 
     return tuple(
         Round(start // eta**i, float(largest * Fraction(eta) ** (i - s))) for i in range(s + 1)
     )
-
-
-def _stage_steps(stage: TrainingStage, steps_per_epoch: float) -> Fraction:
-    share = _exact(stage.data_percentage) / 100
-    return _exact(stage.epoch_budget) * share * _exact(steps_per_epoch)
-
-
-def _exact(number: float) -> Fraction:
-    """The number as written in decimals: 0.1 is 1/10, not its nearest binary fraction."""
-    return Fraction(str(number))

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from coralx.config import Config
 from coralx.records import Genome, Job, LoRAConfig, ModelShape, Start, TrainingResult
-from coralx.search.packing import PackCost, added_bytes, pack
+from coralx.search.footprint import added_bytes
+from coralx.search.packing import PackCost, pack
 
 # The results of each genome so far, by its id, in order of stage.
 Past = Mapping[str, Sequence[TrainingResult]]

@@ -5,17 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from coralx.records import Genome, LoRAConfig, ModelShape
+from coralx.records import Genome, LoRAConfig
 
-# Bytes of peak memory that a pack of these adapters adds; `added_bytes` with its shape bound.
+# Bytes of peak memory that a pack of these adapters adds: `footprint.added_bytes`, shape bound.
 PackCost = Callable[[Sequence[LoRAConfig]], float]
-
-# Weight, gradient and AdamW's two moments of a trained parameter, in fp32.
-_BYTES_PER_TRAINED = 16
-_FP32_BYTES = 4
-_ATTENTION = ("query", "key", "value")
-# What enters a linear, by its role; to others something of their own does.
-_ENTERS = {**dict.fromkeys(_ATTENTION, "attention"), "gate": "mlp", "up": "mlp"}
 
 
 def pack(
@@ -50,58 +43,6 @@ def pack(
     return _cut(ordered, fits)
 
 
-def added_bytes(adapters: Sequence[LoRAConfig], shape: ModelShape, rows: int, tokens: int) -> int:
-    """Peak bytes that training a pack of K adapters with `rows` rows of `tokens` tokens per genome
-    adds to the base: trained weights + activations kept for the backward pass + the largest
-    passing.
-
-    Ranks are padded to the largest of those that adapt a layer. A genome is present from its
-    lowest adapted block up. When the backward pass reaches the blocks below it, what the last
-    block kept is gone, so it counts only where it is alone. Within 10 % of what is measured for
-    packs of a BERT encoder and 15 % for those of decoders (tests/train/test_memory.py), but up to a
-    quarter too much where few blocks of a decoder adapt their MLPs alone; module names that are
-    not roles count as hidden x intermediate. What training measures is P4, not this.
-    """
-    depths = [adapted_blocks(adapter, shape) for adapter in adapters]
-    trained = len(adapters) * (
-        1 + shape.hidden + shape.hidden * (shape.vision + bool(shape.vision))
-    )
-    kept = 0.0
-    for height in range(1, max(depths) + 1):  # 1: the last block
-        linears = _adapted(adapters, depths, height, shape)
-        trained += len(adapters) * sum(
-            rank * sum(_sides(n, shape)) for n, (rank, _) in linears.items()
-        )
-        if height > 1 or max(depths) == 1:
-            present = sum(depth >= height for depth in depths)
-            kept += present * _kept(linears, shape, last=height == 1)
-    above = sum(depth > 1 for depth in depths)
-    passing = max(above * _passing(shape), len(adapters) * _passing(shape, last=True))
-    seen = rows * tokens * shape.value_bytes
-    return trained * _BYTES_PER_TRAINED + round(seen * (kept + passing))
-
-
-def base_bytes(shape: ModelShape) -> int:
-    """Bytes of the frozen base: token embeddings and the linears of all blocks."""
-    block = block_parameters(shape)
-    return (shape.vocab * shape.hidden + shape.layers * block) * shape.value_bytes
-
-
-def block_parameters(shape: ModelShape, names: Sequence[str] = ("all-linear",)) -> int:
-    """Weights of one block's linears of these names: four of attention, two or three of the MLP."""
-    return sum(math.prod(_sides(name, shape)) for name in _targets(names, shape))
-
-
-def adapted_blocks(adapter: LoRAConfig, shape: ModelShape) -> int:
-    """How many blocks of the model the adapter reaches, the last one first."""
-    return shape.layers if adapter.layers == "all" else min(adapter.layers, shape.layers)
-
-
-def trained_parameters(adapter: LoRAConfig, shape: ModelShape) -> int:
-    """Of the A and B of all linears that the adapter covers, by the same reckoning."""
-    return _width(adapter, shape) * adapted_blocks(adapter, shape) * adapter.r
-
-
 def _cut(
     genomes: list[Genome], fits: Callable[[Sequence[Genome]], bool]
 ) -> list[tuple[Genome, ...]]:
@@ -112,79 +53,3 @@ def _cut(
         else:
             packs.append([genome])
     return [tuple(members) for members in packs]
-
-
-def _adapted(
-    adapters: Sequence[LoRAConfig], depths: Sequence[int], height: int, shape: ModelShape
-) -> dict[str, tuple[int, bool]]:
-    """The linears that a block adapts for anybody: their padded rank, and whether any drops."""
-    found: dict[str, tuple[int, bool]] = {}
-    for adapter, depth in zip(adapters, depths, strict=True):
-        for name in _targets(adapter.target_modules, shape) if depth >= height else ():
-            rank, drops = found.get(name, (0, False))
-            found[name] = (max(rank, adapter.r), drops or adapter.dropout > 0)
-    return found
-
-
-def _kept(linears: Mapping[str, tuple[int, bool]], shape: ModelShape, last: bool) -> float:
-    """Values a block keeps per token for the backward pass: the base's and the adapters'.
-
-    An adapter keeps its input, with dropout a copy of it and a byte a value for what was dropped,
-    and its low-rank output; linears that the same enters share an undropped input.
-    """
-    total = _kept_by_base(shape, last)
-    dropped = 1 + 1 / shape.value_bytes
-    inputs = {}
-    for name, (rank, drops) in linears.items():
-        if last and name not in ("key", "value"):
-            continue
-        width, _ = _sides(name, shape)
-        total += rank + (width * dropped if drops else 0)
-        if not drops and not (shape.decoder and name == "output"):  # there it is the context itself
-            inputs[_ENTERS.get(name, name)] = width
-    return total + sum(inputs.values())
-
-
-def _kept_by_base(shape: ModelShape, last: bool) -> float:
-    """In an encoder attention keeps query, key, value and context, two norms their inputs, the
-    activation function its own: 6 x hidden + intermediate. In a decoder norms keep theirs in fp32,
-    keys and values are repeated until they are as wide as queries, and the MLP keeps gate, its
-    activation and the way up. The last block keeps keys, values and its input alone, as all else is
-    for one token a row; in a decoder not even that, as it enters by a norm that nothing trains.
-    """
-    if not shape.decoder:
-        return 3 * shape.hidden if last else 6 * shape.hidden + shape.intermediate
-    norm = shape.hidden * _FP32_BYTES / shape.value_bytes
-    queries, keys = (_sides(name, shape)[1] for name in ("query", "key"))
-    return 2 * keys if last else 2 * norm + 4 * queries + 3 * shape.intermediate
-
-
-def _passing(shape: ModelShape, last: bool = False) -> float:
-    """Values per token that pass at once where a block has most of them: in its MLP, or in the last
-    one before its one token is taken out."""
-    if not last:
-        return (3 if shape.decoder else 2) * shape.intermediate
-    return shape.hidden * (1 + _FP32_BYTES / shape.value_bytes if shape.decoder else 3.5)
-
-
-def _width(adapter: LoRAConfig, shape: ModelShape) -> int:
-    """Parameters of one block's adapters per unit of rank: in + out of each adapted linear."""
-    return sum(sum(_sides(name, shape)) for name in _targets(adapter.target_modules, shape))
-
-
-def _targets(names: Sequence[str], shape: ModelShape) -> Sequence[str]:
-    if "all-linear" not in names:
-        return names
-    return (*_ATTENTION, "output", *(["gate"] if shape.decoder else []), "up", "down")
-
-
-def _sides(name: str, shape: ModelShape) -> tuple[int, int]:
-    """What goes into a linear and what comes out."""
-    if name in ("query", "output"):
-        inner = shape.queries or shape.hidden
-    elif name in ("key", "value"):
-        inner = shape.keys or shape.hidden
-    else:
-        inner = shape.intermediate
-    sides = (shape.hidden, inner)
-    return sides[::-1] if name in ("output", "down") else sides

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from coralx.records import TrainingStage
 from coralx.train.rows import Rows, join
 
 Indices = NDArray[np.int64]
@@ -39,15 +38,6 @@ def subset(rows: Rows, percentage: float, seed: int) -> Indices:
         members = np.random.default_rng([seed, order]).permutation(strata[stratum])
         chosen.extend(members[: math.ceil(len(members) * percentage / 100 - 1e-9)])
     return np.array(sorted(chosen), dtype=np.int64)
-
-
-def count_batches(rows: int, batch_size: int) -> int:
-    return math.ceil(rows / batch_size)
-
-
-def stage_steps(stage: TrainingStage, rows: int, batch_size: int) -> float:
-    """The unrounded budget of a stage over its subset of `rows` rows."""
-    return stage.epoch_budget * count_batches(rows, batch_size)
 
 
 def batches(

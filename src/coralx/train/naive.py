@@ -9,7 +9,6 @@ what it is slower by is never the pictures' pixels.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from torch.nn import functional
 from transformers import get_linear_schedule_with_warmup
 
 from coralx.records import Genome, Start
+from coralx.steps import whole_steps
 from coralx.train.adapters import hash_name
 from coralx.train.evaluate import EvaluationSet
 from coralx.train.last_block import find_last
@@ -175,7 +175,7 @@ class NaiveRun:
         self.take_over(load_file(path))
 
     def _count(self, epochs: float) -> int:
-        return math.ceil(epochs * self._bench.steps_per_epoch)
+        return whole_steps(epochs * self._bench.steps_per_epoch)
 
     def _deal(self) -> Iterator[NDArray[np.int64]]:
         """Batches without end: all rows in a new order each epoch."""

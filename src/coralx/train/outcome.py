@@ -11,13 +11,9 @@ import numpy as np
 import torch
 
 from coralx.records import Cost, Stop
+from coralx.steps import LEAST_LOSSES, LEAST_NORMS
 from coralx.train.checkpoint import all_finite
 from coralx.train.member import Member
-
-LEAST_STEPS = 8  # below, a loss slope says nothing and a stage is examined at its end alone
-# The median norm of one or two batches says more of the batches than of the genome: children of
-# trained parents, whose rare errors are large, were stopped by it.
-LEAST_NORMS = 3
 
 
 class Clock:
@@ -84,7 +80,7 @@ def describe_training(member: Member) -> dict[str, float]:
     figures = {}
     if len(member.norms) >= LEAST_NORMS:
         figures["grad_norm"] = float(np.median(member.norms))
-    if len(member.losses) >= LEAST_STEPS:
+    if len(member.losses) >= LEAST_LOSSES:
         figures["loss_slope_t"] = slope_t(member.losses)
     return figures
 

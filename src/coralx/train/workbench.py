@@ -19,10 +19,10 @@ from coralx.models import read_shape
 from coralx.records import Genome, LoRAConfig, ModelShape, Start
 from coralx.settings.genes import Choice, Integer
 from coralx.settings.sections import TrainingSettings
+from coralx.steps import count_batches
 from coralx.train.adapters import PackedAdapters, Weights, hash_name, new_weights
 from coralx.train.backbone import Backbone
 from coralx.train.checkpoint import load_checkpoint
-from coralx.train.data import count_batches
 from coralx.train.evaluate import EvaluationSet
 from coralx.train.frozen import FORMATS, choose_products
 from coralx.train.member import Member, build_pack, empty_moments
@@ -76,7 +76,8 @@ class Workbench:
         self._store = PrefixStore(self.prefix, budget)
         self.rows = self._encode(say)
         self.labels = torch.tensor(self.splits.train.labels, device=self.device).float()
-        self.steps_per_epoch = count_batches(len(self.splits.train), config.training.batch_size)
+        size = config.training.batch_size
+        self.steps_per_epoch = count_batches(len(self.splits.train), 100, size)
         self._validation: EvaluationSet | None = None
         self._parts: dict[float, EvaluationSet] = {}
         self._test: EvaluationSet | None = None

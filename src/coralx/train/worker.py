@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,9 +18,10 @@ from coralx.records import (
     TestResult,
     TrainingResult,
 )
+from coralx.steps import count_batches, stage_steps, whole_steps
 from coralx.train.adapters import PackedAdapters
 from coralx.train.checkpoint import Checkpoint, save_checkpoint
-from coralx.train.data import batches, stage_steps, subset
+from coralx.train.data import batches, subset
 from coralx.train.export import export_result
 from coralx.train.hook import apply_hook
 from coralx.train.measuring import Figures, Measurer, load_own_objectives
@@ -165,8 +165,7 @@ class Worker:
         bench, stage = self.bench, job.stage
         size = self.config.training.batch_size
         chosen = subset(bench.splits.train, stage.data_percentage, bench.seed)
-        planned = stage_steps(stage, len(chosen), size)
-        steps = math.ceil(planned - 1e-9)
+        steps = whole_steps(stage.epoch_budget * count_batches(len(chosen), 100, size))
         key = [bench.seed, job.stage_index]
         plan = StageWork(
             batches=batches(chosen, bench.rows.lengths, size, steps, key),
@@ -177,7 +176,7 @@ class Worker:
             patience=self.config.training.patience,
             least_gain=self.config.training.least_gain,
         )
-        return plan, planned
+        return plan, float(stage_steps(stage, bench.steps_per_epoch))
 
     def _result(
         self,
