@@ -77,7 +77,7 @@ class ExtinctError(CoralXError):
     """No genome of a stage passed its gates; the message lists each reason."""
 
 
-def remedy(error: OSError) -> str:
+def remedy(error: Exception) -> str:
     """What helps where a file or a folder cannot be written."""
     taken = isinstance(error, FileExistsError | IsADirectoryError | NotADirectoryError)
     return "move away what is in its place" if taken else "free space or allow writing"

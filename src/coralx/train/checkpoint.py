@@ -21,7 +21,7 @@ from torch import Tensor
 
 from coralx.adapter_files import SIDECAR, read_facts, seal_adapter
 from coralx.durable import make_folder, sync_folder
-from coralx.errors import GO_ON, CheckpointError, ModelError, StoreError
+from coralx.errors import GO_ON, CheckpointError, ModelError, StoreError, remedy
 from coralx.interrupts import unbroken
 from coralx.models import resolve_model
 from coralx.records import Genome, LoRAConfig, jsonable
@@ -324,9 +324,7 @@ def _share(path: Path) -> None:
 
 
 def _unwritable(path: Path, error: Exception) -> str:
-    taken = isinstance(error, FileExistsError | IsADirectoryError | NotADirectoryError)
-    advice = "move away what is in its place" if taken else "free space or allow writing"
-    return f"{path}: cannot be written: {error}; {advice}: {GO_ON}"
+    return f"{path}: cannot be written: {error}; {remedy(error)}: {GO_ON}"
 
 
 def largest_difference(one: Weights, other: Weights) -> float:
