@@ -81,7 +81,7 @@ def test_whether_a_folder_can_be_written_is_told_first_and_leaves_nothing(
     check_writable(tmp_path / "a" / "b")
     assert not list(tmp_path.iterdir())
     (tmp_path / "file").write_text("mine", encoding="utf-8")
-    with pytest.raises(StoreError, match="cannot be written: Not a directory"):
+    with pytest.raises(StoreError, match="Not a directory; move away what is in its place"):
         check_writable(tmp_path / "file" / "run")
 
     def refuse(*_: object, **__: object) -> None:
