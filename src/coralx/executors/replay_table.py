@@ -109,7 +109,8 @@ class ReplayTable:
 
 
 def distances(many: Matrix, one: Matrix, ordered: NDArray[np.bool_]) -> Matrix:
-    """(N,) `coralx.search.space.distance` of each of many genomes (N, genes) to one (genes,).
+    """(N,) distances of many genomes (N, genes) to one (genes,): `coralx.search.space.diversity` of
+    two, for a whole table at once.
 
     Both are given by `places`; `ordered` (genes,) says which of these are distances apart.
     """

@@ -1,4 +1,4 @@
-"""The search space: draw a genome, check one against it, measure how far two are apart.
+"""The search space: draw a genome, check one against it, measure how diverse some are.
 
 A space maps gene names onto gene kinds (`coralx.settings.genes.Gene`). Names of `LoRAConfig` and
 `Genome` fields set those fields; any other name becomes an entry of `Genome.extra`. A gene whose
@@ -103,20 +103,14 @@ def check(space: Space, genome: Genome) -> None:
         raise ConfigError("space", problems)
 
 
-def distance(space: Space, a: Genome, b: Genome) -> float:
-    """How different two genomes are, 0 (equal genes) to 1: the mean over the space's genes.
-
-    A gene's distance is |difference| / range for numbers (of logarithms on a log scale, of places
-    in the list for a choice among numbers) and 0 or 1 for other choices; 1 where it is active in
-    one of them alone, 0 where it is in neither.
-    """
-    ours, theirs = _live_genes(space, a), _live_genes(space, b)
-    gaps = [_gap(gene, ours[name], theirs[name]) for name, gene in space.items()]
-    return math.fsum(gaps) / len(gaps) if gaps else 0.0
-
-
 def diversity(space: Space, genomes: Sequence[Genome]) -> float:
-    """Mean pairwise distance, 0..1; 0 for fewer than two genomes."""
+    """Mean pairwise distance, 0..1; 0 for fewer than two genomes.
+
+    The distance of two genomes, 0 (equal genes) to 1, is the mean over the space's genes. That of a
+    gene is |difference| / range for numbers (of logarithms on a log scale, of places in the list
+    for a choice among numbers) and 0 or 1 for other choices; 1 where it is active in one of them
+    alone, 0 where it is in neither.
+    """
     if len(genomes) < 2 or not space:
         return 0.0
     live = [_live_genes(space, genome) for genome in genomes]
