@@ -30,7 +30,7 @@ CONFIG = load_config(
             "training_stages": [
                 {
                     "name": "short",
-                    "epoch_budget": 0.5,
+                    "epoch_budget": 0.4,
                     "data_percentage": 100,
                     "survival_rate": 0.5,
                 },
@@ -84,7 +84,8 @@ def test_all_three_are_measured_on_the_same_genomes(
 
 def test_steps_are_those_of_the_budget(lines: dict[str, dict[str, Any]]) -> None:
     assert lines["naive"]["steps"] == 2 * 2 * 6  # 48 rows by 8, two epochs, two genomes
-    assert lines["hyperband"]["steps"] == 2 * 3 + 12  # one of them goes on
+    # 2.4 steps are 3 for each of two genomes; one of them goes on
+    assert lines["hyperband"]["steps"] == 2 * 3 + 12
     assert lines["simulation"]["steps"] == lines["simulation"]["tokens"] == 0
     assert lines["naive"]["tokens"] > lines["hyperband"]["tokens"] > 0
 
@@ -121,6 +122,7 @@ def test_every_auroc_says_which_rows_it_is_of(measured: tuple[Comparison, Listen
 def test_the_cost_is_told_before_training(measured: tuple[Comparison, Listener]) -> None:
     said, shown = measured[1].said, measured[1].shown
     cost = next(i for i, line in enumerate(said) if "24 naive steps" in line)
+    assert "at most about 18 through the stages" in said[cost]  # as trained
     assert "on this machine" in said[cost]
     assert cost < next(i for i, line in enumerate(said) if line.startswith("hyperband:"))
     assert "naive 2/2: step 12/12" in shown
@@ -160,6 +162,16 @@ def test_the_table_marks_what_is_invented(measured: tuple[Comparison, Listener])
     assert simulation.endswith("no")
     assert "…" not in shown
     assert "hyperband against naive: " in shown
+
+
+def test_more_steps_than_naive_are_not_called_fewer(
+    measured: tuple[Comparison, Listener],
+) -> None:
+    document = measured[0].document()
+    assert "1.33x fewer steps" in _rendered(document)
+    naive = next(line for line in document["modes"] if line["mode"] == "naive")
+    naive["steps"] //= 2
+    assert "1.50x more steps" in _rendered(document)
 
 
 def test_the_small_version_is_the_beginning_of_generation_0() -> None:

@@ -12,7 +12,7 @@ import math
 import tempfile
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,10 +25,12 @@ from coralx.records import Genome
 from coralx.runs.watcher import Watcher
 from coralx.search import budget, selection
 from coralx.search.breeding import draw_founders
+from coralx.steps import count_batches, whole_steps
 from coralx.wording import duration, plural
 
 if TYPE_CHECKING:
     from coralx.train.naive import NaiveResult, NaiveTrainer
+    from coralx.train.workbench import Workbench
     from coralx.train.worker import Worker
 
 MODES = ("simulation", "naive", "hyperband")
@@ -91,28 +93,6 @@ class Comparison:
             if n not in names and any(n in r.objectives for r in real)
         ]
         bounds = selection.observed_bounds(real, names)
-        lines = []
-        for mode in (mode for mode in MODES if mode in self.sides):
-            side = self.sides[mode]
-            measured = bool(names and side["front"])
-            volume = selection.hypervolume(side["front"], names, bounds) if measured else math.nan
-            faster = self.sides["naive"]["seconds"] / side["seconds"] if self.complete else None
-            lines.append(
-                {
-                    "mode": mode,
-                    "real_gradients": mode != "simulation",
-                    "genomes": len(side["genomes"]),
-                    "seconds": side["seconds"],
-                    "speedup": faster,
-                    "steps": side["steps"],
-                    "tokens": side["tokens"],
-                    "computed_tokens": side["computed_tokens"],
-                    "front": len(side["front"]),
-                    "test_auroc_best": _finite(side["best"]),
-                    "test_hypervolume": _finite(volume),
-                    "note": NOTE if mode == "simulation" else None,
-                }
-            )
         return {
             "base_model": self.config.base_model,
             "seed": self.config.evolution.seed,
@@ -120,7 +100,29 @@ class Comparison:
             "objectives": names,
             "left_out": left_out,
             "complete": self.complete,
-            "modes": lines,
+            "modes": [self._line(mode, names, bounds) for mode in MODES if mode in self.sides],
+        }
+
+    def _line(
+        self, mode: str, names: Sequence[str], bounds: Mapping[str, tuple[float, float]]
+    ) -> dict[str, Any]:
+        """One mode's part of the document; its hypervolume is over `names` under `bounds`."""
+        side = self.sides[mode]
+        measured = bool(names and side["front"])
+        volume = selection.hypervolume(side["front"], names, bounds) if measured else math.nan
+        return {
+            "mode": mode,
+            "real_gradients": mode != "simulation",
+            "genomes": len(side["genomes"]),
+            "seconds": side["seconds"],
+            "speedup": self.sides["naive"]["seconds"] / side["seconds"] if self.complete else None,
+            "steps": side["steps"],
+            "tokens": side["tokens"],
+            "computed_tokens": side["computed_tokens"],
+            "front": len(side["front"]),
+            "test_auroc_best": _finite(side["best"]),
+            "test_hypervolume": _finite(volume),
+            "note": NOTE if mode == "simulation" else None,
         }
 
     def _keep_naive(self, result: NaiveResult) -> None:
@@ -156,19 +158,31 @@ def forecast(config: Config, worker: Worker, genome: Genome) -> str:
     taken now, where there are enough to tell it from."""
     from coralx.train.naive import NaiveTrainer
 
-    hyperband, population = config.hyperband, config.evolution.population
-    epoch, epochs = worker.bench.steps_per_epoch, hyperband.full_epochs
-    plan = budget.plan(hyperband.stages, population, epoch, epochs)
+    bench, epochs = worker.bench, config.hyperband.full_epochs
+    each = whole_steps(epochs * bench.steps_per_epoch)
+    naive, staged = config.evolution.population * each, _staged_steps(config, bench)
     said = (
-        f"{plural(population, 'genome')}, {len(worker.bench.rows):,} training rows: "
-        f"{math.ceil(plan.naive_steps):,} naive steps, at most about "
-        f"{math.ceil(plan.hyperband_steps):,} through the stages, none in simulation"
+        f"{plural(config.evolution.population, 'genome')}, {len(bench.rows):,} training rows: "
+        f"{naive:,} naive steps, at most about {staged:,} through the stages, none in simulation"
     )
-    if math.ceil(epochs * epoch) <= PACE_STEPS:
+    if each <= PACE_STEPS:
         return said
-    pace = _measure_pace(NaiveTrainer(worker.bench, epochs), genome)
-    seconds = pace * (plan.naive_steps + plan.hyperband_steps)
+    seconds = _measure_pace(NaiveTrainer(bench, epochs), genome) * (naive + staged)
     return f"{said}; about {duration(seconds)} on this machine, and what evaluation takes"
+
+
+def _staged_steps(config: Config, bench: Workbench) -> int:
+    """Steps of all genomes through the stages, each genome's rounded up in each stage as training
+    does. More may be trained where budgets adapt or no genome waits for the others."""
+    from coralx.train.data import subset
+
+    genomes, total = config.evolution.population, 0
+    for stage in config.hyperband.stages:
+        rows = len(subset(bench.splits.train, stage.data_percentage, bench.seed))
+        each = stage.epoch_budget * count_batches(rows, 100, config.training.batch_size)
+        total += genomes * whole_steps(each)
+        genomes = budget.survivors(genomes, stage.survival_rate)
+    return total
 
 
 class _Enough(Exception):
