@@ -197,7 +197,7 @@ def _count_if_needed(config: Config, needed: bool) -> RowCount | None:
     try:
         counted = count_rows(config.data)
         if needed:
-            check_measured(config.data)
+            check_measured(config.data, counted.columns)
         return counted
     except DataError:
         if needed:

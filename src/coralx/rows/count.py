@@ -5,12 +5,20 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from coralx.errors import DataError
 from coralx.rows.file import builtin_file, iterate_rows, name_columns
-from coralx.rows.values import Faults, check_columns, check_text, read_label, read_safe
+from coralx.rows.values import (
+    Faults,
+    check_columns,
+    check_optional,
+    check_text,
+    read_label,
+    read_safe,
+)
 from coralx.settings.sections import DataSettings
 
 SET_ASIDE = 20  # per cent of the training rows for a split without a file
@@ -23,21 +31,22 @@ class RowCount:
 
     `exact` is False where shares are set aside, of which strata and copies decide the size, or
     where bad rows are left out; `pictured` says whether any row names a picture, of a Parquet file
-    whether it has a column of them.
+    whether it has a column of them. `columns` are the file's.
     """
 
     rows: int
     characters: float
     exact: bool = True
     pictured: bool = False
+    columns: tuple[str, ...] = ()
 
 
 def count_rows(settings: DataSettings) -> RowCount:
     """The rows that training gets: of the file, less the shares set aside, at most `max_rows`.
 
     Raises:
-        DataError: no such file, unknown kind, a missing column, one class alone, or bad rows while
-            `on_bad_rows` is refuse.
+        DataError: no such file, unknown kind, a missing column, one class alone or too few rows of
+            one for shares to be set aside, or bad rows while `on_bad_rows` is refuse.
     """
     counted = _read("train", settings.train or builtin_file("train"), settings)
     rows, exact = counted.rows, True
@@ -46,19 +55,22 @@ def count_rows(settings: DataSettings) -> RowCount:
         for split in (settings.test, settings.validation):
             rows -= 0 if split else math.ceil(rows * SET_ASIDE / 100)
     most = min(rows, settings.max_rows or rows)
-    return RowCount(most, counted.characters, exact, counted.pictured)
+    return replace(counted, rows=most, exact=exact)
 
 
-def check_measured(settings: DataSettings) -> None:
-    """Pass if the files of rows that are measured, those that are given, can be used.
+def check_measured(settings: DataSettings, columns: Iterable[str]) -> None:
+    """Pass if the files of rows that are measured, those that are given, can be used, and the
+    optional columns are in one of them or among `columns`, those of the training rows.
 
     Raises:
-        DataError: as `count_rows`.
+        DataError: as `count_rows`, or an optional column that is named is nowhere.
     """
+    known = dict.fromkeys(columns)
     for name in ("validation", "test", "clean_holdout"):
         path = getattr(settings, name)
         if path:
-            _read(name, path, settings)
+            known |= dict.fromkeys(_read(name, path, settings).columns)
+    check_optional(settings, known)
 
 
 @dataclass
@@ -86,9 +98,10 @@ def _read(name: str, path: Path, settings: DataSettings) -> RowCount:
     safe = name == "clean_holdout"
     columns = settings.text_column, settings.label_column
     sample, faults, labels = _TextSample(), Faults(path), Counter[int]()
-    found: dict[str, None] = {}
-    pictured = path.suffix.lower() == ".parquet" and settings.image_column in name_columns(path)
+    found = dict.fromkeys(name_columns(path) if path.suffix.lower() == ".parquet" else ())
+    pictured = settings.image_column in found
     for number, row in enumerate(iterate_rows(path, columns), start=1):
+        found |= dict.fromkeys(row)
         text, label = (row.get(column) for column in columns)
         pictured = pictured or bool(row.get(settings.image_column or ""))
         if not safe:
@@ -98,10 +111,7 @@ def _read(name: str, path: Path, settings: DataSettings) -> RowCount:
             labels[(read_safe if safe else read_label)(label)] += 1
             sample.add(str(text))
         except DataError as error:
-            found |= dict.fromkeys(row)
             faults.add(number, error)
-        if number == 1:
-            found |= dict.fromkeys(row)
     if not found:
         raise DataError(f"{path}: no rows; at least one is needed")
     check_columns(path, found, columns[:1] if safe else columns)
@@ -111,4 +121,21 @@ def _read(name: str, path: Path, settings: DataSettings) -> RowCount:
             f"{path}: {name} rows: both classes are needed, got {labels[1]} unsafe and {labels[0]} "
             f"safe of {labels.total()}; add rows of both"
         )
-    return replace(sample.summarize(), pictured=pictured)
+    if name == "train":
+        _check_left(path, labels, settings)
+    return replace(sample.summarize(), pictured=pictured, columns=tuple(found))
+
+
+def _check_left(path: Path, labels: Counter[int], settings: DataSettings) -> None:
+    """Each share that is set aside takes a row of each class at least, and one must be left."""
+    without = [
+        name for name in ("validation", "test") if settings.train and not getattr(settings, name)
+    ]
+    for label, word in ((1, "unsafe"), (0, "safe")):
+        if labels[label] <= len(without):
+            shares, files = " and ".join(without), " and ".join(f"data.{name}" for name in without)
+            raise DataError(
+                f"{path}: no {word} training row is left after {SET_ASIDE:g} % were set aside for "
+                f"{shares}: of {labels[label]} {word} rows each takes one at least; add rows, "
+                f"or give files as {files}"
+            )

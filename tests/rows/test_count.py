@@ -1,0 +1,69 @@
+"""What counting the rows refuses, as the run would, before anything is loaded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from coralx.config import load_config
+from coralx.errors import DataError
+from coralx.plan.cost import plan_run
+from coralx.rows.count import count_rows
+from coralx.settings.sections import DataSettings
+from coralx.train.splits import load_splits
+
+
+def _write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    if path.suffix == ".parquet":
+        pyarrow.parquet.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def _rows(unsafe: int, safe: int, **more: Any) -> list[dict[str, Any]]:
+    labels = [1] * unsafe + [0] * safe
+    return [{"text": f"t{i}", "label": label, **more} for i, label in enumerate(labels)]
+
+
+@pytest.mark.parametrize("field", ["image_column", "task_column"])
+@pytest.mark.parametrize("name", ["train.jsonl", "train.parquet"])
+def test_a_named_column_that_no_file_has_is_refused(field: str, name: str, tmp_path: Path) -> None:
+    path = _write(tmp_path / name, _rows(10, 10, note=""))
+    said = rf"data.{field}: must be a column of one of the files, got 'foto'; .* 'label', 'note';"
+    with pytest.raises(DataError, match=said):
+        plan_run(load_config({"data": {"train": path, field: "foto"}}))
+    for column in ("note", None):
+        plan_run(load_config({"data": {"train": path, field: column}}))
+
+
+def test_a_column_may_be_of_another_file_or_of_later_rows(tmp_path: Path) -> None:
+    plain = _write(tmp_path / "plain.jsonl", _rows(10, 10))
+    later = [*_rows(5, 5), {"text": "last", "label": 1, "kind": "a"}]
+    other = _write(tmp_path / "other.jsonl", later)
+    for data in ({"train": plain, "test": other}, {"train": other}):
+        plan_run(load_config({"data": {**data, "task_column": "kind"}}))
+
+
+@pytest.mark.parametrize("given", [(), ("test",), ("validation", "test")])
+@pytest.mark.parametrize("unsafe", [1, 2, 3])
+def test_too_few_rows_of_a_class_to_set_aside_are_refused_as_by_the_run(
+    unsafe: int, given: tuple[str, ...], tmp_path: Path
+) -> None:
+    path = _write(tmp_path / "train.jsonl", _rows(unsafe, 20))
+    files = {}
+    for name in given:
+        rows = [{**row, "text": name + row["text"]} for row in _rows(3, 3)]
+        files[name] = _write(tmp_path / f"{name}.jsonl", rows)
+    settings = DataSettings(train=path, **files)
+    if unsafe > 2 - len(given):
+        assert count_rows(settings).rows >= len(load_splits(settings, seed=0).train) > 0
+        return
+    for read in (count_rows, lambda own: load_splits(own, seed=0)):
+        with pytest.raises(DataError, match=r"no unsafe training row is left after 20 % .*: of "):
+            read(settings)
