@@ -63,6 +63,8 @@ class HyperbandTrainer:
     def train_population(self, genomes: Iterable[Genome]) -> list[TrainingResult]:
         """Train genomes through all stages; one result per genome and stage it entered.
 
+        There is no journal, as a run has one: what an error breaks off is begun anew.
+
         Raises:
             CoralXError: no genomes, something else than genomes, or one id twice.
             ExtinctError: every genome was stopped; the message lists each reason.

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from coralx.config import Config
-from coralx.errors import ExecutorError
+from coralx.errors import GO_ON, ExecutorError
 from coralx.executors import Heal
 from coralx.interrupts import handlers_kept
 from coralx.records import Job, Progress, TrainingResult
@@ -215,8 +215,7 @@ def _get(ray: Any, promise: Any, what: str) -> Any:
     except ray.exceptions.RayError as error:
         raise ExecutorError(
             f"{what}: the worker's process ended {RETRIES + 1} times, mostly for want of memory; "
-            "lower training.workers or training.pack_size, then `coralx resume`: nothing recorded "
-            f"is lost ({type(error).__name__})"
+            f"lower training.workers or training.pack_size: {GO_ON} ({type(error).__name__})"
         ) from None
 
 
