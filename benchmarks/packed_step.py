@@ -7,7 +7,8 @@ Against pack size and batch size, mixes of ranks, and adapted depth; on the CPU 
 where there is one. `mixed` is float32 with the frozen layers' products in bfloat16
 (`training.frozen_products`), its peak that of bfloat16. Steps are those of `coralx.train.trainer`,
 optimiser and dropout included, on rows of the built-in data with their prefix cached; FLOPs are the
-trainer's own count. The peak is measured beside every repeat. "x sequential" is the time of the
+trainer's own count, of what is computed in linear layers and adapters (`coralx.flops`): attention's
+products are left out. The peak is measured beside every repeat. "x sequential" is the time of the
 pack's genomes one after another, each alone with the same trainer on the same batches (each kind of
 adapter is timed once and counted as often as it occurs), over the time of the pack; "time of one"
 is the pack's time over that of a genome alone. Writes results/packed_step.json and .md.
