@@ -41,7 +41,7 @@ class Retention:
         place = (evolution.generation, evolution.stage_index)
         if place == self._place and not evolution.finished:
             return
-        if self._place is None or place[0] != self._place[0]:
+        if self._place is None or place[0] != self._place[0] or evolution.finished:
             self._sizes = dict(measure(self._folder))  # a repair can bring back what was removed
         self._place = place
         needed = evolution.references()
@@ -67,8 +67,8 @@ class Retention:
                 path.rmdir()
 
     def _look(self, results: Iterable[TrainingResult]) -> None:
-        """Add what they left. The whole folder is gone through once a generation alone: under ASHA
-        the stage changes with nearly every job."""
+        """Add what they left. The whole folder is gone through once a generation, and at the end:
+        under ASHA the stage changes with nearly every job."""
         for result in results:
             if result.checkpoint and (path := self._path(result.checkpoint)).is_file():
                 self._sizes[result.checkpoint] = path.stat().st_size
