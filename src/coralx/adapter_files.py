@@ -51,18 +51,29 @@ def read_facts(folder: Path) -> dict[str, Any]:
     return facts  # type: ignore[no-any-return]
 
 
+def find_changed(folder: Path, facts: Mapping[str, Any]) -> list[str]:
+    """The files that are not as the sidecar says; reads every file once.
+
+    Raises:
+        OSError: one of them is not there, or cannot be read.
+    """
+    return [
+        name
+        for name, mark in facts[FILES].items()
+        if hashlib.sha256((folder / name).read_bytes()).hexdigest() != mark
+    ]
+
+
 def is_whole(folder: Path, stated: Mapping[str, object]) -> bool:
-    """Whether all that was exported is there as it was written; reads every file once.
+    """Whether all that was exported is there as it was written.
 
     Args:
         stated: facts that the sidecar must state; with others, the adapter is another one.
     """
     try:
         facts = read_facts(folder)
-        return all(facts.get(key) == value for key, value in stated.items()) and all(
-            hashlib.sha256((folder / name).read_bytes()).hexdigest() == mark
-            for name, mark in facts[FILES].items()
-        )
+        right = all(facts.get(key) == value for key, value in stated.items())
+        return right and not find_changed(folder, facts)
     except (OSError, ValueError, LookupError):
         return False
 

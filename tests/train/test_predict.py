@@ -274,10 +274,11 @@ def test_a_spoiled_sidecar_is_refused(
         (lambda name, value: value[:-1] if "lora_A" in name else value, "does not fit"),
         (lambda name, value: None if "classifier.weight" in name else value, "does not fit"),
         (lambda name, value: value * torch.nan, "holds NaN or infinity"),
+        (lambda name, value: value * 1.001, "adapter_model.safetensors is not as it was exported"),
     ],
-    ids=["other width", "two ranks", "no head", "NaN"],
+    ids=["other width", "two ranks", "no head", "NaN", "changed"],
 )
-def test_weights_that_do_not_fit_the_base_are_refused(
+def test_weights_that_are_not_those_exported_are_refused(
     folder: Path, tmp_path: Path, spoil: Callable[[str, Any], Any], said: str
 ) -> None:
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from coralx.adapter_files import SIDECAR, read_facts, seal_adapter
+from coralx.adapter_files import SIDECAR, find_changed, read_facts, seal_adapter
 from coralx.durable import make_folder, sync_folder
 from coralx.errors import GO_ON, CheckpointError, ModelError, StoreError, remedy
 from coralx.interrupts import unbroken
@@ -227,6 +227,21 @@ def read_sidecar(folder: Path) -> dict[str, Any]:
             f"{folder}: its {SIDECAR} is damaged or was changed (what it says must have the "
             "SHA-256 that stands in it); export the genome again"
         ) from None
+
+
+def check_weights(folder: Path) -> None:
+    """Pass if the weights of an exported adapter are those that its sidecar was written for; its
+    PEFT settings may be changed, as where the base has another place.
+
+    Raises:
+        ModelError: they are not.
+    """
+    for name in find_changed(folder, read_sidecar(folder)):
+        if name in (ADAPTER, PROJECTOR):
+            raise ModelError(
+                f"{folder}: {name} is not as it was exported (its SHA-256 is not the one in "
+                f"{SIDECAR}); export the genome again"
+            )
 
 
 def import_adapter(folder: Path, backbone: Backbone) -> Weights:

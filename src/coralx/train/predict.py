@@ -19,7 +19,7 @@ from coralx.records import LoRAConfig
 from coralx.rows.values import check_text
 from coralx.train.adapters import PackedAdapters
 from coralx.train.backbone import Backbone
-from coralx.train.checkpoint import import_adapter, read_sidecar
+from coralx.train.checkpoint import check_weights, import_adapter, read_sidecar
 from coralx.train.frozen import FORMATS
 from coralx.train.network import score
 from coralx.train.prefix import EncodedRows
@@ -90,6 +90,7 @@ class Predictor:
             tokens = facts.image_tokens
             self._tower = VisionTower(facts.vision_tower, tokens, self._device, keep=False)
         weights = import_adapter(folder, self._backbone)
+        check_weights(folder)
         self._pack = PackedAdapters([weights], [facts.lora_cfg.scale], [0.0], [0], self._device)
         self._entry = min(int(target.partition(".")[0]) for target in weights.lora)
 
