@@ -1,6 +1,7 @@
 """The direction of imports, kept true: see DESIGN section 3."""
 
 import ast
+import re
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -8,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).parent.parent / "src" / "coralx"
+ROOT = Path(__file__).parent.parent
+SOURCE = ROOT / "src" / "coralx"
 HEAVY = {"torch", "ray", "transformers", "peft", "datasets"}
 
 
@@ -74,3 +76,19 @@ def test_nothing_outside_training_imports_torch_at_import_time() -> None:
 def test_no_module_has_a_name_that_says_nothing() -> None:
     empty = {"utils", "common", "manager", "helper", "helpers", "misc"}
     assert not [p for p in SOURCE.rglob("*.py") if p.stem in empty]
+
+
+def test_the_map_names_every_module_and_none_that_is_not_there() -> None:
+    """Modules of search, of train and at the top by their names, others by their folder."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    there = [path.relative_to(SOURCE) for path in SOURCE.rglob("*.py")]
+    by_name = {
+        path.name for path in there if path.parts[0] in ("search", "train") or len(path.parts) == 1
+    }
+    wanted = {f"`{name}`" for name in by_name - {"__init__.py", "__main__.py"}}
+    wanted |= {f"`{path.parts[0]}/`" for path in there if len(path.parts) > 1}
+    assert [name for name in sorted(wanted) if name not in text] == []
+    named = {Path(name).name for name in re.findall(r"`([\w/]+\.py)`", text)}
+    known = {path.name for path in there}
+    known |= {p.name for folder in ("tests", "scripts") for p in (ROOT / folder).rglob("*.py")}
+    assert named - known == set()

@@ -1,53 +1,170 @@
-"""The README quotes what a benchmark wrote, and names files and settings that exist."""
+"""README and docs quote what benchmarks wrote, clause by clause, and name what exists."""
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
-TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BENCHMARKS = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
 RESULTS = ROOT / "benchmarks" / "results"
+Figure = Mapping[str, float]
 
 
 def read(name: str) -> dict[str, Any]:
     return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
 
 
-def test_the_speed_up_is_the_benchmarks() -> None:
+def one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def times(figure: Figure) -> tuple[str, ...]:
+    return tuple(f"{figure[name]:.1f}x" for name in ("median", "low", "high"))
+
+
+def shares(figure: Figure) -> tuple[str, ...]:
+    return tuple(f"{100 * figure[name]:.0f}%" for name in ("median", "low", "high"))
+
+
+def signed(figure: Figure) -> tuple[str, ...]:
+    return tuple(f"{figure[name]:+.3f}" for name in ("median", "low", "high"))
+
+
+def test_the_cost_is_the_benchmarks() -> None:
     document = read("naive_vs_coralx")
-    faster = document["speedup_wall_clock"]
-    quoted = [f"{faster[name]:.1f}x" for name in ("median", "low", "high")]
-    quoted += [f"{document['speedup_steps']['median']:.1f}x"]
-    quoted += [f"{document['speedup_over_mixed_naive']['median']:.1f}x"]
-    quoted += [f"{line['seconds']:.0f} s" for line in document["ablation"]]
-    for row in document["runs"]:
-        quoted += [f"{row['naive']['seconds']:,.0f} s", f"{row['coralx']['seconds']:.0f} s"]
-        quoted += [f"{row['coralx']['steps']:,}"]
-    assert [figure for figure in quoted if figure not in TEXT] == []
+    median, low, high = times(document["speedup_wall_clock"])
+    mixed, *_ = times(document["speedup_over_mixed_naive"])
+    steps, *_ = times(document["speedup_steps"])
+    clause = (
+        f"{median} less time in the median ({low} to {high}), {mixed} less than `peft` under "
+        f"`torch.autocast`, and {steps} fewer steps."
+    )
+    assert clause in one_line(README)
+    assert f"{document['tokens_per_step_naive']:.0f} tokens a step" in one_line(README)
 
 
 def test_the_quality_is_the_benchmarks() -> None:
     document = read("naive_vs_coralx")
-    ratio, difference = document["hypervolume_ratio"], document["auroc_difference"]
-    scaled = document["hypervolume_ratio_calibrated"]
-    shares = [figures[name] for figures in (ratio, scaled) for name in ("median", "low", "high")]
-    quoted = [f"{100 * share:.0f}%" for share in shares]
-    quoted += [f"{difference[name]:+.3f}" for name in ("median", "low", "high")]
-    for row in document["runs"]:
-        sides = row["quality"]
-        full = sides.get("naive") or sides["packed"]
-        quoted += [f"{side['auroc_best']:.3f}" for side in (sides["coralx"], full)]
-    assert [figure for figure in quoted if figure not in TEXT] == []
+    plain, low, high = shares(document["hypervolume_ratio"])
+    scaled, least, most = shares(document["hypervolume_ratio_calibrated"])
+    apart, fewer, more = signed(document["auroc_difference"])
+    clause = (
+        f"{plain} of the test hypervolume of full training as PEFT leaves it ({low} to {high}), "
+        f"{scaled} of the same with its probabilities calibrated as CoralX's are ({least} to "
+        f"{most}), and a best test AUROC that differs by {apart} ({fewer} to {more})."
+    )
+    assert clause in one_line(README)
 
 
-@pytest.mark.parametrize("target", re.findall(r"\]\(([^)#]+)\)", TEXT))
+def test_fresh_seeds_are_the_benchmarks() -> None:
+    document = read("naive_vs_coralx_fresh_seeds")
+    plain, low, high = shares(document["hypervolume_ratio"])
+    scaled, least, most = shares(document["hypervolume_ratio_calibrated"])
+    apart, fewer, more = signed(document["auroc_difference"])
+    clause = (
+        f"seeds {', '.join(map(str, document['seeds']))}: {plain} ({low} to {high}), "
+        f"{scaled} ({least} to {most}) and {apart} ({fewer} to {more})."
+    )
+    assert clause in one_line(README)
+    assert clause in one_line(BENCHMARKS)
+
+
+def row_of_seed(row: Mapping[str, Any]) -> str:
+    sides = row["quality"]
+    full = sides.get("naive") or sides["packed"]
+    cells = [
+        f"{row['seed']}",
+        f"{row['naive']['seconds']:,.0f} s",
+        f"{row['coralx']['seconds']:.0f} s",
+        f"{row['speedup_wall_clock']:.1f}x less",
+        f"{row['naive']['mixed_seconds']:,.0f} s",
+        f"{row['speedup_over_mixed_naive']:.1f}x less",
+        f"{row['coralx']['steps']:,}",
+        f"{100 * row['hypervolume_ratio']:.0f}%",
+        f"{100 * row['hypervolume_ratio_calibrated']:.0f}%",
+        f"{sides['coralx']['auroc_best']:.3f}",
+        f"{full['auroc_best']:.3f}",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+@pytest.mark.parametrize("row", read("naive_vs_coralx")["runs"], ids=lambda row: str(row["seed"]))
+def test_the_table_of_seeds_is_the_benchmarks(row: Mapping[str, Any]) -> None:
+    assert row_of_seed(row) in BENCHMARKS.splitlines()
+
+
+def test_the_ablation_is_the_benchmarks() -> None:
+    seconds = [f"{line['seconds']:.0f} s" for line in read("naive_vs_coralx")["ablation"]]
+    alone, packs, prefix, stages, early, mixed = seconds
+    clause = (
+        f"{alone} for one genome after another with buckets, {packs} in packs, {prefix} with the "
+        f"frozen prefix, {stages} with stages, {early} with leaving early, {mixed} with products "
+        "in bfloat16."
+    )
+    assert clause in one_line(BENCHMARKS)
+
+
+def test_the_other_tools_are_the_benchmarks() -> None:
+    peers = read("peers")["peers"]
+
+    def shown(peer: str, figure: str) -> str:
+        found = peers[peer][figure]
+        beyond = found["least"] is not None and found["median"] >= found["least"]
+        return f"{'more than ' * beyond}{found['median']:.1f}".removesuffix(".0")
+
+    names = ("optuna_hyperband", "optuna_nsga2", "ray_asha", "syne_tune_moasha")
+    whole = [shown(name, "ratio_hypervolume") for name in names]
+    own = [shown(name, "ratio_hypervolume_own") for name in names]
+    assert whole[2] == whole[3]
+    assert own[2] == own[3]
+    clause = (
+        f"it takes {whole[0]} times CoralX's run (Optuna, Hyperband), {whole[1]} (Optuna, NSGA-II) "
+        f"and {whole[2]} (Ray Tune, ASHA; Syne Tune, MOASHA); in multiples of the time until "
+        f"CoralX had as much itself, {own[0]}, {own[1]}, and twice {own[2]}."
+    )
+    assert clause in one_line(README)
+
+
+def test_the_step_is_the_benchmarks() -> None:
+    wanted = {"sweep": "pack and batch", "pack": 8, "batch": 8}
+    cells = [c for c in read("packed_step")["cells"] if wanted.items() <= c.items()]
+    plain, mixed = (next(c for c in cells if c["kind"] == kind) for kind in ("float32", "mixed"))
+    clause = (
+        f"{plain['tokens_per_genome_step']:.0f} tokens each) run at "
+        f"{plain['gflops']['median']:.0f} GFLOP/s in float32, "
+        f"{100 * plain['share_of_peak']['median']:.0f}% of the machine's measured matrix peak, and "
+        f"do {plain['x_sequential']['median']:.1f}x what they would do one after another; with "
+        f"frozen products in bfloat16, {mixed['gflops']['median']:.0f} GFLOP/s and "
+        f"{mixed['x_sequential']['median']:.1f}x."
+    )
+    assert clause in one_line(README)
+
+
+def test_leaving_early_is_the_benchmarks() -> None:
+    document = read("leaving_early")
+    regret = document["regret"]
+    clause = (
+        f"of {document['genomes']} genomes over two seeds, trained through all stages both ways, "
+        f"{document['left_early']} left a stage early"
+    )
+    assert clause in one_line(BENCHMARKS)
+    clause = (
+        f"the median cost in AUROC is {regret['validation']['median']:.4f} on validation rows and "
+        f"{regret['test']['median']:.4f} on test rows"
+    )
+    assert clause in one_line(BENCHMARKS)
+
+
+@pytest.mark.parametrize("target", re.findall(r"\]\(([^)#]+)\)", README))
 def test_links_lead_somewhere(target: str) -> None:
     assert (ROOT / target).exists()
 
 
-@pytest.mark.parametrize("path", re.findall(r"\b(configs/\w+\.yaml|examples/\w+\.py)", TEXT))
+@pytest.mark.parametrize("path", re.findall(r"\b(configs/\w+\.yaml|examples/\w+\.py)", README))
 def test_files_named_exist(path: str) -> None:
     assert (ROOT / path).is_file()
