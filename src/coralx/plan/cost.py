@@ -168,7 +168,7 @@ def _measure_frozen(config: Config, data: _Data, shape: ModelShape | None) -> Pl
     rows = data.rows or data.steps_per_epoch * config.training.batch_size
     each = round(rows * data.tokens_per_row) * shape.hidden * shape.value_bytes
     entries = _count_entries(config, shape) if config.training.prefix_cache else 0
-    fit = int(config.training.prefix_memory_gb * 1e9 // each)
+    fit = int(config.training.prefix_memory_gb * 1e9 // max(1, each))
     return {"bytes": entries * each, "in_memory": min(entries, fit) * each}
 
 
@@ -179,7 +179,7 @@ def _count_entries(config: Config, shape: ModelShape) -> int:
     if isinstance(gene, Choice):
         values = gene.values
     elif isinstance(gene, Integer):
-        values = range(gene.low, gene.high + 1)
+        values = range(gene.low, min(gene.high, max(gene.low, shape.layers)) + 1)
     return len({adapted_blocks(LoRAConfig(layers=value), shape) for value in values})
 
 

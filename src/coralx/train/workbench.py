@@ -108,7 +108,8 @@ class Workbench:
             found = {self.entry(v) for v in gene.values if isinstance(v, int | str)}
             return sorted(found)
         if isinstance(gene, Integer):
-            return sorted({self.entry(v) for v in range(gene.low, gene.high + 1)})
+            most = min(gene.high, max(gene.low, self.backbone.depth))
+            return sorted({self.entry(v) for v in range(gene.low, most + 1)})
         return []
 
     def member(self, genome: Genome, start: Start) -> Member:
