@@ -17,25 +17,35 @@ def keys_of(genomes) -> set[space.Key]:
     return {space.key(genome) for genome in genomes}
 
 
+def chance(settings, place: int, purpose=breeding.Purpose.BREED):
+    return breeding.stream(settings.seed, place, purpose)
+
+
 @given(SEEDS)
 def test_children_are_new_in_the_space_and_reproducible(seed: int) -> None:
     settings = EvolutionSettings(seed=seed)
     parents = breeding.draw_founders(DEFAULT_SPACE, settings)
-    children = breeding.breed(DEFAULT_SPACE, settings, parents, 8, keys_of(parents), 1)
+    children = breeding.breed(
+        DEFAULT_SPACE, settings, parents, 8, keys_of(parents), 1, chance(settings, 1)
+    )
     keys = keys_of((*parents, *children))
     assert (len(parents), len(children), len(keys)) == (8, 8, 16)
     for child in children:
         space.check(DEFAULT_SPACE, child)
         assert child.generation == 1
         assert set(child.parents) <= {parent.id for parent in parents}
-    assert children == breeding.breed(DEFAULT_SPACE, settings, parents, 8, keys_of(parents), 1)
+    assert children == breeding.breed(
+        DEFAULT_SPACE, settings, parents, 8, keys_of(parents), 1, chance(settings, 1)
+    )
 
 
 def test_the_better_parent_is_named_first() -> None:
     settings = EvolutionSettings(population=6, crossover_rate=1)
     parents = breeding.draw_founders(DEFAULT_SPACE, settings)
     place = {parent.id: index for index, parent in enumerate(parents)}
-    children = breeding.breed(DEFAULT_SPACE, settings, parents, 50, keys_of(parents), 1)
+    children = breeding.breed(
+        DEFAULT_SPACE, settings, parents, 50, keys_of(parents), 1, chance(settings, 1)
+    )
     places = [[place[name] for name in child.parents] for child in children]
     assert all(ranks == sorted(ranks) for ranks in places)
     assert any(len(ranks) == 2 for ranks in places)
@@ -45,11 +55,13 @@ def test_a_space_used_up_leaves_places_empty() -> None:
     tiny = {"r": Choice(values=(2, 4, 8))}
     settings = EvolutionSettings(population=2)
     parents = breeding.draw_founders(tiny, settings)
-    children = breeding.breed(tiny, settings, parents, 2, keys_of(parents), 1)
+    children = breeding.breed(tiny, settings, parents, 2, keys_of(parents), 1, chance(settings, 1))
     assert len(children) == 1
     everyone = (*parents, *children)
     assert {genome.lora_cfg.r for genome in everyone} == {2, 4, 8}
-    assert breeding.breed(tiny, settings, everyone, 2, keys_of(everyone), 2) == ()
+    assert (
+        breeding.breed(tiny, settings, everyone, 2, keys_of(everyone), 2, chance(settings, 2)) == ()
+    )
 
 
 def test_streams_differ_by_each_of_their_keys() -> None:
@@ -107,10 +119,28 @@ def test_a_genome_stays_where_its_models_copy_would_be_nothing_new() -> None:
 
 def test_newcomers_are_drawn_until_there_are_parents() -> None:
     settings = EvolutionSettings()
-    drawn = breeding.arrive(DEFAULT_SPACE, settings, (), 4, set(), 2, 16)
+    drawn = breeding.breed(
+        DEFAULT_SPACE, settings, (), 4, set(), 2, chance(settings, 16, breeding.Purpose.ARRIVE)
+    )
     assert {genome.parents for genome in drawn} == {()}
-    born = breeding.arrive(DEFAULT_SPACE, settings, drawn, 4, keys_of(drawn), 2, 20)
+    born = breeding.breed(
+        DEFAULT_SPACE,
+        settings,
+        drawn,
+        4,
+        keys_of(drawn),
+        2,
+        chance(settings, 20, breeding.Purpose.ARRIVE),
+    )
     names = {genome.id for genome in drawn}
     assert all(genome.parents and set(genome.parents) <= names for genome in born)
     assert len(keys_of((*drawn, *born))) == 8
-    assert born != breeding.arrive(DEFAULT_SPACE, settings, drawn, 4, keys_of(drawn), 2, 24)
+    assert born != breeding.breed(
+        DEFAULT_SPACE,
+        settings,
+        drawn,
+        4,
+        keys_of(drawn),
+        2,
+        chance(settings, 24, breeding.Purpose.ARRIVE),
+    )

@@ -7,11 +7,13 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from numpy.random import Generator
+
 from coralx.config import Config
 from coralx.errors import CoralXError
 from coralx.records import Generation, Genome, Job, ModelShape, TrainingResult, TrainingStage
 from coralx.search import breeding, gates, selection, space
-from coralx.search.jobs import measured_in_full
+from coralx.search.jobs import measured_in_full, plan_jobs
 from coralx.search.running_front import RunningFront
 
 
@@ -137,6 +139,10 @@ class Search(ABC):
             self._past[genome.id] = []
             self._seen.add(space.key(genome))
 
+    def _plan_jobs(self, generation: int, stage: int, genomes: Sequence[Genome]) -> tuple[Job, ...]:
+        images, shape = self._image_task, self._shape
+        return plan_jobs(self._config, generation, stage, genomes, self._past, images, shape)
+
     def _give(self, jobs: Iterable[Job]) -> None:
         for job in jobs:
             self._open[job.id] = job
@@ -158,6 +164,14 @@ class Search(ABC):
         settings = self._config.evolution
         return selection.promote(
             entered, count, self._config.objectives, settings.promote_by, settings.tie_break
+        )
+
+    def _breed(
+        self, parents: Sequence[Genome], count: int, generation: int, chance: Generator
+    ) -> tuple[Genome, ...]:
+        config = self._config
+        return breeding.breed(
+            config.space, config.evolution, parents, count, self._seen, generation, chance
         )
 
     def _survive(self, candidates: Iterable[TrainingResult]) -> list[TrainingResult]:

@@ -18,7 +18,6 @@ from coralx.errors import ExtinctError
 from coralx.records import Generation, Genome, Job, ModelShape, TrainingResult
 from coralx.search import breeding, budget
 from coralx.search.asktell import Search, explain_extinction
-from coralx.search.jobs import plan_jobs
 
 # What is large is ranked anew only when one part in this many has been told since, so that ten
 # thousand genomes are not ranked ten thousand times.
@@ -163,10 +162,8 @@ class AsynchronousEvolution(Search):
         room = self._size - len(self._entered[Rung(0, generation)])
         count = min(room, self._config.training.pack_size)
         if generation:
-            parents = self._choose_parents()
-            known, number = self._seen, len(self._past)
-            space = self._config.space
-            new = breeding.arrive(space, evolution, parents, count, known, generation, number)
+            chance = breeding.stream(evolution.seed, len(self._past), breeding.Purpose.ARRIVE)
+            new = self._breed(self._choose_parents(), count, generation, chance)
         else:
             new = tuple(itertools.islice(self._unborn.values(), count))
         return self._plan(Rung(0, generation), new) if new else None
@@ -175,15 +172,7 @@ class AsynchronousEvolution(Search):
         """The largest pack that begins with the first of the genomes."""
         genomes = genomes[: self._config.training.pack_size]
         while True:
-            job, *others = plan_jobs(
-                self._config,
-                rung.generation,
-                rung.stage,
-                genomes,
-                self._past,
-                self._image_task,
-                self._shape,
-            )
+            job, *others = self._plan_jobs(rung.generation, rung.stage, genomes)
             if not others:
                 name = f"g{rung.generation}-{job.stage.name}-{job.genomes[0].id}"
                 return job.model_copy(update={"id": name})

@@ -52,29 +52,24 @@ def breed(
     count: int,
     known: Collection[Key],
     generation: int,
+    rng: Generator,
 ) -> tuple[Genome, ...]:
-    """Up to `count` children of parents that come best first; fewer where the space is used up.
+    """Up to `count` newcomers, fewer where the space is used up: children of the parents, who come
+    best first, or drawn while there are no parents.
 
     Each child has two parents, both chosen by tournament, and genes that are not in `known` and
-    that no other child has.
+    that no other newcomer has.
     """
-    rng = stream(settings.seed, generation, Purpose.BREED)
-    return _fill(space, settings, parents, count, known, generation, rng)
-
-
-def arrive(
-    space: Space,
-    settings: EvolutionSettings,
-    parents: Sequence[Genome],
-    count: int,
-    known: Collection[Key],
-    generation: int,
-    number: int,
-) -> tuple[Genome, ...]:
-    """Up to `count` newcomers where generations overlap, the first being the run's genome of this
-    `number`: children of the parents, who come best first, or drawn while there are no parents."""
-    rng = stream(settings.seed, number, Purpose.ARRIVE)
-    return _fill(space, settings, parents, count, known, generation, rng)
+    own: dict[Key, Genome] = {}
+    for _ in range(count):
+        if parents:
+            draft = _conceive(space, settings, parents, rng, generation)
+        else:
+            draft = sample(space, rng, generation)
+        child = _make_new(space, settings, draft, (known, own), rng)
+        if child is not None:
+            own[key(child)] = child
+    return tuple(own.values())
 
 
 def exploit(
@@ -106,27 +101,6 @@ def exploit(
             own.add(key(copy))
             entering[place] = copy
     return tuple(entering)
-
-
-def _fill(
-    space: Space,
-    settings: EvolutionSettings,
-    parents: Sequence[Genome],
-    count: int,
-    known: Collection[Key],
-    generation: int,
-    rng: Generator,
-) -> tuple[Genome, ...]:
-    own: dict[Key, Genome] = {}
-    for _ in range(count):
-        if parents:
-            draft = _conceive(space, settings, parents, rng, generation)
-        else:
-            draft = sample(space, rng, generation)
-        child = _make_new(space, settings, draft, (known, own), rng)
-        if child is not None:
-            own[key(child)] = child
-    return tuple(own.values())
 
 
 def _conceive(

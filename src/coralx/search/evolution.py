@@ -15,7 +15,6 @@ from coralx.records import Genome, ModelShape, TrainingResult
 from coralx.search import breeding, budget, space
 from coralx.search.asktell import Search, explain_extinction
 from coralx.search.asynchronous import AsynchronousEvolution
-from coralx.search.jobs import plan_jobs
 
 
 def new_search(
@@ -75,15 +74,7 @@ class Evolution(Search):
 
     def _enter_stage(self, index: int, genomes: tuple[Genome, ...]) -> None:
         self.stage_index, self.alive = index, genomes
-        jobs = plan_jobs(
-            self._config,
-            self.generation,
-            index,
-            genomes,
-            self._past,
-            self._image_task,
-            self._shape,
-        )
+        jobs = self._plan_jobs(self.generation, index, genomes)
         self._give(job.model_copy(update={"stage": self.stage}) for job in jobs)
 
     def _leave_stage(self) -> None:
@@ -121,22 +112,18 @@ class Evolution(Search):
         candidates = [*self._parents, *self._last_of(self._born)]
         self._parents = self._survive(candidates)
         self._closed.append(self._record(self.generation, candidates, self._parents))
-        children = self._breed() if self._has_next() else ()
+        children = self._next_generation() if self._has_next() else ()
         if children:
             self.generation += 1
             self._enter_generation(children)
         else:
             self._finish()
 
-    def _breed(self) -> tuple[Genome, ...]:
-        return breeding.breed(
-            self._config.space,
-            self._config.evolution,
-            [result.genome for result in self._parents],
-            self._size,
-            self._seen,
-            self.generation + 1,
-        )
+    def _next_generation(self) -> tuple[Genome, ...]:
+        index, seed = self.generation + 1, self._config.evolution.seed
+        chance = breeding.stream(seed, index, breeding.Purpose.BREED)
+        parents = [result.genome for result in self._parents]
+        return self._breed(parents, self._size, index, chance)
 
     def _finish(self) -> None:
         self._finished, self.alive = True, ()
