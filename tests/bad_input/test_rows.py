@@ -71,9 +71,10 @@ def _tar() -> bytes:
     return buffer.getvalue()
 
 
-def _parquet(columns: dict[str, Any], metadata: dict[str, str] | None = None) -> bytes:
+def _parquet(columns: dict[str, Any] | pa.Table, metadata: dict[str, str] | None = None) -> bytes:
     buffer = io.BytesIO()
-    table = pa.table(columns).replace_schema_metadata(metadata)
+    table = columns if isinstance(columns, pa.Table) else pa.table(columns)
+    table = table.replace_schema_metadata(metadata)
     pyarrow.parquet.write_table(table, buffer)
     return buffer.getvalue()
 
@@ -82,6 +83,17 @@ def _not_utf8() -> bytes:
     """A string column that holds bytes which are no UTF-8."""
     wrong = pa.array([b"caf\xe9", b"ok"], pa.binary()).view(pa.string())
     return _parquet({"text": wrong, "label": [0, 1]})
+
+
+def _twice() -> bytes:
+    """Two columns of one name, of which a row could show one alone."""
+    columns = [pa.array(["a", "b"]), pa.array(["c", "d"]), pa.array([0, 1])]
+    return _parquet(pa.Table.from_arrays(columns, ["text", "text", "label"]))
+
+
+def _late() -> bytes:
+    """A label that is a date far beyond the last that Python has."""
+    return _parquet({"text": ["a", "b"], "label": pa.array([0, 2**30], pa.date32())})
 
 
 PICTURES = {
@@ -156,6 +168,7 @@ FILES: dict[str, tuple[str, bytes, str]] = {
     "no label column": ("rows.jsonl", b'{"text": "a"}\n', "no column 'label'; there are 'text'"),
     "no columns known": ("rows.csv", b"a,b\n1,2\n", "no column 'text'"),
     "column twice": ("rows.csv", b"text,text,label\na,b,1\n", "column 'text' is there twice; ren"),
+    "column twice in parquet": ("rows.parquet", _twice(), "column 'text' is there twice; ren"),
     "semicolons": (
         "rows.csv",
         b'text;label\n"bake, then eat";0\n',
@@ -185,6 +198,7 @@ FILES: dict[str, tuple[str, bytes, str]] = {
     "Latin-1 in JSON": ("rows.jsonl", GOOD + b'{"text": "\xe9"}\n', "line 3 is not UTF-8 text"),
     "UTF-16": ("rows.jsonl", GOOD.decode().encode("utf-16"), "line 1 is not UTF-8 text (byte"),
     "no UTF-8 in parquet": ("rows.parquet", _not_utf8(), "utf-8"),
+    "no date of Python": ("rows.parquet", _late(), "cannot be read as parquet: days=1073741824"),
     "no parquet": ("rows.parquet", b"hello", "cannot be read as parquet"),
     "torn parquet": ("rows.parquet", _parquet({"text": ["a"], "label": [1]})[:-20], "as parquet"),
     "bytes for text": (
@@ -383,7 +397,7 @@ def test_parquet_that_unpacks_to_too_much_is_refused(
 
 
 def test_columns_that_are_not_read_are_not_decoded(job: Any) -> None:
-    """A file may declare any column to be a picture, which `datasets` would open."""
+    """A file may declare any column to be a picture, which libraries would open."""
     features = {
         "text": {"dtype": "string", "_type": "Value"},
         "label": {"dtype": "int64", "_type": "Value"},

@@ -19,7 +19,7 @@ def test_the_job_runs_and_a_text_of_100_000_characters_is_cut(job: Any) -> None:
 
 
 def test_a_job_of_local_files_asks_no_server(job: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`datasets.load_dataset` reports each file it reads to a server, and waits for it."""
+    """Libraries may report what they load to a server, and wait for it."""
     asked: list[Any] = []
 
     def refuse(*arguments: Any, **_: Any) -> Any:

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -41,7 +42,7 @@ def _write_csv(path: Path, rows: list[Any]) -> None:
 
 
 def _write_parquet(path: Path, rows: list[Any]) -> None:
-    datasets.Dataset.from_list(rows).to_parquet(str(path))
+    pq.write_table(pa.Table.from_pylist(rows), path)
 
 
 @pytest.fixture
@@ -85,10 +86,13 @@ def test_images_are_bytes_in_parquet(write: Write) -> None:
     assert _read(write(rows, "rows.parquet")).images == (_png(), None)
 
 
-def test_images_as_datasets_keeps_them(tmp_path: Path, write: Write) -> None:
+def test_images_as_hugging_face_keeps_them(tmp_path: Path, write: Write) -> None:
     rows = [{**PLAIN[0], "image": {"bytes": _png(), "path": None}}, {**PLAIN[1], "image": None}]
-    table = datasets.Dataset.from_list(rows)
-    table.cast_column("image", datasets.Image()).to_parquet(str(tmp_path / "typed.parquet"))
+    features = {"info": {"features": {"image": {"_type": "Image"}}}}
+    table = pa.Table.from_pylist(rows).replace_schema_metadata(
+        {"huggingface": json.dumps(features)}
+    )
+    pq.write_table(table, tmp_path / "typed.parquet")
     assert _read(tmp_path / "typed.parquet").images == (_png(), None)
     assert _read(write(rows, "plain.parquet")).images == (_png(), None)
 

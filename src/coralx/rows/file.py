@@ -7,7 +7,8 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Collection, Iterable, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ MAX_ROWS = 10_000_000
 SEPARATORS = {";": "';'", "\t": "tabs", "|": "'|'"}  # that other programs write in place of commas
 MAX_UNPACKED = 16 * 2**30  # bytes of a Parquet file's columns before compression
 PARQUET_ROWS = 256  # in memory at once; a row can hold a picture
-# `datasets` unpacks an archive whatever its name says, without a limit.
+# An archive would be read as damaged text.
 ARCHIVES = {
     b"\x1f\x8b": "gzip",
     b"PK\x03\x04": "zip",
@@ -60,7 +61,7 @@ def iterate_rows(path: Path, only: Collection[str] = ()) -> Iterator[dict[str, A
     elif reader == "csv":
         yield from iterate_csv(path)
     else:
-        yield from _iterate_parquet(path, only)
+        yield from iterate_parquet(path, only)
 
 
 def iterate_json(path: Path) -> Iterator[dict[str, Any]]:
@@ -109,8 +110,9 @@ def check_file(path: Path) -> str:
     """What must be known before a library is let at the file; gives json, csv or parquet.
 
     Raises:
-        DataError: unknown kind, no such file, empty, an archive, larger inside than outside, or a
-            CSV file that is no UTF-8 text or has lines of different lengths.
+        DataError: unknown kind, no such file, empty, an archive, larger inside than outside, two
+            columns of one name, or a CSV file that is no UTF-8 text or has lines of different
+            lengths.
     """
     reader = READERS.get(path.suffix.lower())
     if reader is None:
@@ -149,10 +151,11 @@ def _check_parquet(path: Path) -> None:
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            facts = file.metadata
+            facts, names = file.metadata, file.schema_arrow.names
             unpacked = sum(facts.row_group(i).total_byte_size for i in range(facts.num_row_groups))
     except (OSError, ValueError, pa.ArrowException) as error:
         raise _no_parquet(path, error) from None
+    _check_names(path, names)
     if facts.num_rows == 0:
         raise DataError(f"{path}: the file has no rows; at least one is needed")
     if facts.num_rows > MAX_ROWS or unpacked > MAX_UNPACKED:
@@ -162,8 +165,22 @@ def _check_parquet(path: Path) -> None:
         )
 
 
-def _iterate_parquet(path: Path, only: Collection[str]) -> Iterator[dict[str, Any]]:
-    import pyarrow as pa
+def _check_names(path: Path, names: Sequence[str]) -> None:
+    """Of two columns of one name, a row as a mapping would keep the last without a word."""
+    for name, times in Counter(names).items():
+        if times > 1:
+            raise DataError(f"{path}: column {name!r} is there twice; rename one")
+
+
+def iterate_parquet(path: Path, only: Collection[str]) -> Iterator[dict[str, Any]]:
+    """The rows of a file that `check_file` has passed.
+
+    Args:
+        only: columns; where the file has them all, others are left out.
+
+    Raises:
+        DataError: a value cannot be read.
+    """
     import pyarrow.parquet
 
     try:
@@ -171,7 +188,7 @@ def _iterate_parquet(path: Path, only: Collection[str]) -> Iterator[dict[str, An
             columns = list(only) if only and set(only) <= set(file.schema_arrow.names) else None
             for batch in file.iter_batches(batch_size=PARQUET_ROWS, columns=columns):
                 yield from batch.to_pylist()
-    except (OSError, ValueError, pa.ArrowException) as error:
+    except Exception as error:  # many kinds, such as OverflowError for a date that Python lacks
         raise _no_parquet(path, error) from None
 
 
@@ -247,8 +264,7 @@ def _check_cells(path: Path) -> None:
                     f"{path}: columns are separated by {SEPARATORS[found[0]]}; CoralX reads "
                     "commas: save it as comma-separated"
                 )
-            if twice := sorted({name for name in names if names.count(name) > 1}):
-                raise DataError(f"{path}: column {twice[0]!r} is there twice; rename one")
+            _check_names(path, names)
             for row in reader:
                 if row and len(row) != len(names):
                     raise DataError(

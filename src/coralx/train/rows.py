@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coralx.errors import DataError
-from coralx.rows.file import PARQUET_ROWS, check_file, iterate_csv, iterate_json
+from coralx.rows.file import check_file, iterate_csv, iterate_json, iterate_parquet, name_columns
 from coralx.rows.values import (
     Faults,
     check_columns,
@@ -91,7 +89,7 @@ def join(parts: Sequence[Rows]) -> Rows:
 
 
 def read_rows(path: Path, settings: DataSettings, safe: bool = False) -> CheckedFile:
-    """Read and check a JSONL, CSV or Parquet file; the last through `datasets`.
+    """Read and check a JSONL, CSV or Parquet file.
 
     Args:
         safe: all rows are safe, so that no label column is needed; a row labelled unsafe is bad.
@@ -124,55 +122,22 @@ def read_rows(path: Path, settings: DataSettings, safe: bool = False) -> Checked
 
 
 def _load(path: Path, settings: DataSettings) -> tuple[list[str], Iterable[Mapping[str, Any]]]:
-    """The names of all columns, and the rows with those that are read. Nothing else is looked at:
-    a file can declare other columns to be pictures or sounds, which `datasets` would decode."""
+    """The names of all columns, and the rows with those that are read."""
     needed = (settings.text_column, settings.label_column)
     optional = (settings.task_column, settings.image_column)
     wanted = dict.fromkeys((*needed, *filter(None, optional)))
     reader = check_file(path)
     if reader == "parquet":
-        table = _load_table(path)
-        return table.column_names, _iterate(path, table, wanted)
-    names: dict[str, None] = {}
+        names = name_columns(path)
+        return names, iterate_parquet(path, [name for name in wanted if name in names])
+    seen: dict[str, None] = {}
     rows = []
     for row in iterate_json(path) if reader == "json" else iterate_csv(path):
-        names |= dict.fromkeys(row)
+        seen |= dict.fromkeys(row)
         rows.append({name: row.get(name) for name in wanted})
     if not rows:
         raise DataError(f"{path}: the file has no rows; at least one is needed")
-    return list(names), rows
-
-
-def _load_table(path: Path) -> Any:
-    import datasets
-
-    datasets.disable_progress_bars()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
-    try:
-        with tempfile.TemporaryDirectory() as cache:
-            plain = Path(cache) / "rows.parquet"  # `datasets` takes `a::b` and `*` for more
-            plain.symlink_to(path.absolute())
-            # Not `load_dataset`: it tells a server of every file that is read.
-            read = datasets.Dataset.from_parquet
-            return read(str(plain), cache_dir=cache, keep_in_memory=True)
-    except Exception as error:  # datasets raises many kinds; all mean: unreadable
-        cause = (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0]
-        raise DataError(f"{path}: cannot be read as parquet: {cause}") from None
-
-
-def _iterate(path: Path, table: Any, wanted: Iterable[str]) -> Iterator[dict[str, Any]]:
-    table = table.select_columns([name for name in wanted if name in table.column_names])
-    for name, feature in table.features.items():
-        if getattr(feature, "decode", False):  # pictures are wanted as they are stored
-            table = table.cast_column(name, dataclasses.replace(feature, decode=False))
-    try:
-        for part in table.iter(batch_size=PARQUET_ROWS):  # one by one takes many times as long
-            yield from (
-                dict(zip(part, row, strict=True)) for row in zip(*part.values(), strict=True)
-            )
-    except Exception as error:  # text that is not UTF-8, or media that cannot be decoded
-        cause = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise DataError(f"{path}: its values cannot be read: {cause}") from None
+    return list(seen), rows
 
 
 def _check_row(
