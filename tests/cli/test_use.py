@@ -51,8 +51,7 @@ def test_export_says_where_stock_peft_would_score_text_alone(
             (target / "projector.safetensors").touch()
         return result
 
-    history = History(config=Config(), facts={}, results=[result])
-    monkeypatch.setattr(store, "read_history", lambda _: history)
+    monkeypatch.setattr(store, "read_start", lambda _: History(config=Config(), facts={}))
     monkeypatch.setattr(exporting, "export_genome", write)
     target = tmp_path / "adapter"
     done = CliRunner().invoke(app, ["export", str(tmp_path), result.genome.id, str(target)])

@@ -152,8 +152,20 @@ def test_a_member_of_the_front_is_the_result_that_is_on_it(history: History) -> 
 
 def test_an_unknown_genome_is_refused_with_those_there_are(history: History) -> None:
     assert find_result(history, Path("run"), "b").stage == "S1"
-    with pytest.raises(StoreError, match="no trained genome 'zz'; there are a, b"):
+    with pytest.raises(StoreError, match="no trained genome begins with 'zz'; there are a, b"):
         find_result(history, Path("run"), "zz")
+
+
+def test_a_genome_is_found_by_how_its_id_begins(history: History) -> None:
+    longer = Genome(id="bc")
+    first = history.results[1].model_copy(update={"genome": longer, "checkpoint": "bc/S0"})
+    history.results.append(first)
+    assert find_result(history, Path("run"), "bc").genome == longer
+    assert find_result(history, Path("run"), "b").genome.id == "b", "an id in full is no prefix"
+    with pytest.raises(StoreError, match="more than one genome begins with ''; there are a, b"):
+        find_result(history, Path("run"), "")
+    history.results[:] = [r for r in history.results if r.genome.id != "b"]
+    assert find_result(history, Path("run"), "b").genome == longer
 
 
 def outcome(again: str, difference: float | None) -> Reproduction:

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -15,9 +15,6 @@ from coralx.cli.arguments import RunFolder
 from coralx.cli.terminal import notes, open_console, print_pairs, quiet_stdout, tell
 from coralx.durable import follow, write_aside
 from coralx.errors import DataError, StoreError
-
-if TYPE_CHECKING:
-    from coralx.store import History
 
 STANDARD_INPUT = Path("-")
 
@@ -70,17 +67,16 @@ def export(
     """
     from coralx.models import resolve_model
     from coralx.runs.exporting import export_genome
-    from coralx.store import read_history
+    from coralx.store import read_start
 
-    history = read_history(folder)
-    name = _find_genome(history, folder, genome)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise StoreError(f"{target}: exists and is not an empty folder; choose another DIR")
     with quiet_stdout():
-        best = export_genome(folder, name, target, notes())
-    config, base = history.config, resolve_model(history.config.base_model)
+        best = export_genome(folder, genome, target, notes())
+    config = read_start(folder).config
+    base = resolve_model(config.base_model)
     written = ", ".join(sorted(path.name for path in target.iterdir()))
-    typer.echo(f"{target}: genome {name} as trained in {best.stage} ({written})\n")
+    typer.echo(f"{target}: genome {best.genome.id} as trained in {best.stage} ({written})\n")
     typer.echo(
         "import torch\n"
         "from peft import PeftModel\n"
@@ -129,11 +125,9 @@ def reproduce(
     Example: `coralx reproduce runs/mine 3f9a`
     """
     from coralx.runs.reproduce import reproduce as train_again
-    from coralx.store import read_history
 
-    name = _find_genome(read_history(folder), folder, genome)
     with quiet_stdout():
-        found = train_again(folder, name, notes().say)
+        found = train_again(folder, genome, notes().say)
     typer.echo(found.describe())
     if not found.identical:
         raise typer.Exit(1)
@@ -278,14 +272,3 @@ def _open_rows(path: Path) -> tuple[Iterator[dict[str, Any]], Path]:
     if path == STANDARD_INPUT:
         return parse_lines(sys.stdin.buffer, "standard input"), Path.cwd()
     return iterate_rows(path), path.parent
-
-
-def _find_genome(history: History, folder: Path, begin: str) -> str:
-    """The id that is `begin` or, alone among those trained, begins so."""
-    trained = dict.fromkeys(r.genome.id for r in history.results if r.checkpoint)
-    matches = [begin] if begin in trained else [name for name in trained if name.startswith(begin)]
-    if len(matches) == 1:
-        return matches[0]
-    found = ", ".join(matches or trained) or "none yet"
-    rule = "more than one genome begins" if matches else "no trained genome begins"
-    raise StoreError(f"{folder}: {rule} with {begin!r}; there are {found}")

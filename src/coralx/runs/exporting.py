@@ -26,9 +26,13 @@ def export_genome(directory: Path, genome: str, target: Path, watcher: Watcher) 
     A checkpoint that is damaged, or was removed to keep the disk bounded, is trained again, for
     which the run must not be in use.
 
+    Args:
+        genome: its id, or how that begins.
+
     Raises:
-        StoreError: the run has no such genome, it left no checkpoint, it was last scored without
-            its pictures, or it must be trained again while another process is at work in the run.
+        StoreError: the run has no such genome or several, it left no checkpoint, it was last scored
+            without its pictures, or it must be trained again while another process is at work in
+            the run.
     """
     from coralx.train.export import export_result, load_backbone
 

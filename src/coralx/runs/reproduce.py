@@ -64,8 +64,12 @@ def reproduce(
 
     The run directory is only read.
 
+    Args:
+        genome: its id, or how that begins.
+
     Raises:
-        StoreError: the run has no such genome, or its journal does not say how it was trained.
+        StoreError: the run has no such genome or several, or its journal does not say how it was
+            trained.
         DataError, ModelError: the run's data or base model is no longer there.
     """
     from coralx.train.worker import Worker
@@ -96,21 +100,22 @@ def reproduce(
         )
 
 
-def find_result(history: History, directory: Path, genome: str) -> TrainingResult:
-    """The genome's result that is on the front, else that of the highest stage that left weights.
+def find_result(history: History, directory: Path, begin: str) -> TrainingResult:
+    """Of the genome whose id is `begin` or, alone among those trained, begins so: its result that
+    is on the front, else that of the highest stage that left weights.
 
     Raises:
-        StoreError: the run has no such genome, or it left none.
+        StoreError: there is no such genome, or more than one.
     """
-    found = [r for r in history.results if r.genome.id == genome and r.checkpoint]
-    if not found:
-        known = ", ".join(dict.fromkeys(r.genome.id for r in history.results if r.checkpoint))
-        raise StoreError(
-            f"{directory}: no trained genome {genome!r}; there are {known or 'none yet'}"
-        )
-    front = current_front(history)
-    stages = [result.stage for result in front if result.genome.id == genome]
-    return max(found, key=lambda result: (result.stage in stages, result.stage_index))
+    trained = dict.fromkeys(r.genome.id for r in history.results if r.checkpoint)
+    matches = [begin] if begin in trained else [name for name in trained if name.startswith(begin)]
+    if len(matches) != 1:
+        found = ", ".join(matches or trained) or "none yet"
+        rule = "more than one genome begins" if matches else "no trained genome begins"
+        raise StoreError(f"{directory}: {rule} with {begin!r}; there are {found}")
+    own = [r for r in history.results if r.genome.id == matches[0] and r.checkpoint]
+    stages = [r.stage for r in current_front(history) if r.genome.id == matches[0]]
+    return max(own, key=lambda result: (result.stage in stages, result.stage_index))
 
 
 def _compare(folder: Path, name: str, other_folder: Path, other: str) -> float | None:
