@@ -18,7 +18,7 @@ from coralx.config import Config, load_config
 from coralx.errors import ConfigError, DataError, ModelError
 from coralx.plan.cost import plan_run, whole_steps
 from coralx.plan.table import render_plan
-from coralx.rows.count import SAMPLE, count_rows
+from coralx.rows.count import count_rows
 from coralx.settings.sections import DataSettings
 
 ROOT = Path(__file__).parents[2]
@@ -324,15 +324,6 @@ def test_rows_that_are_estimated_are_said_to_be(tmp_path: Path) -> None:
         assert ("about 64 training rows" in text) == said[-1]
         assert ("unrounded, if every genome" in text) != said[-1]
     assert said == [False, True, False]
-
-
-def test_the_sample_of_texts_stays_small_and_even(tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    count = 4 * SAMPLE
-    _write_jsonl(path, _rows(count, lambda i: 10 if i < count / 2 else 30))
-    settings = DataSettings(train=path, validation=path, test=path)
-    assert count_rows(settings).rows == count
-    assert count_rows(settings).characters == pytest.approx(20, abs=0.1)
 
 
 @pytest.mark.parametrize(

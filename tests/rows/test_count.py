@@ -31,6 +31,13 @@ def _rows(unsafe: int, safe: int, **more: Any) -> list[dict[str, Any]]:
     return [{"text": f"t{i}", "label": label, **more} for i, label in enumerate(labels)]
 
 
+def test_the_mean_length_is_of_every_text(tmp_path: Path) -> None:
+    rows = [{"text": "t" * (10 + 20 * (i % 2)), "label": i % 2} for i in range(2000)]
+    path = _write(tmp_path / "train.jsonl", rows)
+    counted = count_rows(DataSettings(train=path, validation=path, test=path))
+    assert (counted.rows, counted.characters) == (2000, 20)
+
+
 @pytest.mark.parametrize("field", ["image_column", "task_column"])
 @pytest.mark.parametrize("name", ["train.jsonl", "train.parquet"])
 def test_a_named_column_that_no_file_has_is_refused(field: str, name: str, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from coralx.errors import DataError
@@ -22,12 +22,11 @@ from coralx.rows.values import (
 from coralx.settings.sections import DataSettings
 
 SET_ASIDE = 20  # per cent of the training rows for a split without a file
-SAMPLE = 1000  # texts that the mean length is taken from, at most
 
 
 @dataclass(frozen=True)
 class RowCount:
-    """The training rows of a run and the mean characters of their texts (from a sample).
+    """The training rows of a run and the mean characters of their texts.
 
     `exact` is False where shares are set aside, of which strata and copies decide the size, or
     where bad rows are left out; `pictured` says whether any row names a picture, of a Parquet file
@@ -73,31 +72,11 @@ def check_measured(settings: DataSettings, columns: Iterable[str]) -> None:
     check_optional(settings, known)
 
 
-@dataclass
-class _TextSample:
-    """Every n-th text seen, n doubling whenever the sample is full."""
-
-    seen: int = 0
-    lengths: list[int] = field(default_factory=list)
-    _stride: int = 1
-
-    def add(self, text: str) -> None:
-        if self.seen % self._stride == 0:
-            self.lengths.append(len(text))
-            if len(self.lengths) >= SAMPLE:
-                self.lengths = self.lengths[::2]
-                self._stride *= 2
-        self.seen += 1
-
-    def summarize(self) -> RowCount:
-        return RowCount(self.seen, sum(self.lengths) / max(1, len(self.lengths)))
-
-
 def _read(name: str, path: Path, settings: DataSettings) -> RowCount:
     """The usable rows of the file of one split."""
     safe = name == "clean_holdout"
     columns = settings.text_column, settings.label_column
-    sample, faults, labels = _TextSample(), Faults(path), Counter[int]()
+    faults, labels, characters = Faults(path), Counter[int](), 0
     found = dict.fromkeys(name_columns(path) if path.suffix.lower() == ".parquet" else ())
     pictured = settings.image_column in found
     for number, row in enumerate(iterate_rows(path, columns), start=1):
@@ -109,7 +88,7 @@ def _read(name: str, path: Path, settings: DataSettings) -> RowCount:
         try:
             check_text(text)
             labels[(read_safe if safe else read_label)(label)] += 1
-            sample.add(str(text))
+            characters += len(str(text))
         except DataError as error:
             faults.add(number, error)
     if not found:
@@ -123,7 +102,8 @@ def _read(name: str, path: Path, settings: DataSettings) -> RowCount:
         )
     if name == "train":
         _check_left(path, labels, settings)
-    return replace(sample.summarize(), pictured=pictured, columns=tuple(found))
+    rows = labels.total()
+    return RowCount(rows, characters / max(1, rows), True, pictured, tuple(found))
 
 
 def _check_left(path: Path, labels: Counter[int], settings: DataSettings) -> None:
