@@ -214,7 +214,8 @@ def coralx_config(
             "space": {name: gene.model_dump() for name, gene in problem.space.items()},
             "objectives": problem.objectives,
             "evolution": {"population": population, "generations": 100_000, "seed": seed},
-            "training": {"pack_size": 1},
+            # The problem reads the genes; nothing is called by this name.
+            "training": {"pack_size": 1, "hook": "problem:result"},
             "hyperband": {"training_stages": stages},
         },
         {name: section for name, section in settings.items() if name != "survival_rate"},

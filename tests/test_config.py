@@ -8,6 +8,7 @@ import yaml
 
 from coralx.config import Config, load_config
 from coralx.errors import ConfigError
+from coralx.wording import GENE_SIGNS
 
 SEED = """
 hyperband_config:
@@ -90,3 +91,26 @@ def test_a_base_model_in_a_folder_is_found_from_anywhere(
 def test_a_number_too_long_to_write_is_refused_in_words() -> None:
     with pytest.raises(ConfigError, match=r"evolution\.seed: .*, got a number too long to write"):
         load_config({"evolution": {"seed": 16**5000}})
+
+
+def test_an_own_gene_needs_a_hook_or_another_gene_that_it_decides() -> None:
+    pace = {"kind": "choice", "values": ["slow", "fast"]}
+    with pytest.raises(ConfigError, match=r"space\.pace: .* nothing reads it; name the function"):
+        load_config({"space": {"pace": pace}})
+    read = load_config({"space": {"pace": pace}, "training": {"hook": "mine:set_pace"}})
+    assert list(read.space) == ["pace"]
+    rank = {"kind": "choice", "values": [2, 4], "when": {"pace": ["slow"]}}
+    assert list(load_config({"space": {"pace": pace, "r": rank}}).space) == ["pace", "r"]
+
+
+@pytest.mark.parametrize("name", ["pace", "lr", "lora_alpha"])
+def test_settings_that_a_run_has_recorded_stay_readable(name: str) -> None:
+    settings = {"space": {name: {"kind": "choice", "values": [1, 2]}}}
+    assert list(load_config(settings, recorded=True).space) == [name]
+
+
+@pytest.mark.parametrize("name", GENE_SIGNS.values())
+def test_no_own_gene_has_the_sign_of_another_in_reports(name: str) -> None:
+    settings = {"space": {name: {"kind": "choice", "values": [1, 2]}}}
+    with pytest.raises(ConfigError, match=rf"space\.{name}: no gene of CoralX; did you mean"):
+        load_config({**settings, "training": {"hook": "mine:read"}})

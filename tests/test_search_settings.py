@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from coralx.config import Config, load_config
+from coralx.config import Config
 from coralx.plan.cost import plan_run
 from coralx.records import Progress, TrainingResult
 from coralx.runs import opening
@@ -49,7 +49,7 @@ def configure(**sections: dict[str, Any]) -> Config:
     settings = copy.deepcopy(SETTINGS)
     for section, values in sections.items():
         settings[section] |= values
-    return load_config(settings)
+    return Config.model_validate(settings)  # `pace` is there without a hook in most tests
 
 
 @pytest.fixture(scope="module")

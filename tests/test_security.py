@@ -106,7 +106,8 @@ def _hostile_history() -> History:
             "objectives": ["task_skill", "memory", own],
             "data": {"train": f"/data/{ATTACKS[1]}.csv", "text_column": ATTACKS[2]},
             "space": {"r": {"kind": "choice", "values": [2]}, ATTACKS[3]: _choice(*ATTACKS)},
-        }
+        },
+        recorded=True,
     )
     facts: dict[str, Any] = {
         "machine": ATTACKS[1],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from coralx.wording import LEAST_ROWS, LEAST_SCALED, scarce
+from coralx.wording import LEAST_ROWS, LEAST_SCALED, genes_line, scarce
 
 
 @pytest.mark.parametrize(
@@ -27,3 +27,8 @@ def test_test_rows_calibrate_nothing() -> None:
         "test has 2 unsafe and 3 safe rows; final figures need at least about 30 of each class to "
         "be more than chance; add rows or give data.test"
     )
+
+
+def test_only_genes_of_coralx_have_signs() -> None:
+    genes = {"use_rslora": True, "use_pace": True, "learning_rate": 0.001}
+    assert genes_line(genes) == "rslora · use_pace · lr 0.001"

@@ -28,6 +28,7 @@ from coralx.settings.genes import (
     Settings,
     check_conditions,
     check_gene,
+    check_own_genes,
 )
 from coralx.settings.problems import describe_value, explain
 from coralx.settings.sections import (
@@ -150,6 +151,13 @@ def _find_clashes(data: Mapping[str, Any]) -> list[str]:
     return problems
 
 
+def _find_unread(data: Mapping[str, Any]) -> list[str]:
+    """Genes without effect. No rule of `Config` itself: whoever asks the search alone for genomes
+    reads their genes without a hook."""
+    space, hook = _as_dict(data.get("space")), _as_dict(data.get("training")).get("hook")
+    return [f"space{line}" for line in check_own_genes(space, hook)]
+
+
 def _as_dict(section: object) -> dict[str, Any]:
     """What a section sets, as it was written or built; nothing if it is no section."""
     return dict(section) if isinstance(section, Mapping | BaseModel) else {}
@@ -158,6 +166,7 @@ def _as_dict(section: object) -> dict[str, Any]:
 def load_config(
     source: Config | Mapping[str, Any] | str | Path | None = None,
     overrides: Mapping[str, Mapping[str, Any]] | None = None,
+    recorded: bool = False,
 ) -> Config:
     """Read settings from a mapping, a YAML file or None (the default job).
 
@@ -165,6 +174,7 @@ def load_config(
         source: relative data paths of a YAML file are taken from its own folder, and so is a base
             model that is a folder there; one of the working directory is made absolute.
         overrides: section -> key -> value, laid over `source` before it is checked.
+        recorded: the settings are those of a run there is: its genes may be without effect.
 
     Raises:
         ConfigError: with every problem found, each naming key, rule, value and nearest key.
@@ -178,12 +188,16 @@ def load_config(
         raise ConfigError("configuration", [f"{rule}, got {describe_value(source)}"])
     name, data = ("configuration", source) if isinstance(source, Mapping) else _read_yaml(source)
     data = _anchor_model(_lay_over(data, overrides or {}), Path())
+    unread = [] if recorded else _find_unread(data)
     try:
-        return Config.model_validate(data)
+        config = Config.model_validate(data)
     except ValidationError as error:
         problems = explain(error, SECTIONS | {ALIAS: HyperbandSettings}, [ALIAS])
         problems += _find_clashes(data)  # looked for by the model only if all sections are in order
-        raise ConfigError(name, list(dict.fromkeys(problems))) from None
+        raise ConfigError(name, list(dict.fromkeys(problems + unread))) from None
+    if unread:
+        raise ConfigError(name, unread)
+    return config
 
 
 def _lay_over(

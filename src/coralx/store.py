@@ -220,7 +220,7 @@ def _begin(path: Path, first: tuple[str, Any, float] | None) -> History:
         config = started["config"]
         if not isinstance(config, Mapping):  # it would be taken for the path of one
             raise TypeError(f"config must be a mapping, got {config!r}")
-        history = History(config=load_config(config), facts=started)
+        history = History(config=load_config(config, recorded=True), facts=started)
     return history
 
 

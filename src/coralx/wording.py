@@ -31,7 +31,12 @@ MEASURES = {
     "calibration": "1 − expected calibration error",  # noqa: RUF001
 }
 
-GENE_SIGNS = {"learning_rate": "lr", "alpha": "α", "weight_decay": "wd"}  # noqa: RUF001
+GENE_SIGNS = {
+    "learning_rate": "lr",
+    "alpha": "α",  # noqa: RUF001
+    "weight_decay": "wd",
+    "use_rslora": "rslora",
+}
 
 
 def label(objective: str) -> str:
@@ -170,7 +175,7 @@ def genes_line(
         elif name == "layers":
             parts.append("all layers" if value == "all" else f"last {plural(value, 'layer')}")
         else:
-            sign = GENE_SIGNS.get(name, name.removeprefix("use_"))
+            sign = GENE_SIGNS.get(name, name)
             parts.append(sign if value is True else f"{sign} {gene_value(value)}")
     return " · ".join(parts)
 

@@ -182,8 +182,21 @@ CASES: dict[str, tuple[str, ...]] = {
     "low above high": (between("r", "integer", "8", "2"), "space.r.high: low must not", "8 > 2"),
     "log of zero": (between("learning_rate", "float", "0", "1", ", log: true"), "needs low > 0"),
     "endless gene": (between("alpha", "float", "1", ".inf"), "space.alpha.high", "got inf"),
-    "gene beyond counting": (between("mine", "integer", "0", "1.0e+30"), "space.mine.high"),
+    "gene beyond counting": (
+        f"{between('mine', 'integer', '0', '1.0e+30')}\ntraining: {{hook: 'a:b'}}",
+        "space.mine.high",
+    ),
     "misspelt gene": (choice("learning_rte", "1"), "space.learning_rte", "'learning_rate'?"),
+    "gene by PEFT's name": (choice("lora_alpha", "8", "16"), "space.lora_alpha", "'alpha'? Else"),
+    "gene by its sign in reports": (
+        f"{choice('lr', '0.1', '0.2')}\ntraining: {{hook: 'a:b'}}",
+        "space.lr: no gene of CoralX; did you mean 'learning_rate'? Else choose another name",
+    ),
+    "gene that nothing reads": (
+        choice("rankk", "2", "4"),
+        "space.rankk: no gene of CoralX, and without training.hook nothing reads it; did you mean "
+        "'r'? Else name the function that does as training.hook",
+    ),
     "rank zero": (choice("r", "0", "8"), "space.r: must be greater than or equal to 1, got 0"),
     "rank is a fraction": (between("r", "float", "2", "8"), "space.r: must be a valid integer"),
     "rank is a text": (choice("r", "eight"), "space.r: must be a valid integer, got 'eight'"),

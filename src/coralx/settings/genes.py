@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from graphlib import CycleError, TopologicalSorter
 from typing import Annotated, Literal
 
@@ -17,6 +17,7 @@ from pydantic import (
 
 from coralx.records import TRAINING_GENES, GeneValue, Genome, LoRAConfig, Number, Whole
 from coralx.settings.problems import describe_value, explain, nearest
+from coralx.wording import GENE_SIGNS
 
 
 class Settings(BaseModel):
@@ -149,16 +150,29 @@ DEFAULT_SPACE: dict[str, Gene] = {
 }
 
 
+KNOWN = (*LoRAConfig.model_fields, *TRAINING_GENES)  # genes that CoralX reads
+# What they are called elsewhere (by PEFT, by the trainer of transformers, in CoralX's own reports).
+OTHER_NAMES = {
+    "rank": "r",
+    "lora_r": "r",
+    "lora_rank": "r",
+    "lora_alpha": "alpha",
+    "lora_dropout": "dropout",
+    "dropout_rate": "dropout",
+    "layers_to_transform": "layers",
+    "warmup_ratio": "warmup",
+    "warmup_steps": "warmup",
+    **{sign: name for name, sign in GENE_SIGNS.items()},
+}
+
+
 def check_gene(name: str, gene: Gene) -> list[str]:
     """Whether all values of a gene are such as its field can take: a problem per value that is
     not. A gene of your own may have any values, but its name must not be a near miss of a known
     gene's: that is most likely a typo, and the run would search in vain."""
-    known = (*LoRAConfig.model_fields, *TRAINING_GENES)
-    if name not in known:
-        close = nearest(name, known, cutoff=0.8)
-        return [f"no gene of CoralX; did you mean {close!r}? Else choose another name"] * bool(
-            close
-        )
+    if name not in KNOWN:
+        close = _near_miss(name)
+        return [_mistaken(close)] if close else []
     values = gene.values if isinstance(gene, Choice) else (gene.low, gene.high)
     record = Genome if name in TRAINING_GENES else LoRAConfig
     problems = []
@@ -170,6 +184,40 @@ def check_gene(name: str, gene: Gene) -> list[str]:
             rules = dict.fromkeys(rule for line in explain(error, {}) for rule in [_bare(line)])
             problems.append(f"{' or '.join(rules)}, got {describe_value(value)}; change its values")
     return list(dict.fromkeys(problems))
+
+
+def check_own_genes(space: Mapping[str, object], hook: object) -> list[str]:
+    """Whether genes of the user's own, of a space as written or as checked, can be told from
+    CoralX's and have an effect: a problem per gene that does not. One that decides whether another
+    gene counts has one; else `training.hook` must read it. Those that `check_gene` refuses are left
+    to it."""
+    deciders = {name for gene in space.values() for name in _read_conditions(gene)}
+    problems = []
+    for name in space:
+        if not isinstance(name, str) or name in KNOWN or _near_miss(name):
+            continue
+        if meant := OTHER_NAMES.get(name):
+            problems.append(f".{name}: {_mistaken(meant)}")
+        elif hook is None and name not in deciders:
+            close = nearest(name, (*KNOWN, *OTHER_NAMES))
+            hint = f"did you mean {OTHER_NAMES.get(close, close)!r}? Else n" if close else "n"
+            rule = "no gene of CoralX, and without training.hook nothing reads it"
+            problems.append(f".{name}: {rule}; {hint}ame the function that does as training.hook")
+    return problems
+
+
+def _near_miss(name: str) -> str | None:
+    return nearest(name, KNOWN, cutoff=0.8)
+
+
+def _mistaken(meant: str) -> str:
+    return f"no gene of CoralX; did you mean {meant!r}? Else choose another name"
+
+
+def _read_conditions(gene: object) -> Collection[str]:
+    """The names in a gene's `when`, of a gene as written or as checked."""
+    when = gene.get("when") if isinstance(gene, Mapping) else getattr(gene, "when", None)
+    return when if isinstance(when, Mapping) else ()
 
 
 def check_conditions(space: Mapping[str, Gene]) -> list[str]:
