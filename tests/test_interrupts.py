@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -88,6 +89,41 @@ def test_an_error_in_a_write_is_not_hidden_where_no_signal_came() -> None:
         raise ValueError("disk")
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_signal_within_a_finaliser_is_not_lost(kind: signal.Signals) -> None:
+    """Python prints what is raised there and goes on."""
+
+    class Library:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), kind)
+            done.append("finalised")
+
+    def work() -> None:
+        Library()
+        for _ in range(600):
+            time.sleep(0.1)
+        done.append("not to be reached")
+
+    done: list[str] = []
+    before = sys.unraisablehook
+    with pytest.raises(KeyboardInterrupt), stoppable():
+        work()
+    assert not done
+    assert sys.unraisablehook is before
+
+
+def test_other_errors_within_a_finaliser_are_told_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Library:
+        def __del__(self) -> None:
+            raise ValueError("of the library")
+
+    told: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda lost: told.append(lost.exc_type))
+    with stoppable():
+        Library()
+    assert told == [ValueError]
+
+
 def test_other_threads_keep_their_handlers() -> None:
     seen = []
 
@@ -105,7 +141,7 @@ def test_other_threads_keep_their_handlers() -> None:
 def test_a_signal_while_the_process_ends_says_nothing() -> None:
     code = (
         "import atexit, os, signal, sys\n"
-        "from coralx.cli import main\n"
+        "from coralx.__main__ import main\n"
         "for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):\n"
         "    atexit.register(os.kill, os.getpid(), kind)\n"
         "sys.argv = ['coralx', '--version']\n"
@@ -113,6 +149,19 @@ def test_a_signal_while_the_process_ends_says_nothing() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_signal_while_the_command_is_imported_ends_it_alike() -> None:
+    code = (
+        "import os, runpy, signal, sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'typer': os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "runpy.run_module('coralx', run_name='__main__')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "")
 
 
 def test_any_command_ends_alike_on_sigterm(monkeypatch: pytest.MonkeyPatch) -> None:

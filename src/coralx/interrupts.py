@@ -3,26 +3,30 @@
 All raise KeyboardInterrupt. While something is being written (`unbroken`) they are held back to
 its end, which is milliseconds away; anywhere else the run is at a safe point, because its state
 is what the journal says and nothing else.
+
+The command listens before it imports anything else, so this module imports little.
 """
 
 from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from types import FrameType
+from typing import Any
 
 KINDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+AGAIN_SECONDS = 0.05
 
 
-@dataclass
 class _Held:
     """How deep in writes the main thread is, and whether a signal waits for their end."""
 
-    depth: int = 0
-    waiting: bool = False
+    depth = 0
+    waiting = False
 
 
 _held = _Held()
@@ -37,7 +41,7 @@ def stoppable() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    with handlers_kept():
+    with handlers_kept(), _not_lost():
         _listen()
         yield
 
@@ -49,7 +53,8 @@ def whole_process() -> Iterator[None]:
     """
     _listen()
     try:
-        yield
+        with _not_lost():
+            yield
     finally:
         for kind in KINDS:
             signal.signal(kind, signal.SIG_IGN)
@@ -83,6 +88,28 @@ def handlers_kept() -> Iterator[None]:
     finally:
         for kind, handler in before.items():
             signal.signal(kind, handler)
+
+
+@contextlib.contextmanager
+def _not_lost() -> Iterator[None]:
+    """What a handler raises while some `__del__` or callback of a library runs goes no further:
+    Python calls the unraisable hook instead. The signal is then sent again, once that is over."""
+    before = sys.unraisablehook
+
+    def send_again(lost: Any) -> None:
+        if lost.exc_type is not KeyboardInterrupt:
+            before(lost)
+            return
+        main = threading.main_thread().ident
+        timer = threading.Timer(AGAIN_SECONDS, signal.pthread_kill, (main, signal.SIGINT))
+        timer.daemon = True
+        timer.start()
+
+    sys.unraisablehook = send_again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 def _listen() -> None:

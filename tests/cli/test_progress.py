@@ -186,3 +186,11 @@ def test_a_terminal_gets_phases_and_a_line_that_goes_away() -> None:
         view.observe(Progress(job=_job(), step=1, steps=5, alive=4))
     assert "loading base model [x]" in file.getvalue()
     assert "\x1b[?25h" in file.getvalue()  # the cursor is back
+
+
+def test_a_terminal_is_served_where_stderr_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr", None)
+    file = io.StringIO()
+    with follow(_config(), Console(file=file, force_terminal=True, width=100)) as view:
+        view.say("loading")
+    assert "loading" in file.getvalue()

@@ -93,6 +93,33 @@ def test_whether_a_folder_can_be_written_is_told_first_and_leaves_nothing(
         start_run(load_config(None), tmp_path / "run", Watcher())
 
 
+@pytest.mark.parametrize("target", ["nowhere", "link"])
+def test_a_link_to_no_folder_is_refused_before_anything_is_loaded(
+    target: str, tmp_path: Path
+) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(target)
+    with pytest.raises(StoreError, match=f"^{link}: is a link to nothing; make .*another --out"):
+        check_writable(link)
+
+
+def test_a_name_that_is_too_long_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    directory = tmp_path / ("long" * 100)
+    check_new(directory)
+    with pytest.raises(StoreError, match=r"cannot be written: File name too long; .*another --out"):
+        check_writable(directory)
+
+
+def test_a_path_that_is_no_utf8_is_refused_before_training(tmp_path: Path) -> None:
+    """It can be written, and safetensors reads nothing from it."""
+    directory = tmp_path / os.fsdecode(b"new\xff") / "run"
+    with pytest.raises(
+        StoreError, match=r"new\\udcff/run: the path of a run must be UTF-8; rename"
+    ):
+        start_run(load_config(None), directory, Watcher())
+    assert not list(tmp_path.iterdir())
+
+
 def test_settings_edited_after_the_start_are_named(tmp_path: Path) -> None:
     config = load_config({"data": {"train": str(tmp_path / "rows.jsonl")}})
     assert changed_settings(tmp_path, config) == []

@@ -5,16 +5,16 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Collection, Sequence
-from typing import Annotated, Any, Never
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from coralx import __version__
 from coralx.cli import prepare, train, use
-from coralx.cli.terminal import BAD_INPUT, INTERRUPTED, tell
+from coralx.cli.terminal import BAD_INPUT, tell
 from coralx.errors import CoralXError
-from coralx.interrupts import stoppable, whole_process
+from coralx.interrupts import INTERRUPTED, stoppable
 
 __all__ = ["app", "main"]
 
@@ -97,14 +97,10 @@ for panel, commands in PANELS.items():
         app.command(rich_help_panel=panel, cls=Command)(command)
 
 
-def main() -> Never:
-    """Entry point of the `coralx` command."""
-    with whole_process():
-        try:
-            app(prog_name="coralx")
-        except KeyboardInterrupt:  # one more, between two lines on the way out
-            sys.exit(INTERRUPTED)
-        except OSError as error:  # help that cannot be written is no command's
-            tell(f"coralx: {error}")
-            sys.exit(BAD_INPUT)
-        sys.exit(0)
+def main() -> None:
+    """Do what the command line says and exit; signals are the caller's concern."""
+    try:
+        app(prog_name="coralx")
+    except OSError as error:  # help that cannot be written is no command's
+        tell(f"coralx: {error}")
+        sys.exit(BAD_INPUT)

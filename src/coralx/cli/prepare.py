@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from coralx.cli.arguments import ConfigFile, Generations, Population, Seed, load
-from coralx.cli.terminal import INTERRUPTED, open_console, quiet_stdout, quote
+from coralx.cli.terminal import open_console, quiet_stdout, quote
+from coralx.interrupts import INTERRUPTED, stoppable
 
 MOST_STEPS = 1e12  # of an epoch; sums of steps are finite and exact far beyond
 
@@ -78,7 +79,6 @@ def compare(
     from coralx.cli.progress import follow
     from coralx.compare.comparison import Comparison, small_version
     from coralx.compare.table import render_comparison
-    from coralx.interrupts import stoppable
     from coralx.models import resolve_model
 
     settings, chosen = small_version(load(config, seed=seed), genomes, rows)

@@ -250,7 +250,7 @@ def follow(config: Config, console: Console) -> Iterator[View]:
         console=console,
         refresh_per_second=REFRESHES,
         transient=True,
-        redirect_stderr=sys.stderr.isatty(),
+        redirect_stderr=sys.stderr is not None and sys.stderr.isatty(),  # None: closed
     ):
         yield live
         live.flush()

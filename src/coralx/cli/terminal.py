@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from coralx.runs.watcher import Watcher
 
 BAD_INPUT = 2
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
 def print_pairs(console: Console, pairs: list[tuple[str, str]]) -> None:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from coralx.cli.arguments import ConfigFile, Generations, Population, RunFolder, Seed, load
-from coralx.cli.terminal import INTERRUPTED, open_lasting_console, print_pairs, quote, tell
-from coralx.errors import StoreError
+from coralx.cli.terminal import open_lasting_console, print_pairs, quote, tell
+from coralx.interrupts import INTERRUPTED, stoppable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -55,8 +55,6 @@ def run(
 
     settings = load(config, seed=seed, generations=generations, population=population)
     directory = out or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
-    if directory.exists() and not directory.is_dir():
-        raise StoreError(f"--out: {directory} is a file; name a folder")
     resolve_model(settings.base_model)  # a wrong name is told before torch is loaded
     _train(settings, directory, lambda watcher: start_run(settings, directory, watcher))
 
@@ -87,11 +85,12 @@ def _train(config: Config, directory: Path, work: Callable[[Watcher], History]) 
     """Train with a live view, then show the outcome. Where nobody can be shown anything any more,
     as after `| head`, it trains all the same: a night's work does not hang on its view."""
     from coralx.cli.progress import follow
-    from coralx.interrupts import stoppable
     from coralx.report.terminal import render
+    from coralx.runs.folder import check_name
     from coralx.store import has_begun
     from coralx.summary import summarize
 
+    check_name(directory)  # before it is printed, which may fail, too
     console = open_lasting_console()
     try:
         with stoppable(), follow(config, console) as view:

@@ -3,6 +3,8 @@ an old one is noticed."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -39,6 +41,22 @@ def adapter_folder(directory: Path, genome: str) -> Path:
     return directory / ADAPTERS / genome
 
 
+def check_name(directory: Path) -> None:
+    """Pass if the folder's path is UTF-8: safetensors opens no other.
+
+    Raises:
+        StoreError: it is not.
+    """
+    path = str(directory.absolute())
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise StoreError(
+            f"{path.encode(errors='backslashreplace').decode()}: the path of a run must be UTF-8; "
+            "rename the folder that is not, or choose another --out"
+        ) from None
+
+
 def check_new(directory: Path) -> None:
     """Pass if a run may begin there: also where one was killed before its first record.
 
@@ -50,7 +68,7 @@ def check_new(directory: Path) -> None:
             f"{directory}: holds a run already; `coralx resume {directory}` goes on with it, or "
             "choose another --out"
         )
-    taken = [name for name in WRITTEN if (directory / name).exists()]
+    taken = [name for name in WRITTEN if os.path.lexists(directory / name)]
     if taken and not _is_half_begun(directory, taken):
         raise StoreError(
             f"{directory}: a new run overwrites nothing, and this folder holds "
@@ -65,7 +83,14 @@ def check_writable(directory: Path) -> None:
         StoreError: it cannot.
     """
     try:
-        there = next(path for path in (directory, *directory.parents) if path.exists())
+        with contextlib.suppress(FileNotFoundError):
+            directory.lstat()  # where the name is too long, that says so
+        there = next(path for path in (directory, *directory.parents) if os.path.lexists(path))
+        if there.is_symlink() and not there.exists():
+            raise StoreError(
+                f"{there}: is a link to nothing; make the folder that it leads to, or choose "
+                "another --out"
+            )
         with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:

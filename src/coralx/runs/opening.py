@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coralx.config import Config
-from coralx.runs.folder import CHECKPOINTS
+from coralx.runs.folder import CHECKPOINTS, check_name
 from coralx.runs.watcher import Watcher
 from coralx.store import Store
 
@@ -27,5 +27,6 @@ def load_worker(config: Config, directory: Path, watcher: Watcher) -> Worker:
     from coralx.executors import check_executor
     from coralx.train.worker import Worker
 
+    check_name(directory)
     check_executor(config.training.workers)
     return Worker(config, directory / CHECKPOINTS, watcher.say)
