@@ -12,6 +12,9 @@ from typing import Any
 
 from coralx.durable import sync_folder, write_whole
 
+ADAPTER = "adapter_model.safetensors"  # as PEFT names it, and its settings
+SETTINGS = "adapter_config.json"
+PROJECTOR = "projector.safetensors"
 SIDECAR = "coralx.json"  # beside a PEFT adapter: what scoring needs and PEFT does not know
 FILES = "files"  # its key for the SHA-256 of the others, by name
 SEAL = "sha256"  # and for that of all its other keys

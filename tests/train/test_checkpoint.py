@@ -13,15 +13,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from coralx.checkpoint_files import checkpoint_path
 from coralx.errors import CheckpointError, StoreError
 from coralx.records import LoRAConfig
-from coralx.train.adapters import Weights
+from coralx.train.adapters import Weights, largest_difference
 from coralx.train.checkpoint import (
     Checkpoint,
-    checkpoint_path,
-    largest_difference,
     load_checkpoint,
-    put_in_place,
     save_checkpoint,
 )
 from coralx.train.resize import Moments
@@ -122,7 +120,7 @@ def test_other_weights_under_a_name_are_never_used(other: Checkpoint, tmp_path: 
 def test_a_stand_in_loads_under_the_lost_name_alone(tmp_path: Path) -> None:
     lost, again = save_checkpoint(tmp_path, make()), save_checkpoint(tmp_path, make(seed=1))
     checkpoint_path(tmp_path, lost).unlink()
-    put_in_place(tmp_path, again, lost)
+    save_checkpoint(tmp_path, load_checkpoint(tmp_path, again), stands_for=lost)
     loaded = load_checkpoint(tmp_path, lost)
     assert largest_difference(loaded.weights, make(seed=1).weights) == 0
     elsewhere = checkpoint_path(tmp_path, "aa/S1.x-0000000000000000")

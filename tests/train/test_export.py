@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 from peft import AutoPeftModelForSequenceClassification
 
+from coralx.adapter_files import SIDECAR
 from coralx.config import Config, load_config
 from coralx.errors import StoreError
 from coralx.records import Genome, LoRAConfig, TrainingResult
 from coralx.train.backbone import Backbone
-from coralx.train.checkpoint import SIDECAR, Checkpoint, export_adapter, save_checkpoint
-from coralx.train.export import export_result
+from coralx.train.checkpoint import Checkpoint, save_checkpoint
+from coralx.train.export import export_adapter, export_result
 from coralx.train.resize import Moments
 
 

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from coralx.config import load_config
 from coralx.records import Genome, Job, LoRAConfig, Start, TrainingResult
-from coralx.train.adapters import Weights
+from coralx.train.adapters import Weights, largest_difference
 from coralx.train.backbone import Backbone
-from coralx.train.checkpoint import export_adapter, largest_difference
+from coralx.train.export import export_adapter
 from coralx.train.merge import SHARES, Parent, merge
 from coralx.train.network import score
 from coralx.train.prefix import EncodedRows

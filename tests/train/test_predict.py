@@ -23,7 +23,7 @@ from coralx.records import Genome
 from coralx.rows.file import iterate_rows, parse_lines
 from coralx.train import predict as module
 from coralx.train.backbone import Backbone
-from coralx.train.checkpoint import export_adapter
+from coralx.train.export import export_adapter
 from coralx.train.network import score
 from coralx.train.predict import Predictor, write_lines
 from coralx.train.prefix import EncodedRows

@@ -65,6 +65,7 @@ def export(
 
     Example: `coralx export runs/mine 3f9a adapters/mine`
     """
+    from coralx.adapter_files import PROJECTOR
     from coralx.models import resolve_model
     from coralx.runs.exporting import export_genome
     from coralx.store import read_start
@@ -84,7 +85,7 @@ def export(
         f"base = {say_loading(base, config.trust_remote_code, config.training.dtype)}\n"
         f"model = PeftModel.from_pretrained(base, {str(target)!r})"
     )
-    if (target / "projector.safetensors").exists():
+    if (target / PROJECTOR).exists():
         typer.echo(
             "\npeft reads text alone; rows with pictures are scored by "
             f"`coralx predict {target} ROWS`"

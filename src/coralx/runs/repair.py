@@ -101,7 +101,7 @@ def train_again(
     Raises:
         StoreError: a genome that left weights then leaves none now.
     """
-    from coralx.train.checkpoint import put_in_place
+    from coralx.train.checkpoint import load_checkpoint, save_checkpoint
 
     results = {result.genome.id: result for result in worker.train(pack.job, observe)}
     for before in pack.results:
@@ -114,7 +114,9 @@ def train_again(
                 f"checkpoint {before.checkpoint} cannot be trained again: {reason}; restore it "
                 "from a backup"
             )
-        put_in_place(worker.bench.checkpoints, again.checkpoint, before.checkpoint)
+        folder = worker.bench.checkpoints
+        stand_in = load_checkpoint(folder, again.checkpoint)
+        save_checkpoint(folder, stand_in, stands_for=before.checkpoint)
     return [results[before.genome.id] for before in pack.results]
 
 

@@ -119,7 +119,8 @@ def find_result(history: History, directory: Path, begin: str) -> TrainingResult
 
 
 def _compare(folder: Path, name: str, other_folder: Path, other: str) -> float | None:
-    from coralx.train.checkpoint import largest_difference, load_checkpoint
+    from coralx.train.adapters import largest_difference
+    from coralx.train.checkpoint import load_checkpoint
 
     if name == other:
         return 0.0

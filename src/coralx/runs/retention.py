@@ -11,11 +11,9 @@ import contextlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from coralx.checkpoint_files import SUFFIX, WRITING, checkpoint_path
 from coralx.records import TrainingResult
 from coralx.search.asktell import Search
-
-SUFFIX = ".safetensors"
-WRITING = ".writing"
 
 
 class Retention:
@@ -70,19 +68,17 @@ class Retention:
         """Add what they left. The whole folder is gone through once a generation, and at the end:
         under ASHA the stage changes with nearly every job."""
         for result in results:
-            if result.checkpoint and (path := self._path(result.checkpoint)).is_file():
-                self._sizes[result.checkpoint] = path.stat().st_size
+            name = result.checkpoint
+            if name and (path := checkpoint_path(self._folder, name)).is_file():
+                self._sizes[name] = path.stat().st_size
 
     def _remove(self, name: str) -> None:
         """Remove a checkpoint, and with a genome's last its folder. Nothing is being written there:
         what a genome at work goes on from stays, and its first is known to nobody yet."""
-        path = self._path(name)
+        path = checkpoint_path(self._folder, name)
         path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # not empty
             path.parent.rmdir()
-
-    def _path(self, name: str) -> Path:
-        return self._folder / f"{name}{SUFFIX}"
 
     def _warn(self, needed: float) -> None:
         if needed > self._limit > 0 and not self._warned:

@@ -34,6 +34,27 @@ class Weights:
     extra: dict[str, Tensor]
 
 
+def flatten(weights: Weights) -> dict[str, Tensor]:
+    """Each tensor under a name of its own."""
+    tensors = {f"extra/{name}": value for name, value in weights.extra.items()}
+    for target, (a, b) in weights.lora.items():
+        tensors[f"lora/{target}/A"], tensors[f"lora/{target}/B"] = a, b
+    return tensors
+
+
+def largest_difference(one: Weights, other: Weights) -> float:
+    """Between two values at the same place; infinite where shapes or names differ."""
+    before, after = flatten(one), flatten(other)
+    if {k: v.shape for k, v in before.items()} != {k: v.shape for k, v in after.items()}:
+        return float("inf")
+    return max(float((before[k].double() - after[k].double()).abs().max()) for k in before)
+
+
+def all_finite(weights: Weights) -> bool:
+    """Whether no value is NaN or infinite."""
+    return all(bool(torch.isfinite(t).all()) for t in flatten(weights).values())
+
+
 class PackedAdapters:
     """The trainable weights of K genomes in one flat matrix, a row per genome.
 

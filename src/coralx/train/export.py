@@ -1,19 +1,38 @@
-"""A trained genome as a PEFT adapter, calibrated, with what `predict` needs to know of its run."""
+"""A trained genome as a PEFT adapter, calibrated, with what `predict` needs to know of its run:
+written, checked and read back."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
 
+from coralx.adapter_files import (
+    ADAPTER,
+    PROJECTOR,
+    SETTINGS,
+    SIDECAR,
+    find_changed,
+    read_facts,
+    seal_adapter,
+)
 from coralx.config import Config
-from coralx.errors import StoreError
-from coralx.records import TrainingResult
-from coralx.train.adapters import Weights
+from coralx.durable import make_folder
+from coralx.errors import ModelError, StoreError
+from coralx.models import resolve_model
+from coralx.records import Genome, LoRAConfig, TrainingResult, jsonable
+from coralx.train.adapters import Weights, all_finite
 from coralx.train.backbone import Backbone
-from coralx.train.checkpoint import export_adapter, load_checkpoint
+from coralx.train.checkpoint import load_checkpoint, save_tensors, say_unwritable
 from coralx.train.scaling import Scaling
 from coralx.train.threshold import served_threshold
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
 
 
 def export_result(
@@ -60,3 +79,157 @@ def load_backbone(config: Config) -> Backbone:
     """The base model alone, in main memory."""
     cpu = torch.device("cpu")
     return Backbone(config.base_model, cpu, torch.float32, config.trust_remote_code)
+
+
+def export_adapter(
+    folder: Path,
+    backbone: Backbone,
+    genome: Genome,
+    lora_cfg: LoRAConfig,
+    weights: Weights,
+    facts: dict[str, object],
+) -> None:
+    """Write an adapter that stock peft loads on the base model with one logit
+    (`AutoModelForSequenceClassification.from_pretrained(base, num_labels=1)`; with
+    `ignore_mismatched_sizes=True` if the base is a classifier of several labels itself, and with
+    `dtype` if it is stored in another format than it was trained on). PEFT's settings name that
+    base by its folder or hub id. Equal adapters are equal files.
+
+    Beside PEFT's two files lie what PEFT has no place for: `coralx.json` (genome, base model,
+    vision tower, threshold) and, with images, the projector. `coralx.json` comes last, once the
+    others are on disk, and cannot be changed unseen: see `adapter_files`.
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
+    try:
+        make_folder(folder)
+        (folder / SIDECAR).unlink(missing_ok=True)  # of an adapter that this one takes the place of
+        _peft_settings(backbone, lora_cfg, weights).save_pretrained(str(folder))
+        files = {ADAPTER: _peft_tensors(backbone, weights)}
+        projector = {k: v for k, v in weights.extra.items() if k.startswith("projector.")}
+        if projector:
+            files[PROJECTOR] = projector
+        for name, tensors in files.items():
+            save_tensors(folder / name, tensors, {"format": "pt"})
+        sidecar = {"genome": jsonable(genome), "lora_cfg": jsonable(lora_cfg), **facts}
+        seal_adapter(folder, [SETTINGS, *files], sidecar)
+    except OSError as error:
+        raise StoreError(say_unwritable(folder, error)) from None
+
+
+def _peft_settings(backbone: Backbone, lora_cfg: LoRAConfig, weights: Weights) -> LoraConfig:
+    from peft import LoraConfig, TaskType
+
+    targets = sorted(backbone.full_path(target) for target in weights.lora)
+    settings = LoraConfig(
+        task_type=TaskType.SEQ_CLS,
+        base_model_name_or_path=_find_base(backbone),
+        r=lora_cfg.r,
+        lora_alpha=lora_cfg.alpha,
+        lora_dropout=lora_cfg.dropout,
+        use_rslora=lora_cfg.use_rslora,
+        target_modules=targets,
+        modules_to_save=[backbone.head_name],
+        inference_mode=True,
+    )
+    settings.target_modules = targets  # PEFT made a set of them, in another order each process
+    return settings
+
+
+def _peft_tensors(backbone: Backbone, weights: Weights) -> dict[str, Tensor]:
+    """The adapter and the classification layer, named as PEFT names them."""
+    tensors = {}
+    for target, (a, b) in weights.lora.items():
+        path = f"base_model.model.{backbone.full_path(target)}"
+        tensors[f"{path}.lora_A.weight"], tensors[f"{path}.lora_B.weight"] = a, b
+    for name, value in weights.extra.items():
+        part, _, kind = name.partition(".")
+        if part == "head":
+            tensors[f"base_model.model.{backbone.head_name}.{kind}"] = value
+    return tensors
+
+
+def _find_base(backbone: Backbone) -> str:
+    """The base model by a name that stock transformers knows: its folder, or its hub id."""
+    found = resolve_model(backbone.name)
+    return str(Path(found).absolute()) if Path(found).is_dir() else found
+
+
+def read_sidecar(folder: Path) -> dict[str, Any]:
+    """What `export_adapter` wrote beside the PEFT files.
+
+    Raises:
+        ModelError: the folder is no adapter that CoralX exported, or what it says was changed.
+    """
+    try:
+        return read_facts(folder)
+    except OSError:
+        raise ModelError(
+            f"{folder}: not an adapter exported by CoralX (no readable {SIDECAR}); "
+            "`coralx export RUN GENOME DIR` writes one"
+        ) from None
+    except ValueError:
+        raise ModelError(
+            f"{folder}: its {SIDECAR} is damaged or was changed (what it says must have the "
+            "SHA-256 that stands in it); export the genome again"
+        ) from None
+
+
+def check_weights(folder: Path) -> None:
+    """Pass if the weights of an exported adapter are those that its sidecar was written for; its
+    PEFT settings may be changed, as where the base has another place.
+
+    Raises:
+        ModelError: they are not.
+    """
+    for name in find_changed(folder, read_sidecar(folder)):
+        if name in (ADAPTER, PROJECTOR):
+            raise ModelError(
+                f"{folder}: {name} is not as it was exported (its SHA-256 is not the one in "
+                f"{SIDECAR}); export the genome again"
+            )
+
+
+def import_adapter(folder: Path, backbone: Backbone) -> Weights:
+    """Read back what `export_adapter` wrote.
+
+    Raises:
+        ModelError: files are missing, damaged, of another base model, or hold NaN or infinity.
+    """
+    try:
+        tensors = load_file(folder / ADAPTER)
+        extra = load_file(folder / PROJECTOR) if (folder / PROJECTOR).exists() else {}
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{folder}: the adapter cannot be read: {error}") from None
+    lora = {}
+    for index in range(backbone.depth):
+        for path in backbone.linears[index]:
+            target = f"{index}.{path}"
+            stem = f"base_model.model.{backbone.full_path(target)}"
+            if f"{stem}.lora_A.weight" in tensors:
+                a, b = tensors[f"{stem}.lora_A.weight"], tensors[f"{stem}.lora_B.weight"]
+                lora[target] = (a, b)
+    head = f"base_model.model.{backbone.head_name}."
+    extra |= {f"head.{k.removeprefix(head)}": v for k, v in tensors.items() if k.startswith(head)}
+    weights = Weights(lora, extra)
+    if not _fits(weights, backbone):
+        raise ModelError(f"{folder}: its adapter does not fit the base model {backbone.name}")
+    if not all_finite(weights):
+        raise ModelError(f"{folder}: its adapter holds NaN or infinity; export the genome again")
+    return weights
+
+
+def _fits(weights: Weights, backbone: Backbone) -> bool:
+    """Whether the shapes are those of adapters of one rank and of a head for one logit."""
+    ranks = {rank for a, b in weights.lora.values() for rank in (a.shape[0], b.shape[-1])}
+    head = weights.extra.get("head.weight")
+    return (
+        len(ranks) == 1
+        and head is not None
+        and head.shape == (1, backbone.hidden)
+        and all(
+            (b.shape[0], a.shape[-1]) == backbone.linear(target).base.weight.shape
+            for target, (a, b) in weights.lora.items()
+        )
+    )

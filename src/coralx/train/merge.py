@@ -20,8 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from coralx.train.adapters import Weights
-from coralx.train.checkpoint import largest_difference
+from coralx.train.adapters import Weights, largest_difference
 from coralx.train.resize import transplant, truncate
 
 # Of two parents, the better one first; `rank` weighs the first of n by n, the last by 1.

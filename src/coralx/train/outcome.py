@@ -12,7 +12,7 @@ import torch
 
 from coralx.records import Cost, Stop
 from coralx.steps import LEAST_LOSSES, LEAST_NORMS
-from coralx.train.checkpoint import all_finite
+from coralx.train.adapters import all_finite
 from coralx.train.member import Member
 
 

@@ -19,7 +19,7 @@ from coralx.records import LoRAConfig
 from coralx.rows.values import check_text
 from coralx.train.adapters import PackedAdapters
 from coralx.train.backbone import Backbone
-from coralx.train.checkpoint import check_weights, import_adapter, read_sidecar
+from coralx.train.export import check_weights, import_adapter, read_sidecar
 from coralx.train.frozen import FORMATS
 from coralx.train.network import score
 from coralx.train.prefix import EncodedRows
