@@ -37,6 +37,7 @@ from ablation import measure_ablation
 from figures import draw_speedup
 from printer import Printer
 from results import FOLDER, describe_machine, spread, write_results
+from safetensors.torch import load_file, save_file
 
 from coralx.compare.ways import Side, measure_front, naive_as_result, run_coralx
 from coralx.config import Config, load_config
@@ -191,7 +192,8 @@ def train_naively(
         validation = run.measure(bench.validation(100))
         seconds = time.perf_counter() - began
         folder.mkdir(parents=True, exist_ok=True)
-        run.save(folder / f"{genome.id}.safetensors")
+        trained = {name: tensor.contiguous() for name, tensor in run.trained.items()}
+        save_file(trained, folder / f"{genome.id}.safetensors")
         figures = {
             "seconds": seconds if timed else None,
             "steps": run.steps,
@@ -213,7 +215,7 @@ def test_front(bench: Workbench, genomes: Sequence[Genome], folder: Path) -> Non
         known = folder / f"{result.genome.id}.test.json"
         if not known.exists():
             run = NaiveRun(bench, result.genome, bench.config.hyperband.full_epochs)
-            run.restore(folder / f"{result.genome.id}.safetensors")
+            run.take_over(load_file(folder / f"{result.genome.id}.safetensors"))
             keep(known, run.measure(bench.test()))
 
 

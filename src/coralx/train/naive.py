@@ -12,14 +12,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from peft import LoraConfig, TaskType, get_peft_model
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import get_linear_schedule_with_warmup
@@ -165,14 +163,6 @@ class NaiveRun:
     def take_over(self, trained: Mapping[str, Tensor]) -> None:
         """Have what was trained of the same genome, to measure it; the optimiser starts afresh."""
         self._model.load_state_dict(dict(trained), strict=False)
-
-    def save(self, path: Path) -> None:
-        """Write what was trained, as safetensors."""
-        save_file({name: tensor.contiguous() for name, tensor in self.trained.items()}, path)
-
-    def restore(self, path: Path) -> None:
-        """Take over what `save` wrote of the same genome."""
-        self.take_over(load_file(path))
 
     def _count(self, epochs: float) -> int:
         return whole_steps(epochs * self._bench.steps_per_epoch)
