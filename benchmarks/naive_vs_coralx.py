@@ -46,6 +46,7 @@ from coralx.search import selection
 from coralx.search.asktell import Search
 from coralx.train.measuring import AS_TRAINED
 from coralx.train.naive import NaiveRun
+from coralx.train.threshold import SERVED
 from coralx.train.workbench import Workbench
 from coralx.train.worker import Worker
 
@@ -172,7 +173,7 @@ def as_trained(result: TrainingResult) -> TrainingResult:
         return result
     objectives = {**result.objectives, "calibration": result.details[AS_TRAINED]}
     # A threshold is asked for, though what it would catch is not looked at here.
-    details = {"threshold": result.details["threshold"]}
+    details = {SERVED: result.details[SERVED]}
     return result.model_copy(update={"objectives": objectives, "details": details})
 
 

@@ -157,7 +157,7 @@ def load_bench(device: str, kind: str, folder: Path) -> Workbench:
     dtype, products = KINDS[kind]
     settings = {
         "vision_tower": None,
-        "data": {"image_column": "none", "max_rows": 512},
+        "data": {"image_column": None, "max_rows": 512},
         "space": {"layers": {"kind": "choice", "values": list(DEPTHS)}},
         "training": {"device": device, "dtype": dtype, "frozen_products": products},
     }

@@ -120,7 +120,7 @@ def time_generation(population: int) -> float:
     config = load_config(
         {
             "vision_tower": None,
-            "data": {"image_column": "none", "max_rows": 32},
+            "data": {"image_column": None, "max_rows": 32},
             "space": {
                 "layers": {"kind": "choice", "values": [1]},
                 "learning_rate": {"kind": "float", "low": 1e-4, "high": 1e-3, "log": True},
@@ -140,7 +140,7 @@ def time_generation(population: int) -> float:
 
 def load_bench(folder: Path) -> Workbench:
     """The default base model, and built-in rows as text."""
-    settings = {"vision_tower": None, "data": {"image_column": "none", "max_rows": 500}}
+    settings = {"vision_tower": None, "data": {"image_column": None, "max_rows": 500}}
     return Workbench(load_config(settings), folder, print)
 
 

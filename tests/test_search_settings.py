@@ -31,7 +31,7 @@ STAGES = [
 SETTINGS: dict[str, Any] = {
     "vision_tower": None,
     "objectives": ["task_skill", "memory"],
-    "data": {"image_column": "none", "max_rows": 64, "max_tokens": 16},
+    "data": {"image_column": None, "max_rows": 64, "max_tokens": 16},
     "space": {
         "r": {"kind": "choice", "values": [2, 4]},
         "layers": {"kind": "choice", "values": [1]},

@@ -315,7 +315,7 @@ class Generation(Record):
     index: int
     population: tuple[str, ...]
     front: tuple[str, ...]
-    front_stages: tuple[str, ...] = ()
+    front_stages: tuple[str, ...]
     hypervolume: float
     diversity: float
     first_front_share: float

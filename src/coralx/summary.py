@@ -107,10 +107,10 @@ def count_merged(results: Iterable[TrainingResult]) -> dict[str, int]:
 def _on_front(
     generation: Generation, by_genome: Mapping[str, list[TrainingResult]]
 ) -> list[TrainingResult]:
-    stages = dict(zip(generation.front, generation.front_stages, strict=False))
+    stages = dict(zip(generation.front, generation.front_stages, strict=True))
     members = []
     for name in generation.front:
-        members += latest(r for r in by_genome[name] if stages.get(name, r.stage) == r.stage)
+        members += latest(r for r in by_genome[name] if stages[name] == r.stage)
     return members
 
 

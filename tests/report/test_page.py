@@ -77,12 +77,14 @@ class MadeUpRun:
             stopped = {result.genome.id for result in results if result.stopped}
             field = [pair for pair in field if pair[0].id not in stopped]
         self.parents = [genome for genome, _ in field] or genomes[:2]
-        finishers = [r.genome.id for r in self.history.results if r.stage_index == 3]
+        finished = [r for r in self.history.results if r.stage_index == 3]
+        finishers = [r.genome.id for r in finished]
         self.history.generations.append(
             Generation(
                 index=index,
                 population=tuple(finishers),
                 front=tuple(finishers[-5:]),
+                front_stages=tuple(r.stage for r in finished[-5:]),
                 hypervolume=0.41 + 0.08 * math.sqrt(index),
                 diversity=0.72 / (1 + 0.3 * index),
                 first_front_share=0.375,
@@ -375,7 +377,8 @@ def make_hostile() -> History:
     history.facts |= {"rows": {HOSTILE: 3}, "left_out": {HOSTILE: 2}}
     history.results = [twisted(result) for result in history.results]
     front = tuple(map(renamed, history.generations[-1].front))
-    history.generations = [g.model_copy(update={"front": front}) for g in history.generations]
+    shown = {"front": front, "front_stages": history.generations[-1].front_stages}
+    history.generations = [g.model_copy(update=shown) for g in history.generations]
     wide = Interval(value=0.7, low=0.6, high=math.inf)
     history.tests = [
         TestResult(

@@ -11,7 +11,7 @@ import pytest
 
 from coralx.cli.progress import View
 from coralx.config import PREFIX_FOLDER, load_config
-from coralx.errors import ExtinctError, StoreError
+from coralx.errors import ExtinctError, ModelError, StoreError
 from coralx.lock import LOCK
 from coralx.records import Genome, Job, LoRAConfig, Start, TrainingResult
 from coralx.runs import running
@@ -23,7 +23,7 @@ from coralx.store import JOURNAL, History, Store, read_history
 # No stage of one step reaches an AUROC of 1.
 DOOMED = {
     "vision_tower": None,
-    "data": {"image_column": "none", "max_rows": 64, "max_tokens": 16},
+    "data": {"image_column": None, "max_rows": 64, "max_tokens": 16},
     "evolution": {"population": 2, "generations": 1},
     "training": {
         "device": "cpu",
@@ -89,6 +89,22 @@ def test_a_run_whose_space_is_exhausted_says_so(tmp_path: Path) -> None:
     told = [line for line in listener.said if "the space holds no genome" in line]
     assert len(told) == 1
     assert "ended after generation 1 of 3" in told[0]
+
+
+def test_a_run_begun_with_layers_beyond_the_base_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layers = {"layers": {"kind": "choice", "values": [6, 7]}}
+    config = load_config(SOUND | {"space": layers})
+    with pytest.raises(ModelError, match="has 6 blocks, got 7; name 6 or fewer"):
+        start_run(config, tmp_path, Watcher())
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(running, "check_layers", lambda *_: None)  # as there was none once
+    start_run(config, tmp_path, Watcher())
+    monkeypatch.undo()
+    journal = tmp_path / JOURNAL
+    journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:3]))
+    assert resume_run(tmp_path, Watcher()).finished
 
 
 def test_a_run_that_dies_out_leaves_a_report_of_what_was_tried(tmp_path: Path) -> None:

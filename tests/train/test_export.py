@@ -18,6 +18,7 @@ from coralx.train.backbone import Backbone
 from coralx.train.checkpoint import Checkpoint, save_checkpoint
 from coralx.train.export import export_adapter, export_result
 from coralx.train.resize import Moments
+from coralx.train.threshold import SERVED
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -63,7 +64,7 @@ def trained(
         stage_index=2,
         lora_cfg=own.lora_cfg,
         checkpoint=save_checkpoint(tmp_path, known),
-        details={"threshold": 0.5},
+        details={SERVED: 0.5},
     )
 
 

@@ -259,7 +259,7 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> Worker:
     config = {
         "vision_tower": None,
         "objectives": ["task_skill"],
-        "data": {"image_column": "none", "max_rows": 64, "max_tokens": 16},
+        "data": {"image_column": None, "max_rows": 64, "max_tokens": 16},
         "evolution": {"crossover_weights": "average"},
         "training": {"threads": 1, "attack_rows": 0},
         "hyperband": {"training_stages": [stage]},

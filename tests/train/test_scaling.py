@@ -27,7 +27,7 @@ from coralx.wording import LEAST_SCALED
 CONFIG: dict[str, Any] = {
     "vision_tower": None,
     "objectives": ["task_skill", "safety", "false_positive_cost", "memory", "calibration"],
-    "data": {"image_column": "none", "max_rows": 96, "max_tokens": 16},
+    "data": {"image_column": None, "max_rows": 96, "max_tokens": 16},
     "hyperband": {"enable_hyperband": False},
     "training": {"attack_rows": 4, "bootstrap_draws": 8, "patience": None, "threads": 1},
 }
@@ -215,7 +215,7 @@ def test_calibration_is_all_that_scaling_changes(
 
 def test_final_figures_are_of_scaled_probabilities(worker: Worker, scaled: TrainingResult) -> None:
     found = worker.test(scaled)
-    as_trained = worker.test(scaled.model_copy(update={"details": {"threshold": 0.5}}))
+    as_trained = worker.test(scaled.model_copy(update={"details": {SERVED: 0.5}}))
     assert found.details[AS_TRAINED] == as_trained.objectives["calibration"]
     assert found.objectives["calibration"] != as_trained.objectives["calibration"]
     assert AS_TRAINED not in as_trained.details
@@ -226,9 +226,7 @@ def test_an_export_gives_scaled_probabilities(
     worker: Worker, scaled: TrainingResult, tmp_path: Path
 ) -> None:
     worker.export(scaled, tmp_path / "scaled")
-    worker.export(
-        scaled.model_copy(update={"details": {"threshold": 0.5}}), tmp_path / "as_trained"
-    )
+    worker.export(scaled.model_copy(update={"details": {SERVED: 0.5}}), tmp_path / "as_trained")
     texts = list(worker.bench.splits.validation.texts[:8])
     ours, raw = (
         np.array(Predictor(tmp_path / name, "cpu").score(texts, [None] * 8))

@@ -75,12 +75,6 @@ class DataSettings(Settings):
             )
         return path
 
-    @field_validator("image_column", "task_column", mode="before")
-    @classmethod
-    def _read_none(cls, column: object) -> object:
-        """The word none switches a column off as null does: it did before null could."""
-        return None if column == "none" else column
-
     @field_validator("label_column", "image_column")
     @classmethod
     def _check_own_column(cls, column: str | None, info: ValidationInfo) -> str | None:

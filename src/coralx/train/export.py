@@ -29,7 +29,7 @@ from coralx.train.adapters import Weights, all_finite
 from coralx.train.backbone import Backbone
 from coralx.train.checkpoint import load_checkpoint, save_tensors, say_unwritable
 from coralx.train.scaling import Scaling
-from coralx.train.threshold import served_threshold
+from coralx.train.threshold import SERVED
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -54,7 +54,7 @@ def export_result(
     """
     if result.checkpoint is None:
         raise ValueError(f"{result.genome.id} left no checkpoint")
-    if "threshold" not in result.details:
+    if SERVED not in result.details:
         raise StoreError(
             f"{result.genome.id} went no further than {result.stage}, where no decision threshold "
             "is measured; export a genome that reached a later stage"
@@ -68,7 +68,7 @@ def export_result(
         "max_tokens": config.data.max_tokens,
         "text_column": config.data.text_column,
         "image_column": config.data.image_column if images else None,
-        "threshold": served_threshold(result.details),
+        "threshold": result.details[SERVED],
         "stage": result.stage,
     }
     weights = Weights(known.weights.lora, scaling.fold(known.weights.extra))

@@ -15,7 +15,7 @@ from coralx.train.member import Member
 from coralx.train.objectives import Floats, calibration, interval
 from coralx.train.own_function import load_function
 from coralx.train.scaling import Scaling, fit_scaling, scale_held_out
-from coralx.train.threshold import ROUNDING, SERVED, find_threshold, served_threshold
+from coralx.train.threshold import ROUNDING, SERVED, find_threshold
 from coralx.train.workbench import Workbench
 
 AS_TRAINED = "calibration/as_trained"  # P6 before the logits are scaled
@@ -116,7 +116,7 @@ class Measurer:
         scaling = Scaling.of(result.details)
         scaled = scaling.apply(scores[0])
         objectives, details = rows.measure(scaled, text, draws)
-        details |= rows.measure_decisions(scaled, served_threshold(result.details), draws)
+        details |= rows.measure_decisions(scaled, result.details[SERVED], draws)
         if scaling != Scaling():
             details[AS_TRAINED] = rows.calibration(scores[0], draws)
         self._add_own(objectives, rows, scaled, result.genome.id)

@@ -7,8 +7,6 @@ what is exported lies below it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -35,8 +33,3 @@ def find_threshold(scores: Floats, labels: NDArray[np.int8], rounding: float) ->
     lower = logits[logits < highest - rounding]
     below = float(lower.max()) if len(lower) else highest
     return float(probabilities_of(np.array(min((highest + below) / 2, highest - rounding))))
-
-
-def served_threshold(details: Mapping[str, float]) -> float:
-    """That of a recorded result; journals of before have the limit of 90% recall alone."""
-    return details.get(SERVED, details["threshold"])
