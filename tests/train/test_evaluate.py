@@ -140,6 +140,20 @@ def test_resamples_of_calibration_lie_around_its_value(pictured: EvaluationSet) 
     assert drawn[1:].std() > 0.01
 
 
+@pytest.mark.parametrize("measure", ["measure", "calibration"])
+def test_the_share_of_unsafe_rows_is_drawn_for_calibration(
+    pictured: EvaluationSet, measure: str
+) -> None:
+    """Of scores that are all alike, P6 depends on that share alone."""
+    scores = np.full(len(pictured.encoded), 0.3)
+    if measure == "measure":
+        drawn = pictured.measure(scores, None, draws=60)[0]["calibration"]
+    else:
+        drawn = pictured.calibration(scores, draws=60)
+    assert drawn[0] == pytest.approx(0.8)  # half of the rows are unsafe
+    assert drawn[1:].std() > 0.05
+
+
 def test_details_by_modality_and_task(pictured: EvaluationSet) -> None:
     truth = _truth(pictured).astype(float)
     truth[:16][pictured.has_image] = 0.5

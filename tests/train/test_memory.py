@@ -141,6 +141,27 @@ def test_serving_takes_base_tower_adapter_and_the_largest_peak(
     assert found == backbone.weight_bytes() + tower.weight_bytes() + 4 * own + 5
 
 
+def test_the_tower_is_measured_on_as_many_pictures_at_once_as_in_use(
+    backbone: Backbone,
+    tower: VisionTower,
+    encoded_mixed: EncodedRows,
+    mixed_rows: Rows,
+    draw_weights: Callable[..., Weights],
+    build_pack: Callable[..., PackedAdapters],
+) -> None:
+    """Its layers' outputs are by far the most that serving so short texts takes."""
+    pictures = [image for image in mixed_rows.images if image is not None]
+    genome = Genome(lora_cfg=LoRAConfig(r=2, layers=1))
+    weights = draw_weights(backbone, genome, vision=VisionTower.width)
+    pack = build_pack([genome], [weights], [0])
+
+    def served(pictures: Sequence[bytes]) -> int:
+        return ServedMemory(backbone, tower, encoded_mixed, pictures).measure(weights, 5, pack)
+
+    assert len(pictures) == tower.batch
+    assert served(pictures[:1]) < served(pictures) == served(pictures * 3)
+
+
 ALL = ("all-linear",)
 ATTENTION = ("query", "key", "value", "output")
 PACKS: dict[str, list[dict[str, Any]]] = {

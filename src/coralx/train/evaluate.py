@@ -145,7 +145,7 @@ class EvaluationSet:
         """P6 alone, of one genome's probabilities (N,): (1 + draws,)."""
         main = scores[self._main]
         blocks = [
-            calibration(main, self.labels, resamples.weights(self.labels))
+            calibration(main, self.labels, resamples.unstratified(len(main)))
             for resamples in resample(draws, self._seed)
         ]
         return centre(np.concatenate(blocks))
@@ -185,7 +185,7 @@ class EvaluationSet:
         objectives = {
             "task_skill": macro_auroc(main, self.labels, weights, self.tasks),
             "false_positive_cost": false_positive_rate(both, everyone, with_clean),
-            "calibration": calibration(main, self.labels, weights),
+            "calibration": calibration(main, self.labels, resamples.unstratified(len(main))),
         }
         details = self._by_part(main, weights)
         limit = threshold_at_recall(main, self.labels, weights)

@@ -77,7 +77,7 @@ class ServedMemory:
 
     Args:
         rows: one evaluation batch of the longest rows.
-        images: pictures of one evaluation batch.
+        images: pictures of one evaluation batch; the tower takes them in parts, as in use.
     """
 
     def __init__(
@@ -121,7 +121,8 @@ class ServedMemory:
         if tower is None or not images:
             return 0
         if "tower" not in self._peaks:
-            self._peaks["tower"] = measure_peak(lambda: tower.compute(images))
+            part = images[: tower.batch]
+            self._peaks["tower"] = measure_peak(lambda: tower.compute(part))
         return self._peaks["tower"]
 
     def _prefix_peak(self, depth: int, mask: Tensor) -> int:

@@ -111,6 +111,12 @@ class Resamples:
                 weights[:, rows] = rng.multinomial(len(rows), share, size=self.size)
         return weights
 
+    def unstratified(self, rows: int) -> Floats:
+        """(size, rows): as `weights`, of rows drawn whatever their class. For P6, to which the
+        share of unsafe rows matters: with the sample's own in every resample, the error of a model
+        that says the same of all rows would have an interval of no width."""
+        return self.weights(np.zeros(rows, np.int8), salt=2)
+
 
 def resample(draws: int, seed: int) -> Iterator[Resamples]:
     """The value itself, then `draws` resamples, BLOCK at a time: all at once would take memory of
