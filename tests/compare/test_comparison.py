@@ -16,7 +16,7 @@ from coralx.compare.simulation import NOTE
 from coralx.compare.table import render_comparison
 from coralx.compare.ways import naive_as_result, naive_side, run_simulation
 from coralx.config import Config, load_config
-from coralx.errors import ConfigError
+from coralx.errors import ConfigError, ModelError
 from coralx.runs.watcher import Watcher
 from coralx.search.breeding import draw_founders
 from coralx.train.naive import NaiveResult
@@ -24,7 +24,7 @@ from coralx.train.naive import NaiveResult
 CONFIG = load_config(
     {
         "vision_tower": None,
-        "data": {"image_column": "none", "max_rows": 48},
+        "data": {"image_column": None, "max_rows": 48},
         "training": {"attack_rows": 4, "bootstrap_draws": 0, "patience": None, "threads": 1},
         "hyperband": {
             "training_stages": [
@@ -187,6 +187,15 @@ def test_a_space_that_is_too_small_is_refused() -> None:
     space = {"r": {"kind": "choice", "values": [2, 4]}}
     with pytest.raises(ConfigError, match="the space holds 2"):
         small_version(Config.model_validate({"space": space}), 3, 100)
+
+
+def test_layers_beyond_the_base_are_refused_before_anything_is_trained() -> None:
+    layers = {"layers": {"kind": "choice", "values": [6, 7]}}
+    config, genomes = small_version(load_config(CONFIG, {"space": layers}), 2, 48)
+    comparison = Comparison(config, genomes)
+    with pytest.raises(ModelError, match="has 6 blocks, got 7"):
+        comparison.measure(Watcher())
+    assert comparison.sides == {}
 
 
 def _rendered(document: dict[str, Any]) -> str:

@@ -21,6 +21,7 @@ import numpy as np
 from coralx.compare.simulation import NOTE
 from coralx.compare.ways import Side, naive_side, run_coralx, run_naive, run_simulation
 from coralx.config import Config
+from coralx.models import check_layers
 from coralx.records import Genome
 from coralx.runs.watcher import Watcher
 from coralx.search import budget, selection
@@ -62,6 +63,8 @@ class Comparison:
         with tempfile.TemporaryDirectory(prefix="coralx-") as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # of transformers, about peft's calls
             worker = Worker(self.config, Path(folder) / "checkpoints", watcher.say)
+            depth = worker.bench.backbone.depth
+            check_layers(self.config.base_model, self.config.space, depth)
             names = _measured_names(self.config, worker.bench.has_images)
             self.sides["simulation"] = run_simulation(self.config, self.genomes, names)
             watcher.say(NOTE)

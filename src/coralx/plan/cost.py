@@ -10,7 +10,7 @@ from typing import Any
 from coralx.config import Config
 from coralx.errors import DataError
 from coralx.flops import training_flops
-from coralx.models import check_kind, read_shape
+from coralx.models import check_kind, check_layers, read_shape
 from coralx.records import Genome, LoRAConfig, ModelShape, TrainingStage
 from coralx.rows.count import RowCount, check_measured, count_rows
 from coralx.search import budget
@@ -60,6 +60,8 @@ def plan_run(config: Config, steps_per_epoch: float | None = None) -> Plan:
     """
     shape = read_shape(config.base_model, 4 if config.training.dtype == "float32" else 2)
     check_kind(config.base_model, config.data.max_tokens)
+    if shape:
+        check_layers(config.base_model, config.space, shape.layers)
     data = _look_at_rows(config, steps_per_epoch)
     population, epochs = config.evolution.population, config.hyperband.full_epochs
     trained = _first_stages(config)
@@ -179,7 +181,7 @@ def _count_entries(config: Config, shape: ModelShape) -> int:
     if isinstance(gene, Choice):
         values = gene.values
     elif isinstance(gene, Integer):
-        values = range(gene.low, min(gene.high, max(gene.low, shape.layers)) + 1)
+        values = range(gene.low, gene.high + 1)
     return len({adapted_blocks(LoRAConfig(layers=value), shape) for value in values})
 
 

@@ -14,6 +14,7 @@ from coralx.config import PREFIX_FOLDER, Config
 from coralx.durable import write_whole
 from coralx.errors import ExtinctError, StoreError
 from coralx.loop import run
+from coralx.models import check_layers
 from coralx.records import TrainingResult, jsonable
 from coralx.report.page import write_report
 from coralx.runs import opening
@@ -46,6 +47,8 @@ def start_run(config: Config, directory: Path, watcher: Watcher) -> History:
     check_writable(directory)
     new_search(config)  # a space that cannot fill the population is told before all else
     worker = opening.load_worker(config, directory, watcher)
+    # A run that was begun before this was a rule goes on.
+    check_layers(config.base_model, config.space, worker.bench.backbone.depth)
     for text in scarce(worker.bench.splits.classes):
         watcher.say(f"warning: {text}")
     store = Store(directory)
