@@ -15,7 +15,7 @@ from coralx.lock import LOCK, RunLock
 from coralx.runs.folder import SETTINGS, WRITTEN, changed_settings, check_new, check_writable
 from coralx.runs.running import start_run
 from coralx.runs.watcher import Watcher
-from coralx.store import JOURNAL, Store
+from coralx.store import JOURNAL, Store, read_start
 
 
 def test_an_absent_an_empty_and_a_folder_of_other_files_may_hold_a_run(tmp_path: Path) -> None:
@@ -91,6 +91,17 @@ def test_whether_a_folder_can_be_written_is_told_first_and_leaves_nothing(
     monkeypatch.setattr("coralx.runs.opening.load_worker", None)  # nothing is loaded before
     with pytest.raises(StoreError, match=r"cannot be written: Permission denied; .*another --out"):
         start_run(load_config(None), tmp_path / "run", Watcher())
+
+
+def test_a_run_of_genes_that_no_new_run_may_have_stays_readable(tmp_path: Path) -> None:
+    genes = {"lr": {"kind": "choice", "values": [0.1, 0.2]}}
+    config = load_config({"space": genes}, recorded=True)
+    (tmp_path / SETTINGS).write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    assert changed_settings(tmp_path, config) == []
+    store = Store(tmp_path)
+    store.append("run_started", {"config": config.model_dump(mode="json")})
+    store.close()
+    assert read_start(tmp_path).config == config
 
 
 @pytest.mark.parametrize("target", ["nowhere", "link"])

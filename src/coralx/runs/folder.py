@@ -107,7 +107,7 @@ def changed_settings(directory: Path, config: Config) -> list[str]:
     if not path.exists():
         return []
     try:
-        written = load_config(path)
+        written = load_config(path, recorded=True)
     except ConfigError as error:
         return list(error.problems)
     return list(_differences(config.model_dump(mode="json"), written.model_dump(mode="json")))
