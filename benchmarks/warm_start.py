@@ -84,7 +84,7 @@ def compare(worker: Worker, pairs: Sequence[tuple[Genome, Start]]) -> list[dict[
     rows = []
     for genome, start in pairs:
         known = load_checkpoint(bench.checkpoints, start.checkpoint or "")
-        entry = bench.entry(known.lora_cfg.layers)
+        entry = bench.backbone.entry(known.lora_cfg.layers)
         parent = Member(genome, known.lora_cfg, known.weights, known.moments, entry)
         row = {
             "seed": bench.seed,

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from coralx.settings.sections import DEFAULT_STAGES
 from coralx.train.data import (
     batches,
-    divide,
     merge_rows,
     subset,
 )
@@ -54,13 +53,6 @@ def test_subsets_are_stratified(rows: Rows, share: float, seed: int) -> None:
 @given(any_rows(), SEEDS)
 def test_the_whole_subset_is_every_row_in_order(rows: Rows, seed: int) -> None:
     assert subset(rows, 100, seed).tolist() == list(range(len(rows)))
-
-
-@given(any_rows(), SHARES, SEEDS)
-def test_dividing_loses_and_repeats_nothing(rows: Rows, share: float, seed: int) -> None:
-    rest, chosen = divide(rows, share, seed)
-    assert sorted(rest.texts + chosen.texts) == sorted(rows.texts)
-    assert len(chosen) == len(subset(rows, share, seed))
 
 
 def test_subsets_by_hand() -> None:

@@ -104,7 +104,7 @@ class PackedAdapters:
         self.extra: dict[str, Tensor] = {}
         self._lay_out()
         for k, own in enumerate(weights):
-            self._fill(self.values, k, own)
+            self.put(k, own)
 
     def begin_step(self, step: int) -> None:
         """Clear gradients and move every dropout stream to `step` of its genome."""
@@ -168,7 +168,13 @@ class PackedAdapters:
 
     def put(self, k: int, own: Weights, flat: Tensor | None = None) -> None:
         """Write genome k's tensors into `values` or a matrix laid out alike."""
-        self._fill(self.values if flat is None else flat, k, own)
+        flat = self.values if flat is None else flat
+        for target, (a, b) in own.lora.items():
+            shape_a, shape_b = self._lora_shapes[target]
+            flat[k, self._spans[target + "/A"]].view(shape_a)[: len(a)] = a
+            flat[k, self._spans[target + "/B"]].view(shape_b)[: b.shape[1]] = b.t()
+        for name, value in own.extra.items():
+            flat[k, self._spans[name]].view(value.shape).copy_(value)
 
     def _draw(self, x: Tensor, rates: Sequence[float], seeds: Sequence[int]) -> Tensor:
         """True with each genome's own probability, rounded to 1 / 65536: like x (present, N, in).
@@ -217,14 +223,6 @@ class PackedAdapters:
             self.lora[target] = (cut(target + "/A", shape_a), cut(target + "/B", shape_b))
         for name, shape in self._extra_shapes.items():
             self.extra[name] = cut(name, shape)
-
-    def _fill(self, flat: Tensor, k: int, own: Weights) -> None:
-        for target, (a, b) in own.lora.items():
-            shape_a, shape_b = self._lora_shapes[target]
-            flat[k, self._spans[target + "/A"]].view(shape_a)[: len(a)] = a
-            flat[k, self._spans[target + "/B"]].view(shape_b)[: b.shape[1]] = b.t()
-        for name, value in own.extra.items():
-            flat[k, self._spans[name]].view(value.shape).copy_(value)
 
 
 class AtWork(threading.local):

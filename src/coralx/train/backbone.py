@@ -199,13 +199,16 @@ class Backbone:
             out = run_decoder(block, hidden, mask, find_last(mask), rotary)
             return self.base.norm(out[:, 0])  # type: ignore[no-any-return]
 
+    def entry(self, layers: int | str) -> int:
+        """The block where adapters of the last `layers` blocks, or "all", begin."""
+        return max(0, self.depth - layers) if isinstance(layers, int) else 0
+
     def find_targets(self, target_modules: Sequence[str], layers: int | str) -> list[str]:
         """The linear layers that a genome adapts, as paths `<block>.<path in block>`.
 
         Raises:
             ModelError: a name matches no linear layer; the message lists those there are.
         """
-        first = self.depth - min(self.depth, layers) if isinstance(layers, int) else 0
         found = set()
         for target in target_modules:
             matches = [p for p in self.linears[0] if self._matches(target, p)]
@@ -217,7 +220,7 @@ class Backbone:
                 )
             found.update(matches)
         order = [p for p in self.linears[0] if p in found]
-        return [f"{i}.{path}" for i in range(first, self.depth) for path in order]
+        return [f"{i}.{path}" for i in range(self.entry(layers), self.depth) for path in order]
 
     def full_path(self, target: str) -> str:
         """The path of a `<block>.<path>` target in the uncut model, as peft names it."""

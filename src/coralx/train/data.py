@@ -17,13 +17,6 @@ Indices = NDArray[np.int64]
 BUCKET = 8
 
 
-def divide(rows: Rows, percentage: float, seed: int) -> tuple[Rows, Rows]:
-    """(the rest, a stratified share of `percentage` per cent), both in the order of the rows."""
-    chosen = set(subset(rows, percentage, seed).tolist())
-    rest = [i for i in range(len(rows)) if i not in chosen]
-    return rows.take(rest), rows.take(sorted(chosen))
-
-
 def subset(rows: Rows, percentage: float, seed: int) -> Indices:
     """A stratified share of the rows, as sorted indices.
 

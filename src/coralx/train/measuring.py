@@ -189,5 +189,5 @@ class Measurer:
 
     def _restore(self, genome: Genome, checkpoint: str) -> Member:
         known = load_checkpoint(self._bench.checkpoints, checkpoint)
-        entry = self._bench.entry(known.lora_cfg.layers)
+        entry = self._bench.backbone.entry(known.lora_cfg.layers)
         return Member(genome, known.lora_cfg, known.weights, known.moments, entry)

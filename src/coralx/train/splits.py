@@ -14,7 +14,7 @@ from coralx.rows.count import SET_ASIDE
 from coralx.rows.file import builtin_file
 from coralx.rows.values import check_optional, list_some
 from coralx.settings.sections import DataSettings
-from coralx.train.data import divide, subset
+from coralx.train.data import subset
 from coralx.train.rows import SPLITS, CheckedFile, Key, Rows, read_rows
 from coralx.wording import plural
 
@@ -138,8 +138,9 @@ def _warn_of_pictures(
 
 
 def set_aside(rows: Rows, percentage: float, seed: int) -> tuple[Rows, Rows]:
-    """As `divide` of the distinct rows; copies of a row (same text and picture) all go where the
-    first goes, so that no row that is measured was trained on."""
+    """(the rest, a stratified share of `percentage` per cent), both in the order of the rows.
+    Copies of a row (same text and picture) all go where the first goes, so that no row that is
+    measured was trained on."""
     keys = rows.keys()
     first: dict[Key, int] = {}
     for i, key in enumerate(keys):
@@ -190,7 +191,7 @@ def _limit(rows: Rows, most: int | None, seed: int) -> Rows:
     """A stratified share of at most `most` rows."""
     if most is None or len(rows) <= most:
         return rows
-    _, share = divide(rows, 100 * most / len(rows), seed)
+    share = rows.take(subset(rows, 100 * most / len(rows), seed))
     # Strata round up, which can be a few rows too many: leave out some, evenly spaced.
     spaced = share.take(np.linspace(0, len(share) - 1, most).astype(np.int64))
     if set(spaced.strata()) == set(share.strata()):

@@ -94,22 +94,16 @@ class Workbench:
     def has_images(self) -> bool:
         return self.tower is not None
 
-    def entry(self, layers: int | str) -> int:
-        """The block where adapters of the last `layers` blocks begin."""
-        return (
-            self.backbone.depth - min(self.backbone.depth, layers) if isinstance(layers, int) else 0
-        )
-
     @property
     def depths(self) -> list[int]:
         """The blocks where genomes of the search space enter."""
         gene = self.config.space.get("layers")
         if isinstance(gene, Choice):
-            found = {self.entry(v) for v in gene.values if isinstance(v, int | str)}
+            found = {self.backbone.entry(v) for v in gene.values if isinstance(v, int | str)}
             return sorted(found)
         if isinstance(gene, Integer):
             most = min(gene.high, max(gene.low, self.backbone.depth))
-            return sorted({self.entry(v) for v in range(gene.low, most + 1)})
+            return sorted({self.backbone.entry(v) for v in range(gene.low, most + 1)})
         return []
 
     def member(self, genome: Genome, start: Start) -> Member:
@@ -134,7 +128,7 @@ class Workbench:
             elif start.kind == "merge":
                 weights = self._merge(genome, start, weights)
             moments = empty_moments(weights)
-        return Member(genome, lora, weights, moments, self.entry(lora.layers))
+        return Member(genome, lora, weights, moments, self.backbone.entry(lora.layers))
 
     def pack(self, members: Sequence[Member]) -> PackedAdapters:
         """A pack of the members as they are."""
