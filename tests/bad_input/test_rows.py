@@ -297,10 +297,11 @@ def test_a_missing_file_is_refused_for_each_split(job: Any, split: str) -> None:
     job.refuse(f"{job.folder / 'nowhere.csv'}: no such file")
 
 
-def test_a_folder_in_place_of_a_file_is_refused(job: Any) -> None:
-    (job.folder / "rows.jsonl").mkdir()
-    job.use(train="rows.jsonl")
-    job.refuse(f"{job.folder / 'rows.jsonl'}: ", "folder")
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows", "."])
+def test_a_folder_in_place_of_a_file_is_refused(job: Any, name: str) -> None:
+    (job.folder / name).mkdir(exist_ok=True)
+    job.use(train=name)
+    job.refuse(f"{job.folder / name}: is a folder; name the file in it")
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])

@@ -115,11 +115,11 @@ def check_file(path: Path) -> str:
             lengths.
     """
     reader = READERS.get(path.suffix.lower())
-    if reader is None:
-        raise DataError(f"{path}: must be one of {', '.join(READERS)}, got {path.suffix!r}")
     try:
         if path.is_dir():
             raise DataError(f"{path}: is a folder; name the file in it")
+        if reader is None:
+            raise DataError(f"{path}: must be one of {', '.join(READERS)}, got {path.suffix!r}")
         if not path.is_file():
             raise DataError(f"{path}: no such file")
         if path.stat().st_size == 0:
