@@ -193,6 +193,45 @@ def test_max_rows_below_the_number_of_strata_keeps_both_classes(tmp_path: Path) 
     assert not train.labels.all()
 
 
+def _write_tasks(path: Path, rows: Sequence[tuple[int, str]]) -> Path:
+    """Rows of a label and a task each."""
+    lines = [
+        json.dumps({"text": f"{path.stem} {i}", "label": label, "task": task})
+        for i, (label, task) in enumerate(rows)
+    ]
+    path.write_text("\n".join(lines))
+    return path
+
+
+def test_tasks_without_both_classes_are_named_for_each_measured_split(tmp_path: Path) -> None:
+    both = [(0, "a"), (1, "a")] * 4
+    settings = DataSettings(
+        train=_write_tasks(tmp_path / "train.jsonl", [*both, (1, "only trained on")]),
+        validation=_write_tasks(tmp_path / "validation.jsonl", [*both, (1, "b"), (0, "c")]),
+        test=_write_tasks(tmp_path / "test.jsonl", [*both, (0, "c"), (1, "c")]),
+    )
+    assert load_splits(settings, seed=0).missing_classes == {
+        "validation": {"b": ["safe"], "c": ["unsafe"]},
+        "test": {"b": ["unsafe", "safe"]},
+    }
+
+
+def test_rows_without_a_task_are_told_where_others_have_one(tmp_path: Path) -> None:
+    said: list[str] = []
+    none = [(0, ""), (1, "")] * 4
+    some = [(0, "all"), (1, "all"), (0, "b"), (1, "b")]
+    path, other = tmp_path / "train.jsonl", tmp_path / "test.jsonl"
+    settings = DataSettings(train=_write_tasks(path, none), test=_write_tasks(other, none))
+    load_splits(settings, 0, said.append)
+    assert said == []
+    settings = DataSettings(train=_write_tasks(path, none), test=_write_tasks(other, some))
+    load_splits(settings, 0, said.append)
+    assert said == [
+        f"warning: {path}: 8 of 8 rows have no task, others have; without one they are measured as "
+        "task 'all'"
+    ]
+
+
 @pytest.mark.parametrize("label", [0, 1])
 def test_rows_of_one_class_are_refused(label: int, tmp_path: Path) -> None:
     path = _write(tmp_path / "train.jsonl", [label] * 10)

@@ -70,12 +70,13 @@ class Rows:
 class CheckedFile:
     """The usable rows of a file with their numbers in it (the first is 1), the names of its
     columns, and of each row that is left out (`on_bad_rows: skip`) its number and what is wrong
-    with it."""
+    with it. `without_task` counts the usable rows that name none."""
 
     rows: Rows
     columns: tuple[str, ...]
     left_out: tuple[str, ...]
     numbers: tuple[int, ...]
+    without_task: int
 
 
 def join(parts: Sequence[Rows]) -> Rows:
@@ -102,12 +103,14 @@ def read_rows(path: Path, settings: DataSettings, safe: bool = False) -> Checked
     needed = [settings.text_column] + ([] if safe else [settings.label_column])
     check_columns(path, names, needed)
     good, numbers, faults = [], [], Faults(path)
+    without_task = 0
     for number, row in enumerate(table, start=1):
         if not safe:
             faults.see_label(row.get(settings.label_column))
         try:
             good.append(_check_row(row, settings, path.parent, safe))
             numbers.append(number)
+            without_task += _names_no_task(row.get(settings.task_column or ""))
         except DataError as error:
             faults.add(number, error)
     faults.check(settings.on_bad_rows)
@@ -118,7 +121,7 @@ def read_rows(path: Path, settings: DataSettings, safe: bool = False) -> Checked
         )
     texts, labels, tasks, images = zip(*good, strict=True)
     rows = Rows(texts, np.array(labels, dtype=np.int8), tasks, images)
-    return CheckedFile(rows, tuple(names), tuple(bad), tuple(numbers))
+    return CheckedFile(rows, tuple(names), tuple(bad), tuple(numbers), without_task)
 
 
 def _load(path: Path, settings: DataSettings) -> tuple[list[str], Iterable[Mapping[str, Any]]]:
@@ -153,7 +156,7 @@ def _check_row(
 
 
 def _read_task(value: Any) -> str:
-    task = "all" if value is None or value == "" else str(value)
+    task = "all" if _names_no_task(value) else str(value)
     if len(task) > MAX_TASK:
         raise DataError(
             f"task has {len(task):,} characters; name it in {MAX_TASK}, or name another column "
@@ -161,6 +164,10 @@ def _read_task(value: Any) -> str:
         )
     check_whole("task", task)
     return task
+
+
+def _names_no_task(value: Any) -> bool:
+    return value is None or value == ""
 
 
 def read_image(value: Any, folder: Path, allow_outside: bool = False) -> bytes | None:

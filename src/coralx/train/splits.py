@@ -18,6 +18,7 @@ from coralx.train.data import subset
 from coralx.train.rows import SPLITS, CheckedFile, Key, Rows, read_rows
 from coralx.wording import plural
 
+CLASSES = ((1, "unsafe"), (0, "safe"))
 REASONS = 3  # shown of the rows that a file's warning counts
 
 
@@ -44,6 +45,22 @@ class Splits:
             for name, rows in splits.items()
         }
 
+    @property
+    def missing_classes(self) -> dict[str, dict[str, list[str]]]:
+        """Of validation and test, the tasks that either has of which rows of a class are missing
+        there, and which: `task_skill` leaves these tasks out."""
+        measured = {"validation": self.validation, "test": self.test}
+        tasks = sorted({*self.validation.tasks, *self.test.tasks})
+        found = {}
+        for name, rows in measured.items():
+            there = set(zip(rows.tasks, rows.labels.tolist(), strict=True))
+            lacking = {
+                task: [word for label, word in CLASSES if (task, label) not in there]
+                for task in tasks
+            }
+            found[name] = {task: words for task, words in lacking.items() if words}
+        return found
+
 
 @dataclass
 class _LeftOut:
@@ -68,22 +85,24 @@ def load_splits(
 
     Args:
         say: told of each file how many of its rows are left out, and why; of texts with both
-            labels; and of pictures that are measured, but not trained on.
+            labels; of rows without a task among others; and of pictures that are measured, but not
+            trained on.
 
     Raises:
         DataError: unreadable rows, a column that no file has, a row in two splits, or a split that
             lacks one of the classes.
     """
     paths, left_out = _name_files(settings), _LeftOut(say)
-    rows, columns = {}, dict[str, None]()
+    files, columns = dict[str, CheckedFile](), dict[str, None]()
     for name, path in paths.items():
         if path:
-            found = read_rows(path, settings, safe=name == "clean_holdout")
-            rows[name] = found.rows
+            files[name] = found = read_rows(path, settings, safe=name == "clean_holdout")
             columns |= dict.fromkeys(found.columns)
             _warn_of_both_labels(path, found, say)
             left_out.add(path, found.left_out, len(found.rows) + len(found.left_out))
     check_optional(settings, columns)
+    _warn_of_lacking_tasks(files, paths, say)
+    rows = {name: found.rows for name, found in files.items()}
     rows = _keep_apart(rows, paths, settings.on_bad_rows, left_out)
     whole = rows["train"]
     for salt, name in enumerate(("test", "validation"), start=1):
@@ -122,6 +141,22 @@ def _warn_of_both_labels(path: Path, found: CheckedFile, say: Callable[[str], No
             f"warning: {path}: {plural(len(clashes), 'row')} with both labels (same text and "
             f"picture), as rows {one} and {other}; keep the right one"
         )
+
+
+def _warn_of_lacking_tasks(
+    files: Mapping[str, CheckedFile], paths: Mapping[str, Path | None], say: Callable[[str], None]
+) -> None:
+    """Where rows have tasks, those without one are a task too, with a task's weight in
+    `task_skill`. The clean rows are measured whatever their task."""
+    counted = {name: found for name, found in files.items() if name != "clean_holdout"}
+    if all(found.without_task == len(found.rows) for found in counted.values()):
+        return
+    for name, found in counted.items():
+        if found.without_task:
+            say(
+                f"warning: {paths[name]}: {found.without_task} of {len(found.rows)} rows have no "
+                "task, others have; without one they are measured as task 'all'"
+            )
 
 
 def _warn_of_pictures(
@@ -217,7 +252,7 @@ def _check_left(paths: Mapping[str, Path | None], whole: Rows, left: Rows) -> No
     """Setting shares aside has left training rows of each class that there was."""
     without = [name for name in ("validation", "test") if not paths[name]]
     shares, files = " and ".join(without), " and ".join(f"data.{name}" for name in without)
-    for label, word in ((1, "unsafe"), (0, "safe")):
+    for label, word in CLASSES:
         own = whole.take(np.flatnonzero(whole.labels == label))
         distinct, strata = len(set(own.keys())), len(set(own.strata()))
         if len(own) and label not in left.labels:
