@@ -163,10 +163,8 @@ def _draw_weights(
     """Fresh weights; `spread` is the deviation of a random B, whose fresh value is zero."""
     stream = torch.Generator().manual_seed(seed)
     targets = backbone.find_targets(genome.lora_cfg.target_modules, genome.lora_cfg.layers)
-    layers = {target: backbone.linear(target) for target in targets}
-    rank, head = genome.lora_cfg.r, (1, backbone.hidden)
-    bias = not backbone.causal
-    fresh = new_weights(targets, rank, layers, head, vision, stream, bias)
+    rank, bias = genome.lora_cfg.r, not backbone.causal
+    fresh = new_weights(targets, rank, backbone.linear, backbone.hidden, vision, stream, bias)
     if not spread:
         return fresh
     lora = {t: (a, b.normal_(0, spread, generator=stream)) for t, (a, b) in fresh.lora.items()}

@@ -83,10 +83,9 @@ def test_the_fit_is_the_likeliest(most: int) -> None:
         ([0.2, 0.7, 0.9], [0, 0, 0]),
         ([0.4, 0.4, 0.4, 0.4], [0, 1, 0, 1]),
         ([0.9, 0.8, 0.2, 0.1], [0, 0, 1, 1]),
-        ([np.nan, 0.4, 0.2, 0.1], [0, 0, 1, 1]),
         ([], []),
     ],
-    ids=["unsafe alone", "safe alone", "all equal", "reversed", "nan", "none"],
+    ids=["unsafe alone", "safe alone", "all equal", "reversed", "none"],
 )
 def test_where_nothing_can_be_fitted_scores_stay(scores: list[float], labels: list[int]) -> None:
     values, own = np.tile(scores, 10), np.tile(np.array(labels, dtype=np.int8), 10)

@@ -14,7 +14,7 @@ Letters: K genomes, B rows, T tokens, D features, R rank, V vision features.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -281,8 +281,8 @@ def _by_block(item: tuple[str, object]) -> tuple[int, str]:
 def new_weights(
     targets: Sequence[str],
     rank: int,
-    layers: Mapping[str, AdaptedLinear],
-    head: tuple[int, int],
+    linear: Callable[[str], AdaptedLinear],
+    width: int,
     vision: int | None,
     generator: torch.Generator,
     bias: bool = True,
@@ -290,20 +290,20 @@ def new_weights(
     """Fresh weights: A uniform as peft draws it (Kaiming, a = sqrt 5), B zero, so dW = 0.
 
     Args:
-        head: (outputs, D) of the classification layer.
+        linear: gives the layer of a target.
+        width: D, of what the classification layer reads.
         vision: V, the width of image features, or None for text alone.
         bias: whether the classification layer has one.
     """
     lora = {}
     for target in targets:
-        linear = layers[target].base
-        bound = linear.in_features**-0.5
-        a = torch.empty(rank, linear.in_features).uniform_(-bound, bound, generator=generator)
-        lora[target] = (a, torch.zeros(linear.out_features, rank))
-    outputs, width = head
-    extra = {"head.weight": torch.empty(head).normal_(0, 0.02, generator=generator)}
+        base = linear(target).base
+        bound = base.in_features**-0.5
+        a = torch.empty(rank, base.in_features).uniform_(-bound, bound, generator=generator)
+        lora[target] = (a, torch.zeros(base.out_features, rank))
+    extra = {"head.weight": torch.empty(1, width).normal_(0, 0.02, generator=generator)}
     if bias:
-        extra["head.bias"] = torch.zeros(outputs)
+        extra["head.bias"] = torch.zeros(1)
     if vision is not None:
         projector = torch.empty(width, vision).normal_(0, vision**-0.5, generator=generator)
         extra["projector.weight"] = projector

@@ -30,7 +30,7 @@ HOMOGLYPHS = str.maketrans(
     "\u0430\u0441\u0435\u0456\u043e\u0440\u0455\u0445\u0443"
     "\u0410\u0421\u0415\u041d\u041a\u041c\u041e\u0420\u0422\u0425",
 )
-INVISIBLE_SHARE = 0.5  # of letters swapped by homoglyphs
+SWAPPED_SHARE = 0.5  # of letters swapped by homoglyphs
 
 TextAttack = Callable[[str, np.random.Generator], str]
 ImageAttack = Callable[[Image.Image, np.random.Generator], Image.Image]
@@ -64,7 +64,7 @@ def space_out(text: str, rng: np.random.Generator) -> str:
 
 def swap_homoglyphs(text: str, rng: np.random.Generator) -> str:
     """About half the letters that have a look-alike in Cyrillic replaced by it."""
-    return "".join(c.translate(HOMOGLYPHS) if rng.random() < INVISIBLE_SHARE else c for c in text)
+    return "".join(c.translate(HOMOGLYPHS) if rng.random() < SWAPPED_SHARE else c for c in text)
 
 
 def recolour(picture: Image.Image, rng: np.random.Generator) -> Image.Image:

@@ -68,13 +68,13 @@ def fit_scaling(scores: Floats, labels: NDArray[np.int8], shift: bool) -> Scalin
     the scores part the classes without error.
 
     Args:
-        scores, labels: (N,).
+        scores, labels: (N,), all of them numbers.
         shift: whether the classification layer has a bias to hold one.
 
     Returns:
         No scaling where there is nothing to fit: fewer than LEAST_SCALED rows of a class (fitted to
-        a handful, it would say how these few rows fell, and be exported as if it were known),
-        scores that are no numbers, or that do not rise with the label.
+        a handful, it would say how these few rows fell, and be exported as if it were known), or
+        scores that do not rise with the label.
     """
     return _fit(scores, labels, shift) if _enough(labels) else Scaling()
 
@@ -86,8 +86,6 @@ def _enough(labels: NDArray[np.int8]) -> bool:
 
 def _fit(scores: Floats, labels: NDArray[np.int8], shift: bool) -> Scaling:
     unsafe, safe = int((labels == 1).sum()), int((labels == 0).sum())
-    if not np.isfinite(scores).all():
-        return Scaling()
     logits = logits_of(scores)
     width = float(logits.std())
     if width == 0:

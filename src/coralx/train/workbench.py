@@ -184,8 +184,8 @@ class Workbench:
         return new_weights(
             self.backbone.find_targets(lora.target_modules, lora.layers),
             lora.r,
-            {m.target: m for block in self.backbone.linears for m in block.values()},
-            (1, self.backbone.hidden),
+            self.backbone.linear,
+            self.backbone.hidden,
             self.tower.width if self.tower else None,
             self._stream(genome.id),
             bias=not self.backbone.causal,

@@ -22,6 +22,7 @@ from coralx.steps import count_batches, stage_steps, whole_steps
 from coralx.train.adapters import PackedAdapters
 from coralx.train.checkpoint import Checkpoint, save_checkpoint
 from coralx.train.data import batches, subset
+from coralx.train.evaluate import EvaluationSet
 from coralx.train.export import export_result
 from coralx.train.hook import apply_hook
 from coralx.train.measuring import Figures, Measurer, load_own_objectives
@@ -95,11 +96,42 @@ class Worker:
         ]
         plan, planned = self._plan(job)
         images = self.bench.has_images and not job.text_only
-        batch = self.config.training.evaluation_batch
         before = clock.seconds()
         rows = self.bench.validation(job.stage.data_percentage)
         for member in members:  # rows are encoded once; the first to need them pays for it
             member.eval_seconds += (clock.seconds() - before) / len(members)
+        self._train_stage(job, members, plan, rows, images, observe)
+        broken = [k for k, member in enumerate(members) if member.stop is not None]
+        kept = broken or list(range(len(members)))
+        measured = self._measurer.measure([members[k] for k in kept], rows, job, images)
+        busy, peak = clock.busy_share(), peak_memory(self.bench.device)
+        results = []
+        for i, k in enumerate(kept):
+            objectives, details = measured.get(i, ({}, {}))
+            found = objectives, details | begun[k]
+            cost = cost_of(members[k], planned, busy, peak)
+            results.append(self._result(job, k, members[k], found, cost))
+        lost = [cost_of(m) for k, m in enumerate(members) if k not in kept]
+        others = sum(r.cost.train_seconds + r.cost.eval_seconds for r in results[1:])
+        cost = add_lost(results[0].cost, lost, clock.seconds() - others)
+        results[0] = results[0].model_copy(update={"cost": cost})
+        return results
+
+    def _train_stage(
+        self,
+        job: Job,
+        members: list[Member],
+        plan: StageWork,
+        rows: EvaluationSet,
+        images: bool,
+        observe: Observe,
+    ) -> None:
+        """Train the members until the stage ends, or some of them, not all, break down.
+
+        Args:
+            rows: those of which P1 is looked at along the way, with their `images` or without.
+        """
+        batch = self.config.training.evaluation_batch
         best: list[float] = []
 
         def examine(pack: PackedAdapters, entries: Sequence[int]) -> Sequence[float]:
@@ -118,21 +150,6 @@ class Worker:
             self._trainer.train(members, plan, examine, tell)
         for member in members:
             stop_if_not_finite(member)
-        broken = {k for k, member in enumerate(members) if member.stop is not None}
-        kept = broken or set(range(len(members)))
-        measured = self._measurer.measure([members[k] for k in sorted(kept)], rows, job, images)
-        busy, peak = clock.busy_share(), peak_memory(self.bench.device)
-        results = []
-        for i, k in enumerate(sorted(kept)):
-            objectives, details = measured.get(i, ({}, {}))
-            found = objectives, details | begun[k]
-            cost = cost_of(members[k], planned, busy, peak)
-            results.append(self._result(job, k, members[k], found, cost))
-        lost = [cost_of(m) for k, m in enumerate(members) if k not in kept]
-        others = sum(r.cost.train_seconds + r.cost.eval_seconds for r in results[1:])
-        cost = add_lost(results[0].cost, lost, clock.seconds() - others)
-        results[0] = results[0].model_copy(update={"cost": cost})
-        return results
 
     def test(self, result: TrainingResult) -> TestResult:
         """Final figures of a trained genome: see `Measurer.test`."""
