@@ -21,6 +21,7 @@ from coralx.train.backbone import Backbone
 from coralx.train.evaluate import EvaluationSet, Scored
 from coralx.train.network import score
 from coralx.train.own_function import load_function
+from coralx.train.prefix import EncodedRows
 from coralx.train.rows import Rows
 from coralx.train.vision import VisionTower
 
@@ -38,16 +39,20 @@ def clean(tiny_rows: Rows) -> Rows:
     return replace(tiny_rows.take(range(4)), labels=np.zeros(4, np.int8), images=(None,) * 4)
 
 
+def encoder(tiny, tower):
+    return lambda rows: EncodedRows(rows, tiny, tower, 16)
+
+
 @pytest.fixture(scope="module")
 def pictured(tiny: Backbone, tiny_rows: Rows, clean: Rows, tower: VisionTower) -> EvaluationSet:
     """Sixteen rows, every other one with a picture, four clean rows, two attacked per class."""
-    return EvaluationSet(tiny_rows, clean, 2, 0, tiny, tower, 16)
+    return EvaluationSet(tiny_rows, clean, 2, 0, encoder(tiny, tower), True)
 
 
 @pytest.fixture(scope="module")
 def plain(tiny: Backbone, tiny_rows: Rows) -> EvaluationSet:
     """Text alone, no clean rows, no attacks."""
-    return EvaluationSet(tiny_rows, tiny_rows.take([]), 0, 0, tiny, None, 16)
+    return EvaluationSet(tiny_rows, tiny_rows.take([]), 0, 0, encoder(tiny, None), False)
 
 
 def _truth(rows: EvaluationSet) -> NDArray[np.int8]:
@@ -165,7 +170,9 @@ def test_details_by_modality_and_task(pictured: EvaluationSet) -> None:
 
 def test_task_skill_is_the_mean_over_tasks(tiny: Backbone, tiny_rows: Rows) -> None:
     tasks = ("a",) * 4 + ("b",) * 12
-    rows = EvaluationSet(replace(tiny_rows, tasks=tasks), tiny_rows.take([]), 0, 0, tiny, None, 16)
+    rows = EvaluationSet(
+        replace(tiny_rows, tasks=tasks), tiny_rows.take([]), 0, 0, encoder(tiny, None), False
+    )
     scores = tiny_rows.labels.astype(float)
     scores[:4] = 1 - scores[:4]
     objectives, details = map(_values, rows.measure(scores, None))
@@ -275,7 +282,7 @@ def test_skill_of_text_alone_hides_pictures(pictured: EvaluationSet, pack: Any) 
 
 def test_attacked_rows_of_a_part_are_evenly_spaced(tiny: Backbone, tiny_rows: Rows) -> None:
     """Of eight of each class, 0 0 1 1 over and over, the first and the fifth."""
-    whole = EvaluationSet(tiny_rows, tiny_rows.take([]), 8, 0, tiny, None, 16)
+    whole = EvaluationSet(tiny_rows, tiny_rows.take([]), 8, 0, encoder(tiny, None), False)
     part = whole.part(share=100, per_class=2)
     for kind in SPELLING_ATTACKS:
         assert part.attacked[kind].origins.tolist() == [0, 2, 8, 10]
@@ -315,7 +322,7 @@ def test_decisions_are_counted_on_the_rows_and_the_clean_ones(pictured: Evaluati
 
 def test_kinds_are_resampled_by_the_rows_they_attack(tiny: Backbone, tiny_rows: Rows) -> None:
     """Where every attacked row scores as the row it was, kinds are one sample and not five."""
-    rows = EvaluationSet(tiny_rows, tiny_rows.take([]), 8, 0, tiny, None, 16)
+    rows = EvaluationSet(tiny_rows, tiny_rows.take([]), 8, 0, encoder(tiny, None), False)
     chance = np.random.default_rng(0).random(len(tiny_rows))
     origins = [own.origins for own in rows.attacked.values()]
     everyone = [own for own in origins if len(own) == len(tiny_rows)]

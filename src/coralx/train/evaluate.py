@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from coralx.errors import ObjectiveError
 from coralx.train.adapters import PackedAdapters
 from coralx.train.attacks import attack_rows
-from coralx.train.backbone import Backbone
 from coralx.train.data import merge_rows, subset
 from coralx.train.lanes import Lanes, lanes_for
 from coralx.train.network import score
@@ -34,9 +33,7 @@ from coralx.train.objectives import (
     threshold_at_recall,
 )
 from coralx.train.prefix import EncodedRows
-from coralx.train.prefix_store import PrefixStore
 from coralx.train.rows import Rows
-from coralx.train.vision import VisionTower
 
 Measures = dict[str, Floats]
 
@@ -58,6 +55,7 @@ class EvaluationSet:
 
     Args:
         clean: benign rows of other sources, counted as safe rows by P3 alone.
+        encode: gives rows as tokens and image features, as `Workbench.encode` does.
         per_class: attacked rows of each kind and class; 0 leaves attacks out.
     """
 
@@ -67,24 +65,19 @@ class EvaluationSet:
         clean: Rows,
         per_class: int,
         seed: int,
-        backbone: Backbone,
-        tower: VisionTower | None,
-        max_tokens: int,
-        keep: bool = True,
-        depths: Sequence[int] = (),
-        store: PrefixStore | None = None,
+        encode: Callable[[Rows], EncodedRows],
+        pictured: bool,
     ) -> None:
-        attacked = attack_rows(rows, per_class, seed, tower is not None) if per_class else {}
+        attacked = attack_rows(rows, per_class, seed, pictured) if per_class else {}
         everything, places = merge_rows([rows, clean, *(own.rows for own in attacked.values())])
         self.rows, self.clean, self.attacked = rows, clean, attacked
         self._attackable = rows.labels
         self._main, self._clean = places[0], places[1]
         self._attacks = dict(zip(attacked, places[2:], strict=True))
-        self._backbone, self._seed = backbone, seed
-        self.encoded = EncodedRows(everything, backbone, tower, max_tokens, keep, depths, store)
+        self.encoded, self._seed = encode(everything), seed
         self.labels = rows.labels
         self.tasks = np.array(rows.tasks, dtype=np.str_)
-        self.has_image = np.array([i is not None for i in rows.images]) & (tower is not None)
+        self.has_image = np.array([i is not None for i in rows.images]) & pictured
 
     def part(self, share: float, per_class: int) -> EvaluationSet:
         """A stratified, nested share (per cent) of the rows and clean rows, and of the attacked
@@ -252,7 +245,7 @@ class EvaluationSet:
         out = np.full((pack.size, len(self.encoded)), np.nan)
         for entry in sorted(set(entries)):
             self.encoded.prepare(entry)
-        count = lanes_for(math.ceil(len(chosen) / batch), self._backbone.device)
+        count = lanes_for(math.ceil(len(chosen) / batch), self.encoded.backbone.device)
         # No more rows at once than without lanes, as they take memory.
         parts = self.encoded.sorted_batches(max(1, batch // count), chosen)
         lanes = Lanes(count)
@@ -277,7 +270,7 @@ class EvaluationSet:
     ) -> None:
         for rows in parts:
             check()
-            logits = score(self._backbone, pack, entries, self.encoded.batch(rows, images))
+            logits = score(self.encoded.backbone, pack, entries, self.encoded.batch(rows, images))
             out[:, rows] = torch.sigmoid(logits.double()).cpu().numpy()
 
 

@@ -61,7 +61,7 @@ class EncodedRows:
         self.rows = rows
         self._store = store or PrefixStore()
         self._depths = tuple(depths)
-        self._backbone, self._keep = backbone, keep
+        self.backbone, self._keep = backbone, keep
         # `cut` counts the texts that are longer than `max_tokens`.
         ids, self.cut = backbone.tokenize(rows.texts, max_tokens) if len(rows) else ([], 0)
         self.lengths = [len(row) for row in ids]
@@ -97,7 +97,7 @@ class EncodedRows:
         """Features (B, S, V) and who has a picture (B,); None if nobody has."""
         if self._images is None:
             return None
-        features, device = self._images[0], self._backbone.device
+        features, device = self._images[0], self.backbone.device
         found = torch.from_numpy(self._images[1][list(indices)])
         if not bool((found >= 0).any()):
             return None
@@ -125,13 +125,13 @@ class EncodedRows:
         ticks = np.arange(lengths.max())[None]
         mask = ticks < lengths[:, None]
         places = np.where(mask, self._offsets[list(indices)][:, None] + ticks, 0)
-        device = self._backbone.device
+        device = self.backbone.device
         return torch.from_numpy(places).to(device), torch.from_numpy(mask).to(device)
 
     @torch.no_grad()
     def _compute(self, hidden: Tensor, mask: Tensor, start: int, stop: int) -> Tensor:
         for index in range(start, stop):
-            hidden = self._backbone.run(hidden, mask, index)
+            hidden = self.backbone.run(hidden, mask, index)
         return hidden
 
     @torch.no_grad()
@@ -172,8 +172,8 @@ class EncodedRows:
     @property
     def _form(self) -> tuple[tuple[int, int], torch.dtype, torch.device]:
         """Size, type and device of what is kept at one depth."""
-        size = (len(self._ids), self._backbone.hidden)
-        return size, self._backbone.dtype, self._ids.device
+        size = (len(self._ids), self.backbone.hidden)
+        return size, self.backbone.dtype, self._ids.device
 
     def _reopen(self, depths: Sequence[int]) -> bool:
         """Take what an earlier process left in files; whether there was any."""
@@ -185,7 +185,7 @@ class EncodedRows:
     def _enter(self, depth: int | None, places: Tensor) -> Tensor:
         """Kept outputs at the entry of a block, or the embeddings: (B, T, D)."""
         if depth is None:
-            return self._backbone.embed(self._ids[places])
+            return self.backbone.embed(self._ids[places])
         kept = self._kept[depth]  # a mapped file is not on the device
         return kept[places.to(kept.device)].to(places.device)
 
@@ -195,9 +195,9 @@ class EncodedRows:
             return str(depth)
         tokens = self._ids.cpu().numpy().tobytes()
         lengths = np.array(self.lengths, dtype=np.int64).tobytes()
-        formats = str(self._backbone.dtype), str(self._backbone.products.dtype)
-        made_on = self._backbone.device.type
-        facts = (self._backbone.digest, *formats, made_on, torch.__version__, str(depth))
+        formats = str(self.backbone.dtype), str(self.backbone.products.dtype)
+        made_on = self.backbone.device.type
+        facts = (self.backbone.digest, *formats, made_on, torch.__version__, str(depth))
         return digest([*facts, tokens, lengths])
 
 

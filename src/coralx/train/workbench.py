@@ -255,18 +255,7 @@ class Workbench:
         )
 
     def _evaluation_set(self, rows: Rows, clean: Rows, attacks: int) -> EvaluationSet:
-        return EvaluationSet(
-            rows,
-            clean,
-            attacks,
-            self.seed,
-            self.backbone,
-            self.tower,
-            self.config.data.max_tokens,
-            self.config.training.prefix_cache,
-            self.depths,
-            self._store,
-        )
+        return EvaluationSet(rows, clean, attacks, self.seed, self.encode, self.has_images)
 
 
 def _set_threads(settings: TrainingSettings) -> None:
