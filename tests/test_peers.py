@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-from pathlib import Path
+from importlib import import_module
 from types import ModuleType
 
 import numpy as np
@@ -22,18 +20,9 @@ CONFIG = load_config(
 )
 
 
-@pytest.fixture
-def load(monkeypatch: pytest.MonkeyPatch):
-    """Imports a module of benchmarks/ as its scripts do."""
-    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "benchmarks")
-    yield importlib.import_module
-    for name in ("peers", "results", *(n for n in sys.modules if n.startswith("peer_tools"))):
-        sys.modules.pop(name, None)
-
-
-def search_at_once(load, function: str, module: str, config=CONFIG, limit: float = 600):
+def search_at_once(function: str, module: str, config=CONFIG, limit: float = 600):
     """The points of a search whose adapters are trained by a formula, a second a unit of budget."""
-    trial = load("peer_tools.trial")
+    trial = import_module("peer_tools.trial")
     now, genomes = [0.0], []
 
     class AtOnce(trial.Task):
@@ -55,7 +44,7 @@ def search_at_once(load, function: str, module: str, config=CONFIG, limit: float
             return self.objectives_at(number, adapter, budget)["task_skill"]
 
     book = trial.Book(limit, lambda: now[0])
-    getattr(load(module), function)(AtOnce(config, None, ("task_skill", "memory"), book))
+    getattr(import_module(module), function)(AtOnce(config, None, ("task_skill", "memory"), book))
     for genome in genomes:
         space.check(config.space, genome)
     return book.points, [genome.genes() for genome in genomes], trial.RUNGS
@@ -65,26 +54,26 @@ def search_at_once(load, function: str, module: str, config=CONFIG, limit: float
     ("module", "function"),
     [("peer_tools.with_optuna", "hyperband"), ("peer_tools.with_syne_tune", "moasha")],
 )
-def test_adapters_climb_the_rungs_and_some_are_left_on_the_way(load, module, function):
-    points, genomes, rungs = search_at_once(load, function, module)
+def test_adapters_climb_the_rungs_and_some_are_left_on_the_way(module, function):
+    points, genomes, rungs = search_at_once(function, module)
     reached = {}
     for point in points:
         reached.setdefault(point["trial"], []).append(point["budget"])
     assert all(tuple(budgets) == rungs[: len(budgets)] for budgets in reached.values())
     full = sum(budgets[-1] == rungs[-1] for budgets in reached.values())
     assert 1 <= full < len(reached) - 2
-    assert search_at_once(load, function, module)[1] == genomes  # the seed decides
+    assert search_at_once(function, module)[1] == genomes  # the seed decides
 
 
-def test_nsga2_trains_every_adapter_in_full(load):
-    points, _, rungs = search_at_once(load, "nsga2", "peer_tools.with_optuna")
+def test_nsga2_trains_every_adapter_in_full():
+    points, _, rungs = search_at_once("nsga2", "peer_tools.with_optuna")
     assert [point["budget"] for point in points] == [rungs[-1]] * len(points)
     assert [point["seconds"] for point in points] == [27.0 * (n + 1) for n in range(len(points))]
 
 
 @pytest.mark.parametrize("name", ["peer_tools.with_ray", "peer_tools.with_syne_tune"])
-def test_every_draw_is_a_genome_of_the_space(load, name):
-    module: ModuleType = load(name)
+def test_every_draw_is_a_genome_of_the_space(name):
+    module: ModuleType = import_module(name)
     genes = {**CONFIG.space, "r": space.Integer(low=1, high=2)}
     domains = {n: module.domain(n, gene) for n, gene in genes.items()}
     np.random.seed(0)
@@ -94,8 +83,8 @@ def test_every_draw_is_a_genome_of_the_space(load, name):
     assert {genome.lora_cfg.r for genome in drawn} == {1, 2}
 
 
-def test_what_the_peer_did_not_ask_for_is_off_its_clock(load):
-    trial = load("peer_tools.trial")
+def test_what_the_peer_did_not_ask_for_is_off_its_clock():
+    trial = import_module("peer_tools.trial")
     now = [100.0]
     book = trial.Book(10, lambda: now[0])
     now[0] = 109.0
@@ -109,8 +98,8 @@ def test_what_the_peer_did_not_ask_for_is_off_its_clock(load):
         book.check()
 
 
-def test_time_to_quality_is_the_first_time_the_peer_has_what_coralx_ends_with(load):
-    peers = load("peers")
+def test_time_to_quality_is_the_first_time_the_peer_has_what_coralx_ends_with():
+    peers = import_module("peers")
 
     def point(seconds: float, skill: float) -> dict:
         return {

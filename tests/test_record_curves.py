@@ -1,42 +1,31 @@
 """scripts/record_curves.py: stops anywhere, goes on, trains nothing twice, mixes nothing up."""
 
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import record_curves
 
 from coralx.config import OBJECTIVES
 from coralx.executors.replay_table import read_rows, read_table
 from coralx.settings.sections import DEFAULT_STAGES
 
-SCRIPT = Path(__file__).parent.parent / "scripts" / "record_curves.py"
 TASK = "harmful_request"
 
 
-@pytest.fixture(scope="module")
-def script() -> Any:
-    spec = importlib.util.spec_from_file_location("record_curves", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def start(script: Any, monkeypatch: pytest.MonkeyPatch, table: Path, *more: str) -> Any:
+def start(monkeypatch: pytest.MonkeyPatch, table: Path, *more: str) -> Any:
     small = ["--tasks", TASK, "--pack-size", "1", "--max-rows", "40", "--table", str(table)]
     monkeypatch.setattr("sys.argv", ["record_curves.py", *small, *more])
-    return script.main()
+    return record_curves.main()
 
 
 def test_recording_that_was_stopped_goes_on_where_it_stopped(
-    script: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     table = tmp_path / "table.parquet"
     trained: list[str] = []
-    real = script.train_curves
+    real = record_curves.train_curves
 
     def stop_at_the_second(worker: Any, genomes: Sequence[Any]) -> Any:
         if trained:
@@ -48,12 +37,12 @@ def test_recording_that_was_stopped_goes_on_where_it_stopped(
         return real(worker, genomes)
 
     with monkeypatch.context() as patch:
-        patch.setattr(script, "train_curves", stop_at_the_second)
-        assert start(script, patch, table, "--genomes", "2") == 130
+        patch.setattr(record_curves, "train_curves", stop_at_the_second)
+        assert start(patch, table, "--genomes", "2") == 130
     assert len(read_rows(table)[1]) == 4
     with monkeypatch.context() as patch:
-        patch.setattr(script, "train_curves", note)
-        assert start(script, patch, table, "--genomes", "2") == 0
+        patch.setattr(record_curves, "train_curves", note)
+        assert start(patch, table, "--genomes", "2") == 0
     assert len(trained) == len(set(trained)) == 2
     facts, rows = read_rows(table)
     assert [row["genome"] for row in rows] == [name for name in trained for _ in range(4)]
@@ -68,5 +57,5 @@ def test_recording_that_was_stopped_goes_on_where_it_stopped(
             assert result.cost.train_seconds > 0
 
     before = table.read_bytes()
-    assert start(script, monkeypatch, table, "--genomes", "2", "--seed", "1") == 2
+    assert start(monkeypatch, table, "--genomes", "2", "--seed", "1") == 2
     assert table.read_bytes() == before

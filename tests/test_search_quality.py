@@ -1,9 +1,8 @@
 """The benchmark of searches: same problems, same prices, nothing reported beyond the budget."""
 
-import importlib
 import itertools
-import sys
 from argparse import Namespace
+from importlib import import_module as load
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +11,6 @@ import pytest
 
 from coralx.search.space import build, check, sample_distinct
 from coralx.settings.sections import DEFAULT_STAGES
-
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _benchmarks_can_be_imported() -> Any:
-    sys.path.insert(0, str(BENCHMARKS))
-    yield
-    sys.path.remove(str(BENCHMARKS))
-
-
-def load(name: str) -> Any:
-    return importlib.import_module(name)
 
 
 def test_the_last_stage_tells_the_truth_and_earlier_ones_ever_less_of_it() -> None:

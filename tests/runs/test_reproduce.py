@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import pytest
+from kill_runs import CONFIG
 
 from coralx.config import Config, load_config
 from coralx.errors import StoreError
@@ -180,14 +179,8 @@ def test_the_outcome_is_told_in_words() -> None:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    spec = importlib.util.spec_from_file_location("kill_runs", ROOT / "scripts" / "kill_runs.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module: Any = importlib.util.module_from_spec(spec)
-    sys.modules["kill_runs"] = module
-    spec.loader.exec_module(module)
     directory = tmp_path_factory.mktemp("reproduce") / "run"
-    start_run(load_config(module.CONFIG), directory, Watcher())
+    start_run(load_config(CONFIG), directory, Watcher())
     return directory
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import resource
@@ -13,11 +12,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
+import kill_runs
 import pytest
 import yaml
 
+from coralx.checkpoint_files import checkpoint_path
 from coralx.config import PREFIX_FOLDER, load_config
 from coralx.errors import StoreError
 from coralx.records import Progress, Start
@@ -26,32 +26,16 @@ from coralx.runs.exporting import export_genome
 from coralx.runs.running import resume_run, start_run
 from coralx.runs.watcher import Watcher
 from coralx.store import JOURNAL, History, Store, has_begun, read_history
-from coralx.train.checkpoint import checkpoint_path
 from coralx.train.worker import Worker
 
-ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "scripts" / "kill_runs.py"
 KILLS = 30
 ONE_CORE = os.environ | {"OMP_NUM_THREADS": "1"}
-
-
-def load_script() -> Any:
-    spec = importlib.util.spec_from_file_location("kill_runs", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["kill_runs"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-kill_runs = load_script()
 
 
 def test_a_run_killed_at_random_instants_ends_as_if_left_alone() -> None:
     """`scripts/kill_runs.py` says what is done and compared; `--kills 200` is the long form."""
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), "--kills", str(KILLS), "--seed", "1"],
+        [sys.executable, kill_runs.__file__, "--kills", str(KILLS), "--seed", "1"],
         capture_output=True,
         text=True,
         timeout=600,

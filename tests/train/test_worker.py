@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from kill_runs import CONFIG
 
 from coralx.config import load_config
 from coralx.records import Genome, Job, LoRAConfig, Start, Stop, TrainingResult
@@ -27,24 +27,12 @@ from coralx.train.parting import is_shortage, train_parted
 from coralx.train.trainer import StageTrainer
 from coralx.train.worker import Worker
 
-ROOT = Path(__file__).parents[2]
 TIMES = {"train_seconds", "eval_seconds", "busy_share", "peak_memory"}
-
-
-def load_script() -> Any:
-    """scripts/kill_runs.py, whose small configuration is used here too."""
-    spec = importlib.util.spec_from_file_location("kill_runs", ROOT / "scripts" / "kill_runs.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["kill_runs"] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
 def worker(tmp_path_factory: pytest.TempPathFactory) -> Worker:
-    return Worker(load_config(load_script().CONFIG), tmp_path_factory.mktemp("checkpoints"))
+    return Worker(load_config(CONFIG), tmp_path_factory.mktemp("checkpoints"))
 
 
 def genome(name: str, rate: float = 2e-3, **lora: Any) -> Genome:
@@ -396,18 +384,17 @@ def test_other_errors_are_not_taken_for_a_shortage(worker: Worker) -> None:
 LIMITED = """
 import json, resource, sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
 import test_worker as t
 from coralx.config import load_config
 from coralx.train.worker import Worker
-settings = t.load_script().CONFIG
+settings = t.CONFIG
 settings["data"] |= {"max_tokens": 64, "max_rows": 96}
 settings["training"] |= {"batch_size": 48, "evaluation_batch": 8}
-worker = Worker(load_config(settings), Path(sys.argv[2]))
+worker = Worker(load_config(settings), Path(sys.argv[1]))
 genomes = [t.genome(f"g{i}", target_modules=("all-linear",), layers="all") for i in range(4)]
 worker.train(t.make_job(worker, genomes[:1], 1))  # whatever is loaded once
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[3]) * 2**20,) * 2)
+resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[2]) * 2**20,) * 2)
 results = worker.train(t.make_job(worker, genomes, 1))
 print(json.dumps([[r.genome.id, r.pack, r.stopped and r.stopped.gate] for r in results]))
 """
@@ -415,12 +402,13 @@ print(json.dumps([[r.genome.id, r.pack, r.stopped and r.stopped.gate] for r in r
 
 def test_a_pack_that_really_runs_out_of_memory_is_parted(tmp_path: Path) -> None:
     """The system refuses to give more than 400 MiB beyond what one genome needed."""
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     done = subprocess.run(
-        [sys.executable, "-c", LIMITED, str(Path(__file__).parent), str(tmp_path), "400"],
+        [sys.executable, "-c", LIMITED, str(tmp_path), "400"],
         capture_output=True,
         text=True,
         timeout=240,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1", "PYTHONPATH": path},
     )
     assert done.returncode == 0, done.stderr
     results = json.loads(done.stdout.splitlines()[-1])
