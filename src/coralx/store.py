@@ -53,7 +53,6 @@ class History:
     generations: list[Generation] = field(default_factory=list)
     tests: list[TestResult] = field(default_factory=list)
     repairs: list[Repair] = field(default_factory=list)
-    sittings: int = 1
     seconds: float = 0.0
     finished: bool = False
 
@@ -185,7 +184,6 @@ def read_history(directory: Path) -> History:
     for kind, value, seconds in records:
         if kind == "resumed":
             history.seconds += sitting
-            history.sittings += 1
             writer = value
         with _readable(path, kind, writer):
             sitting = float(seconds)
