@@ -10,9 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from coralx.compare.simulation import NOTE
-from coralx.wording import count, fewer, large
+from coralx.wording import MISSING, count, fewer, large
 
-MISSING = "-"
 COMPARED = ("naive", "hyperband")
 HEADINGS = (
     "seconds",
