@@ -128,6 +128,18 @@ def measured_part(summary: Mapping[str, Any]) -> str:
     return "device" if str(summary.get("machine")).endswith("cuda") else "process"
 
 
+def spent_cells(line: Mapping[str, Any]) -> list[str]:
+    """What a stage, or all of them, cost: steps, tokens, TFLOP, seconds, peak MB, share busy."""
+    return [
+        count(line["steps"]),
+        large(line["tokens"]),
+        tera(line["flops"]),
+        f"{line['seconds']:,.1f}",
+        megabytes(line["peak_memory"]),
+        share(line["busy_share"]),
+    ]
+
+
 def duration(seconds: float | None) -> str:
     """Two units at most: 4.2 s, 6 min 12 s, 2 h 05 min."""
     if seconds is None or not math.isfinite(seconds):

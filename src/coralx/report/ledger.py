@@ -13,13 +13,10 @@ from coralx.summary import Summary
 from coralx.wording import (
     count,
     duration,
-    large,
     measured_part,
-    megabytes,
     plural,
     ratio,
-    share,
-    tera,
+    spent_cells,
 )
 
 # From pale to strong: later stages spend more on fewer genomes.
@@ -74,18 +71,8 @@ def _rows(spent: Mapping[str, Any]) -> list[tuple[Any, ...]]:
     return [*rows, tuple(element("b", cell) for cell in _row("All stages", spent))]
 
 
-def _row(name: str, line: Mapping[str, Any]) -> tuple[Any, ...]:
-    return (
-        name,
-        count(line.get("genomes")),
-        count(line.get("stopped")),
-        count(line["steps"]),
-        large(line["tokens"]),
-        tera(line["flops"]),
-        f"{line['seconds']:,.1f}",
-        megabytes(line["peak_memory"]),
-        share(line["busy_share"]),
-    )
+def _row(name: str, line: Mapping[str, Any]) -> tuple[str, ...]:
+    return (name, count(line["genomes"]), count(line["stopped"]), *spent_cells(line))
 
 
 def _steps(spent: Mapping[str, Any]) -> Markup:

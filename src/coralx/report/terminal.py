@@ -22,9 +22,7 @@ from coralx.wording import (
     duration,
     figure,
     genes_line,
-    large,
     measured_part,
-    megabytes,
     plural,
     ratio,
     rho,
@@ -32,8 +30,8 @@ from coralx.wording import (
     scarce,
     seen_of_entered,
     share,
+    spent_cells,
     stage_pairs,
-    tera,
 )
 
 SHORT = {
@@ -243,21 +241,10 @@ def _effort(summary: Summary) -> Table:
     headings = ("genomes", "steps", "tokens", "TFLOP", "seconds", peak, "busy")
     table = _table([("stage", "text"), *((heading, "n") for heading in headings)])
     for stage in spent["stages"]:
-        table.add_row(Text(_clean(stage["name"])), *_line(stage))
-    table.add_row("all", *_line(spent), style="bold")
+        name = Text(_clean(stage["name"]))
+        table.add_row(name, count(stage["genomes"]), *spent_cells(stage))
+    table.add_row("all", count(spent["genomes"]), *spent_cells(spent), style="bold")
     return table
-
-
-def _line(line: Mapping[str, Any]) -> list[str]:
-    return [
-        count(line.get("genomes")),
-        count(line["steps"]),
-        large(line["tokens"]),
-        tera(line["flops"]),
-        f"{line['seconds'] or 0:,.1f}",
-        megabytes(line["peak_memory"]),
-        share(line["busy_share"]),
-    ]
 
 
 def _saving(spent: Mapping[str, Any]) -> Text:
