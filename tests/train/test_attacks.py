@@ -47,6 +47,12 @@ def _pixels(data: bytes) -> NDArray[np.int16]:
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), dtype=np.int16)
 
 
+def _png(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
 def test_every_kind_attacks_as_many_of_both_classes(attacked: dict[str, Rows]) -> None:
     assert list(attacked) == KINDS
     for part in attacked.values():
@@ -199,6 +205,20 @@ def test_picture_attacks_change_pixels_and_leave_the_original(
     edited = np.asarray(edit(picture, _rng()), dtype=np.int16)
     assert np.array_equal(np.asarray(picture), before)
     assert (np.abs(edited - before).max(axis=2) > 8).mean() > 0.02
+
+
+@pytest.mark.parametrize("kind", list(IMAGE_ATTACKS))
+def test_large_pictures_are_scaled_down_before_they_are_attacked(kind: str) -> None:
+    """Of a photo as it is, an attacked picture would be megabytes and take a second."""
+
+    def attack(*sizes: tuple[int, int]) -> list[tuple[int, ...]]:
+        pictures = tuple(_png(Image.effect_noise(size, 80).convert("RGB")) for size in sizes)
+        rows = Rows(("bread",) * 2, np.array([0, 1], np.int8), ("all",) * 2, pictures)
+        images = attack_rows(rows, 1, 0)[kind].rows.images
+        return [_pixels(image).shape for image in images if image is not None]
+
+    assert attack((2000, 1000), (900, 3)) == [(256, 512, 3), (2, 512, 3)]
+    assert attack((512, 512), (512, 40)) == [(512, 512, 3), (40, 512, 3)]
 
 
 def test_recolouring_turns_the_hue_and_keeps_the_brightness() -> None:
