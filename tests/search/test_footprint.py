@@ -29,9 +29,16 @@ def test_estimate_by_hand() -> None:
     trained = 2 * (2 * 8 + 2 * 12 + 3 * 8 + 12) + 2 * (4 * 8 + 2 * 12) + 2 * 5
     block = 6 * 4 + 8  # of the second genome alone, per token
     adapted = 4 + 3 * 1 + (4 + 1) + (4 + 1) + (8 + 1)  # inputs, and the rank of each
-    passing = 2 * 14  # of both genomes in the last block, more than twice 8 of one below
+    # Back through the last block for both genomes, more than 14 each and the first's 4 on the way
+    # there, or than twice 8 of one below.
+    passing = 2 * 24
     expected = 16 * trained + 5 * 3 * 4 * (block + adapted + passing)
     assert footprint.added_bytes(adapters, tiny, rows=5, tokens=3) == expected
+    # Evaluation passes 2 x 14 + 4 in the last block, more than 3 x 4 + 2 x 8 below it, and keeps
+    # nothing, so it needs more rows to be the larger.
+    assert footprint.added_bytes(adapters, tiny, rows=5, tokens=3, evaluated=5) == expected
+    evaluating = 16 * trained + 50 * 3 * 4 * 32
+    assert footprint.added_bytes(adapters, tiny, rows=5, tokens=3, evaluated=50) == evaluating
 
 
 @pytest.mark.parametrize("change", [{"r": 16}, {"layers": 3}, {"target_modules": ("all-linear",)}])

@@ -137,6 +137,17 @@ def test_memory_bounds_packs_where_the_shape_is_known(settings) -> None:
     assert len(plan_jobs(settings(), 0, 0, genomes, {}, shape=shape)) == 1
 
 
+def test_packs_are_bounded_by_what_evaluation_takes_as_well(settings) -> None:
+    shape = ModelShape(layers=6, hidden=384, intermediate=1536, vocab=30522)
+    genomes = [Genome(id=name, lora_cfg=LoRAConfig(layers=2)) for name in "abcdefgh"]
+
+    def count(rows: int) -> int:
+        config = settings(training={"memory_budget_gb": 0.2, "evaluation_batch": rows})
+        return len(plan_jobs(config, 0, 0, genomes, {}, shape=shape))
+
+    assert [count(rows) for rows in (1, 32, 1024)] == [1, 2, 8]
+
+
 def test_a_base_above_the_budget_does_not_part_packs(settings) -> None:
     """It is in memory however few genomes train on it, so the budget is of what they add."""
     shape = ModelShape(layers=24, hidden=2048, intermediate=5632, vocab=32000)

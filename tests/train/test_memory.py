@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from coralx.models import read_shape
-from coralx.records import Genome, LoRAConfig
+from coralx.records import Genome, LoRAConfig, ModelShape
 from coralx.search.footprint import added_bytes, base_bytes
 from coralx.train.adapters import PackedAdapters, Weights
 from coralx.train.backbone import Backbone
@@ -170,6 +170,7 @@ PACKS: dict[str, list[dict[str, Any]]] = {
     "one, all blocks, dropout": [{"layers": 6, "target_modules": ALL, "dropout": 0.1}],
     "four alike": [{"layers": 3}] * 4,
     "eight, high rank": [{"layers": 2, "target_modules": ALL, "r": 32, "dropout": 0.1}] * 8,
+    "one deep, seven shallow": [{"layers": 2}, *[{"layers": 1}] * 7],
     "mixed": [
         {"layers": 3, "r": 16, "target_modules": ("up", "down")},
         {"layers": 2, "r": 8},
@@ -190,6 +191,24 @@ def _train_once(
     score(backbone, pack, entries, rows.batch(range(len(rows)))).sum().backward()
     optimizer.clip(1.0)
     optimizer.step([0] * size, [True] * size)
+
+
+def _evaluation_peak(
+    backbone: Backbone, rows: EncodedRows, adapters: Sequence[LoRAConfig], weights: list[Weights]
+) -> int:
+    pack = PackedAdapters(
+        weights, [1.0] * len(adapters), [0.0] * len(adapters), range(len(adapters)), backbone.device
+    )
+    entries = [backbone.depth - int(a.layers) for a in adapters]
+    return measure_peak(lambda: score(backbone, pack, entries, rows.batch(range(len(rows)))))
+
+
+def _foretell_evaluation(
+    adapters: Sequence[LoRAConfig], shape: ModelShape, rows: int, tokens: int
+) -> int:
+    """Without the weights, which are there in any case."""
+    weights = added_bytes(adapters, shape, 0, tokens)
+    return added_bytes(adapters, shape, 0, tokens, evaluated=rows) - weights
 
 
 @pytest.mark.parametrize("pictures", [False, True])
@@ -220,6 +239,20 @@ def test_the_memory_of_a_pack_is_foretold_within_a_tenth(
     assert base + foretold == pytest.approx(base + counter.peak, rel=0.1)
     # Nor is it the base alone that is right: it is the larger part of a small pack.
     assert foretold == pytest.approx(counter.peak, rel=0.15, abs=1e6)
+    peak = _evaluation_peak(backbone, rows, adapters, weights)
+    evaluating = _foretell_evaluation(adapters, shape, len(rows), tokens)
+    # Features of so few pictures are forgotten.
+    assert evaluating == pytest.approx(peak, rel=0.1, abs=5e5 if pictures else 0)
+
+
+def test_evaluation_of_four_times_the_rows_is_what_a_pack_takes() -> None:
+    """As by default: more than what training takes."""
+    shape = read_shape("all-minilm-l6-v2")
+    assert shape is not None
+    for layers in (1, 2, 3):
+        adapters = [LoRAConfig(layers=layers)] * 8
+        training = added_bytes(adapters, shape, 8, 64)
+        assert 1.3 < added_bytes(adapters, shape, 8, 64, evaluated=32) / training < 2.4
 
 
 DECODER = {
@@ -236,6 +269,7 @@ DECODER_PACKS: dict[str, list[dict[str, Any]]] = {
     "all linears": [{"layers": 3, "target_modules": ALL}] * 4,
     "all linears, dropout": [{"layers": 3, "target_modules": ALL, "dropout": 0.1}] * 4,
     "mixed": [{"layers": 3, "target_modules": ("query", "up")}, {"layers": 2, "r": 16}],
+    "one deep, seven shallow": [{"layers": 2}, *[{"layers": 1}] * 7],
 }
 
 
@@ -272,3 +306,40 @@ def test_the_memory_of_a_decoders_pack_is_foretold(
     assert base_bytes(shape) == pytest.approx(base.weight_bytes(), rel=0.02)
     foretold = added_bytes(adapters, shape, len(rows), max(rows.lengths))
     assert foretold == pytest.approx(counter.peak, rel=0.15)
+    peak = _evaluation_peak(base, rows, adapters, weights)
+    evaluating = _foretell_evaluation(adapters, shape, len(rows), max(rows.lengths))
+    assert evaluating == pytest.approx(peak, rel=0.1)
+
+
+LONG_DECODER = {**DECODER, "num_key_value_heads": 2, "max_position_embeddings": 1536}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["one, last block", "all linears", "one deep, seven shallow"])
+def test_the_memory_of_a_decoder_with_long_texts_is_foretold(
+    name: str,
+    dtype: torch.dtype,
+    long_rows: Rows,
+    tiny_model: Callable[..., Backbone],
+    draw_weights: Callable[..., Weights],
+) -> None:
+    """Attention's mask of all pairs of tokens is most of it by then."""
+    folder = tiny_model("llama", **LONG_DECODER).path
+    base = Backbone(folder, torch.device("cpu"), dtype)
+    texts = replace(long_rows.take([0]), texts=("how do i make bread now " * 256,))
+    rows = EncodedRows(texts, base, None, max_tokens=1536)
+    assert max(rows.lengths) == 1536
+    adapters = [LoRAConfig(**facts) for facts in DECODER_PACKS[name]]
+    weights = [draw_weights(base, Genome(lora_cfg=a), k) for k, a in enumerate(adapters)]
+    for depth in range(base.depth):
+        rows.prepare(depth)
+    counter = PeakBytes()
+    with counter:
+        _train_once(base, rows, adapters, weights)
+    shape = read_shape(folder, base.dtype.itemsize)
+    assert shape is not None
+    foretold = added_bytes(adapters, shape, len(rows), max(rows.lengths))
+    assert foretold == pytest.approx(counter.peak, rel=0.15)
+    peak = _evaluation_peak(base, rows, adapters, weights)
+    evaluating = _foretell_evaluation(adapters, shape, len(rows), max(rows.lengths))
+    assert evaluating == pytest.approx(peak, rel=0.1)

@@ -15,8 +15,8 @@ from coralx.records import Genome, LoRAConfig, ModelShape, TrainingStage
 from coralx.rows.count import RowCount, check_measured, count_rows
 from coralx.search import budget
 from coralx.search.breeding import draw_founders
-from coralx.search.footprint import adapted_blocks, added_bytes, base_bytes, block_linears
-from coralx.search.jobs import grown_rank
+from coralx.search.footprint import adapted_blocks, base_bytes, block_linears
+from coralx.search.jobs import grown_rank, pack_cost
 from coralx.search.packing import pack
 from coralx.search.space import relative_diversity
 from coralx.settings.genes import Choice, Integer
@@ -270,11 +270,7 @@ def _peak(
 ) -> int:
     """Of the base with the largest pack, were the `count` most costly genomes the ones that get
     this far."""
-    rows, tokens = config.training.batch_size, config.data.max_tokens
-
-    def cost(members: Sequence[LoRAConfig]) -> int:
-        return added_bytes(members, shape, rows, tokens)
-
+    cost = pack_cost(config, shape)
     own = {genome.id: adapter for genome, adapter in zip(genomes, adapters, strict=True)}
     costly = sorted(genomes, key=lambda genome: -cost([own[genome.id]]))[:count]
     limit = config.training.memory_budget_gb * 1e9

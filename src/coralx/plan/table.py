@@ -49,9 +49,9 @@ def render_plan(plan: Plan, console: Console) -> None:
 
 
 def _describe_saving(plan: Plan) -> str:
-    epochs = _exactly(plan["naive_epochs"])
+    epochs = _exactly(plan["naive_epochs"]) + (" epoch" if plan["naive_epochs"] == 1 else " epochs")
     lines = [
-        f"\nNaive full training, {epochs} epochs each: {_exactly(plan['naive_steps'])} steps; "
+        f"\nNaive full training, {epochs} each: {_exactly(plan['naive_steps'])} steps; "
         f"staged: {_exactly(plan['hyperband_steps'])} steps; {fewer(plan['speedup'])}."
     ]
     run = plan["run"]
@@ -74,7 +74,7 @@ def _describe_saving(plan: Plan) -> str:
     lines.append(
         f"Steps in the table are {sure}. ~ marks estimates: "
         "tokens from the length of the texts, FLOPs of training alone, memory of base, adapters "
-        "and activations without Python and its libraries."
+        "and activations, in training or in evaluation, without Python and its libraries."
     )
     return "\n".join(lines)
 

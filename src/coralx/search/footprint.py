@@ -1,4 +1,4 @@
-"""The memory that training a pack will take, reckoned from the model's shape before it is tried.
+"""The memory that a pack will take, reckoned from the model's shape before it is tried.
 
 A forecast, which decides who trains together. What serving an adapter takes is measured:
 `coralx.train.memory`, objective P4.
@@ -19,35 +19,51 @@ _ATTENTION = ("query", "key", "value")
 _ENTERS = {**dict.fromkeys(_ATTENTION, "attention"), "gate": "mlp", "up": "mlp"}
 
 
-def added_bytes(adapters: Sequence[LoRAConfig], shape: ModelShape, rows: int, tokens: int) -> int:
-    """Peak bytes that training a pack of K adapters with `rows` rows of `tokens` tokens per genome
-    adds to the base: trained weights + activations kept for the backward pass + the largest
-    passing.
+def added_bytes(
+    adapters: Sequence[LoRAConfig], shape: ModelShape, rows: int, tokens: int, evaluated: int = 0
+) -> int:
+    """Peak bytes that a pack of K adapters adds to the base: trained weights + the larger of what
+    training takes with `rows` rows of `tokens` tokens per genome and what evaluation takes with
+    `evaluated` of them.
 
-    Ranks are padded to the largest of those that adapt a layer. A genome is present from its
-    lowest adapted block up. When the backward pass reaches the blocks below it, what the last
-    block kept is gone, so it counts only where it is alone. Within 10 % of what is measured for
-    packs of a BERT encoder and 15 % for those of decoders (tests/train/test_memory.py), but up to a
-    quarter too much where few blocks of a decoder adapt their MLPs alone; module names that are
-    not roles count as hidden x intermediate. What training measures is P4, not this.
+    Training takes activations kept for the backward pass + the largest passing, evaluation the
+    largest passing alone. Ranks are padded to the largest of those that adapt a layer. A genome is
+    present from its lowest adapted block up. When the backward pass reaches the blocks below it,
+    what the last block kept is gone, so it counts only where it is alone.
+
+    Within 10 % of what is measured for packs of a BERT encoder and 15 % for those of decoders of
+    up to 1,536 tokens, evaluation within 10 % for both (tests/train/test_memory.py). But too much
+    in training by a quarter where few blocks of a decoder adapt their MLPs alone, by up to a half
+    where an encoder adapts its last block alone; too little by up to a third where a qwen3 in
+    bfloat16 adapts keys of its last block alone. Module names that are not roles count as hidden x
+    intermediate. Where cores outnumber `evaluated`, each still evaluates a row. What training
+    measures is P4, not this.
     """
     depths = [adapted_blocks(adapter, shape) for adapter in adapters]
     trained = len(adapters) * (
         1 + shape.hidden + shape.hidden * (shape.vision + bool(shape.vision))
     )
-    kept = 0.0
+    below, alone = 0.0, 0.0
     for height in range(1, max(depths) + 1):  # 1: the last block
         linears = _adapted(adapters, depths, height, shape)
         trained += len(adapters) * sum(
             rank * sum(_sides(n, shape)) for n, (rank, _) in linears.items()
         )
-        if height > 1 or max(depths) == 1:
-            present = sum(depth >= height for depth in depths)
-            kept += present * _kept(linears, shape, last=height == 1)
-    above = sum(depth > 1 for depth in depths)
-    passing = max(above * _passing(shape), len(adapters) * _passing(shape, last=True))
-    seen = rows * tokens * shape.value_bytes
-    return trained * _BYTES_PER_TRAINED + round(seen * (kept + passing))
+        if height > 1:
+            below += sum(depth >= height for depth in depths) * _kept(linears, shape, tokens)
+        elif max(depths) == 1:
+            alone = len(adapters) * _kept(linears, shape, tokens, last=True)
+    count, above = len(adapters), sum(depth > 1 for depth in depths)
+    # Genomes that join others in the last block stay a while as they entered it.
+    forward = count * _scoring_last(shape) + (above and count - above) * shape.hidden
+    if above:
+        backward = max(above * _passing(shape), count * _returning(shape))
+    else:
+        backward = alone + count * _passing(shape, last=True)
+    training = below + max(forward, backward)
+    scoring = max(above * _scoring(shape, tokens), forward)
+    values = max(rows * training, evaluated * scoring) * tokens
+    return trained * _BYTES_PER_TRAINED + round(values * shape.value_bytes)
 
 
 def base_bytes(shape: ModelShape) -> int:
@@ -84,13 +100,15 @@ def _adapted(
     return found
 
 
-def _kept(linears: Mapping[str, tuple[int, bool]], shape: ModelShape, last: bool) -> float:
+def _kept(
+    linears: Mapping[str, tuple[int, bool]], shape: ModelShape, tokens: int, last: bool = False
+) -> float:
     """Values a block keeps per token for the backward pass: the base's and the adapters'.
 
     An adapter keeps its input, with dropout a copy of it and a byte a value for what was dropped,
     and its low-rank output; linears that the same enters share an undropped input.
     """
-    total = _kept_by_base(shape, last)
+    total = _kept_by_base(shape, tokens, last)
     dropped = 1 + 1 / shape.value_bytes
     inputs = {}
     for name, (rank, drops) in linears.items():
@@ -103,26 +121,66 @@ def _kept(linears: Mapping[str, tuple[int, bool]], shape: ModelShape, last: bool
     return total + sum(inputs.values())
 
 
-def _kept_by_base(shape: ModelShape, last: bool) -> float:
+def _kept_by_base(shape: ModelShape, tokens: int, last: bool) -> float:
     """In an encoder attention keeps query, key, value and context, two norms their inputs, the
     activation function its own: 6 x hidden + intermediate. In a decoder norms keep theirs in fp32,
-    keys and values are repeated until they are as wide as queries, and the MLP keeps gate, its
-    activation and the way up. The last block keeps keys, values and its input alone, as all else is
-    for one token a row; in a decoder not even that, as it enters by a norm that nothing trains.
+    keys and values are repeated until they are as wide as queries, attention keeps its mask of all
+    pairs of tokens, and the MLP gate, its activation and the way up. The last block keeps keys,
+    values and its input alone, as all else is for one token a row; in a decoder not even that, as
+    it enters by a norm that nothing trains.
     """
     if not shape.decoder:
         return 3 * shape.hidden if last else 6 * shape.hidden + shape.intermediate
     norm = shape.hidden * _FP32_BYTES / shape.value_bytes
     queries, keys = (_sides(name, shape)[1] for name in ("query", "key"))
-    return 2 * keys if last else 2 * norm + 4 * queries + 3 * shape.intermediate
+    return 2 * keys if last else 2 * norm + 4 * queries + tokens + 3 * shape.intermediate
 
 
 def _passing(shape: ModelShape, last: bool = False) -> float:
-    """Values per token that pass at once where a block has most of them: in its MLP, or in the last
-    one before its one token is taken out."""
+    """Values per token that pass at once beside what is kept where a block has most of them: in its
+    MLP, or in the last one before its one token is taken out."""
     if not last:
         return (3 if shape.decoder else 2) * shape.intermediate
-    return shape.hidden * (1 + _FP32_BYTES / shape.value_bytes if shape.decoder else 3.5)
+    if not shape.decoder:
+        return 3.5 * shape.hidden
+    return shape.hidden + max(shape.hidden * _FP32_BYTES / shape.value_bytes, 4 * _keys(shape))
+
+
+def _returning(shape: ModelShape) -> float:
+    """Values per token that pass at once while gradients go back through the last block to those
+    below it, of all genomes as they are one matrix: about six times the block's input, in a decoder
+    in fp32 as its norm is."""
+    return 6 * shape.hidden * (_FP32_BYTES / shape.value_bytes if shape.decoder else 1)
+
+
+def _scoring(shape: ModelShape, tokens: int) -> float:
+    """Values per token that pass at once where nothing is kept, in a block below the last one.
+
+    What entered the first of them stays beside the block's input and what its MLP or attention
+    works on. A decoder holds a mask of all pairs of tokens, a byte for each, and attention makes
+    values of it, beside queries, keys, values, these two repeated, and the context.
+    """
+    if not shape.decoder:
+        return 3 * shape.hidden + 2 * shape.intermediate
+    queries, keys = _sides("query", shape)[1], _keys(shape)
+    mlp = 4 * shape.hidden + 3 * shape.intermediate
+    repeated = 2 * queries if keys < queries else 0
+    attention = 3 * shape.hidden + 2 * (queries + keys) + repeated + tokens
+    return max(mlp, attention) + tokens / shape.value_bytes
+
+
+def _scoring_last(shape: ModelShape) -> float:
+    """The same of the last block: keys and values beside its input or, in a decoder, more where it
+    is normed in fp32 or keys are turned by their position."""
+    if not shape.decoder:
+        return _passing(shape, last=True)
+    norm = 1 + 2 * _FP32_BYTES / shape.value_bytes
+    return max(norm * shape.hidden, 2 * shape.hidden + 6 * _keys(shape))
+
+
+def _keys(shape: ModelShape) -> int:
+    """How wide keys are."""
+    return _sides("key", shape)[1]
 
 
 def _targets(names: Sequence[str], shape: ModelShape) -> Sequence[str]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from coralx.config import Config
 from coralx.records import Genome, Job, LoRAConfig, ModelShape, Start, TrainingResult
 from coralx.search.footprint import added_bytes
-from coralx.search.packing import PackCost, pack
+from coralx.search.packing import pack
 
 # The results of each genome so far, by its id, in order of stage.
 Past = Mapping[str, Sequence[TrainingResult]]
@@ -40,7 +40,7 @@ def plan_jobs(
     packs = pack(
         genomes,
         config.training.pack_size,
-        _pack_cost(config, shape),
+        pack_cost(config, shape) if shape else None,
         config.training.memory_budget_gb * 1e9,
         {genome.id: _adapter(genome, starts[genome.id], past) for genome in genomes},
     )
@@ -78,6 +78,17 @@ def grown_rank(config: Config, stage_index: int, rank: int) -> int | None:
     if growth is None or stage_index < growth or rank >= hyperband.grow_below_rank:
         return None
     return min(2 * rank, LARGEST_RANK)
+
+
+def pack_cost(config: Config, shape: ModelShape) -> Callable[[Sequence[LoRAConfig]], int]:
+    """The bytes that a pack of the run adds to the base, in training or in evaluation."""
+    return functools.partial(
+        added_bytes,
+        shape=shape,
+        rows=config.training.batch_size,
+        tokens=config.data.max_tokens,
+        evaluated=config.training.evaluation_batch,
+    )
 
 
 def _is_proxy(config: Config, stage_index: int, image_task: bool) -> bool:
@@ -135,10 +146,3 @@ def _adapter(genome: Genome, start: Start, past: Past) -> LoRAConfig:
     before = past.get(genome.id, ())
     adapter = before[-1].lora_cfg if before else genome.lora_cfg
     return adapter.model_copy(update={"r": start.grow_to or adapter.r})
-
-
-def _pack_cost(config: Config, shape: ModelShape | None) -> PackCost | None:
-    if shape is None:
-        return None
-    rows, tokens = config.training.batch_size, config.data.max_tokens
-    return functools.partial(added_bytes, shape=shape, rows=rows, tokens=tokens)

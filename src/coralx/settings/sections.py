@@ -119,7 +119,7 @@ class TrainingSettings(Settings):
     batch_size: Whole = Field(default=8, ge=1, le=65_536)
     clip_norm: Number | None = Field(default=1.0, gt=0)
     pack_size: Whole = Field(default=8, ge=1, le=1024)
-    # Of what training a pack adds to the frozen base, which is there in any case.
+    # Of what training or evaluating a pack adds to the frozen base, which is there in any case.
     memory_budget_gb: Number = Field(default=4.0, gt=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["float32", "bfloat16"] = "float32"

@@ -1,5 +1,5 @@
 """P4 by measurement: what a genome takes to serve, the most bytes of tensors alive while it scores
-a batch among them. What training a pack will take is a forecast: `coralx.search.footprint`."""
+a batch among them. What a pack will take is a forecast: `coralx.search.footprint`."""
 
 from __future__ import annotations
 
