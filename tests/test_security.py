@@ -116,6 +116,7 @@ def _hostile_history() -> History:
         "versions": {ATTACKS[4]: ATTACKS[5]},
         "rows": {ATTACKS[6]: 3},
         "left_out": {ATTACKS[3]: 2},
+        "missing_classes": {"validation": {ATTACKS[1]: ["safe"]}},
         "steps_per_epoch": 10,
     }
     return History(config, facts, [], results, generations, tests, 1.0, True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from coralx.wording import LEAST_ROWS, LEAST_SCALED, genes_line, scarce
+from coralx.wording import LEAST_ROWS, LEAST_SCALED, genes_line, one_sided, scarce
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,14 @@ def test_test_rows_calibrate_nothing() -> None:
         "test has 2 unsafe and 3 safe rows; final figures need at least about 30 of each class to "
         "be more than chance; add rows or give data.test"
     )
+
+
+def test_tasks_that_lack_a_class_are_named_the_first_three() -> None:
+    lacking = {"insults": ["safe"], "b": ["unsafe", "safe"], "c": ["unsafe"], "d": ["safe"]}
+    assert one_sided({"validation": {}, "test": lacking}) == [
+        "task_skill on test rows leaves out tasks without both classes: 'insults' (no safe row), "
+        "'b' (no unsafe and no safe row), 'c' (no unsafe row), 1 more; add rows or give data.test"
+    ]
 
 
 def test_only_genes_of_coralx_have_signs() -> None:

@@ -42,6 +42,7 @@ def summarize(history: History) -> Summary:
         "tasks": facts.get("tasks", []),
         "rows": facts.get("rows", {}),
         "classes": facts.get("classes", {}),
+        "missing_classes": facts.get("missing_classes", {}),
         "left_out": facts.get("left_out", {}),
         "objectives": directions(history.config.objectives),
         "space": list(history.config.space),

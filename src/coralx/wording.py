@@ -9,6 +9,7 @@ from typing import Any
 from coralx.records import Genome
 
 LEAST_ROWS = 30  # of a class: below, AUROC and false-positive rate are mostly chance
+LISTED = 3  # tasks that a warning names
 LEAST_SCALED = 10  # of a class: below, probabilities are not scaled to validation rows
 
 MISSING = "–"  # noqa: RUF001 - an en dash says "no value" better than a hyphen does
@@ -243,4 +244,20 @@ def scarce(classes: Mapping[str, Mapping[str, int]]) -> list[str]:
             if name == "validation" and min(n for _, n in few) < LEAST_SCALED:
                 need += f", and below {LEAST_SCALED} probabilities are left uncalibrated"
             found.append(f"{name} has {counts} rows; {use} {need}; add rows or give data.{name}")
+    return found
+
+
+def one_sided(missing: Mapping[str, Mapping[str, Sequence[str]]]) -> list[str]:
+    """A warning for each measured split in which tasks lack a class: its skill is the mean over
+    other tasks than the next split's."""
+    found = []
+    for name, tasks in missing.items():
+        shown = [f"{task!r:.40} (no {' and no '.join(words)} row)" for task, words in tasks.items()]
+        if len(shown) > LISTED:
+            shown[LISTED:] = [f"{len(shown) - LISTED} more"]
+        if shown:
+            found.append(
+                f"task_skill on {name} rows leaves out tasks without both classes: "
+                f"{', '.join(shown)}; add rows or give data.{name}"
+            )
     return found

@@ -94,6 +94,20 @@ def summary(finished: Path) -> dict[str, Any]:
     return json.loads(_succeed("report", finished, "--json"))  # type: ignore[no-any-return]
 
 
+def test_every_detail_is_documented(summary: dict[str, Any]) -> None:
+    text = (ROOT / "docs" / "summary.md").read_text(encoding="utf-8")
+    parts = {"auroc/task/": "TASK", "attack_auroc/": "KIND", "attack_success/": "KIND"}
+    keys = {
+        key for member in summary["front"] for key in (*member["details"], *member["test_details"])
+    }
+    named = {
+        next((part + name for part, name in parts.items() if key.startswith(part)), key)
+        for key in keys
+    }
+    assert {"threshold", "auroc/text_alone", "attack_success/KIND", "auroc/task/TASK"} <= named
+    assert [key for key in sorted(named) if f"`{key}`" not in text] == []
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_shows_an_example(command: str) -> None:
     shown = _succeed(command, "--help")

@@ -571,6 +571,15 @@ def test_splits_with_few_rows_of_a_class_are_said_to_have_few() -> None:
     assert summarize(history)["classes"] == history.facts["classes"]
 
 
+def test_tasks_that_skill_leaves_out_are_told() -> None:
+    history = make_history(2)
+    history.facts["missing_classes"] = {"validation": {"<b>insults": ["safe"]}, "test": {}}
+    text = render_page(history)
+    assert "task_skill on validation rows leaves out tasks without both classes: " in text
+    assert "&lt;b&gt;insults" in text
+    assert summarize(history)["missing_classes"] == history.facts["missing_classes"]
+
+
 def test_what_was_not_resampled_has_no_interval_and_chance_is_named() -> None:
     history = make_history(2)
     history.config = history.config.model_copy(

@@ -98,6 +98,7 @@ def summary() -> dict[str, Any]:
         "wall_seconds": 372.4,
         "rows": {"train": 1920, "validation": 400, "test": 600, "clean_holdout": 0},
         "classes": {},
+        "missing_classes": {},
         "left_out": {"rows.jsonl": 1},
         "genomes": 8,
         "objectives": dict.fromkeys(member("x")["objectives"], "max"),
@@ -241,6 +242,13 @@ def test_rows_and_classes_with_few_are_told(summary: dict[str, Any]) -> None:
     text = " ".join(printed(summary, 80).split())
     assert "Rows: train 1,920, validation 400 (2 unsafe, 398 safe), test 600" in text
     assert "Warning: validation has 2 unsafe rows; choices need at least about 30" in text
+
+
+def test_tasks_that_skill_leaves_out_are_told(summary: dict[str, Any]) -> None:
+    summary["missing_classes"] = {"validation": {"in\x1b[2Jsults": ["safe"]}, "test": {}}
+    text = " ".join(printed(summary, 80).split())
+    assert "Warning: task_skill on validation rows leaves out tasks without both classes:" in text
+    assert "\x1b[2J" not in text
 
 
 def test_peak_memory_says_what_it_is_of(summary: dict[str, Any]) -> None:

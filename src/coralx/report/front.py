@@ -20,6 +20,7 @@ from coralx.wording import (
     gene_value,
     genes_line,
     label,
+    one_sided,
     scarce,
 )
 
@@ -82,7 +83,8 @@ def table_section(summary: Summary) -> Markup:
         nothing = empty("There is no front yet: no generation has been closed.")
         return section("members", "The front in figures", "", nothing)
     values = _values(front, list(summary["objectives"]), summary["space"])
-    warnings = [element("p", text, class_="warning") for text in scarce(summary["classes"])]
+    told = (*scarce(summary["classes"]), *one_sided(summary["missing_classes"]))
+    warnings = [element("p", text, class_="warning") for text in told]
     parts: list[Markup] = [*warnings, card(values)]
     tested = any(member["test_details"] for member in front)
     source = "test_details" if tested else "details"

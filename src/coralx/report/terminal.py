@@ -23,6 +23,7 @@ from coralx.wording import (
     figure,
     genes_line,
     measured_part,
+    one_sided,
     plural,
     ratio,
     rho,
@@ -66,7 +67,7 @@ def _print_parts(summary: Summary, console: Console) -> None:
     console.print(_headline(summary))
     if summary["rows"]:
         console.print(_rows(summary))
-    for text in scarce(summary["classes"]):
+    for text in (*scarce(summary["classes"]), *one_sided(summary["missing_classes"])):
         console.print(Text(_clean(f"Warning: {text}"), style=ACCENT))
     for path, rows in summary["left_out"].items():
         console.print(Text(_clean(f"{plural(rows, 'row')} left out of {path}"), style="dim"))

@@ -32,6 +32,7 @@ def run_facts(config: Config, worker: Worker) -> dict[str, Any]:
         "steps_per_epoch": worker.bench.steps_per_epoch,
         "rows": rows,
         "classes": splits.classes,
+        "missing_classes": splits.missing_classes,
         "left_out": dict(splits.left_out),
         "tasks": sorted(set(splits.train.tasks)),
         "images": worker.bench.has_images,

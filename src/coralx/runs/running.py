@@ -27,7 +27,7 @@ from coralx.runs.watcher import Watcher
 from coralx.search.evolution import new_search
 from coralx.store import History, Store, read_history, read_start
 from coralx.summary import current_front, write_summary
-from coralx.wording import scarce
+from coralx.wording import one_sided, scarce
 
 if TYPE_CHECKING:
     from coralx.train.worker import Worker
@@ -49,7 +49,8 @@ def start_run(config: Config, directory: Path, watcher: Watcher) -> History:
     worker = opening.load_worker(config, directory, watcher)
     # A run that was begun before this was a rule goes on.
     check_layers(config.base_model, config.space, worker.bench.backbone.depth)
-    for text in scarce(worker.bench.splits.classes):
+    splits = worker.bench.splits
+    for text in (*scarce(splits.classes), *one_sided(splits.missing_classes)):
         watcher.say(f"warning: {text}")
     store = Store(directory)
     try:
