@@ -103,6 +103,18 @@ def test_an_own_gene_needs_a_hook_or_another_gene_that_it_decides() -> None:
     assert list(load_config({"space": {"pace": pace, "r": rank}}).space) == ["pace", "r"]
 
 
+def test_objectives_that_were_asked_for_and_cannot_be_measured_are_named() -> None:
+    blind = {"training": {"attack_rows": 0}}
+    assert load_config(blind).unmeasured(pictured=False) == []  # nobody asked for one of them
+    asked = load_config({**blind, "objectives": ["task_skill", "safety", "cross_modal_gain"]})
+    assert asked.unmeasured(pictured=False) == [
+        "objectives: safety is not measured and selects nobody: training.attack_rows is 0",
+        "objectives: cross_modal_gain is not measured and selects nobody: both classes need rows "
+        "with a picture",
+    ]
+    assert len(asked.unmeasured(pictured=True)) == 1
+
+
 @pytest.mark.parametrize("name", ["pace", "lr", "lora_alpha"])
 def test_settings_that_a_run_has_recorded_stay_readable(name: str) -> None:
     settings = {"space": {name: {"kind": "choice", "values": [1, 2]}}}

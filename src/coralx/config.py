@@ -114,6 +114,24 @@ class Config(Settings):
         last = stage.name == self.hyperband.stages[-1].name
         return last or stage.selects or self.evolution.exploit_below > 0
 
+    def unmeasured(self, pictured: bool) -> list[str]:
+        """What is to be said of each objective that was asked for and cannot be measured. The
+        default, all there are, asks for none of them.
+
+        Args:
+            pictured: among the validation rows both classes have pictures that are read.
+        """
+        reasons = {
+            "cross_modal_gain": "" if pictured else "both classes need rows with a picture",
+            "safety": "" if self.training.attack_rows else "training.attack_rows is 0",
+        }
+        asked = () if set(self.objectives) == set(OBJECTIVES) else self.objectives
+        return [
+            f"objectives: {name} is not measured and selects nobody: {reasons[name]}"
+            for name in asked
+            if reasons.get(name)
+        ]
+
 
 # The settings by the last word of their place, "" for those at the top.
 SECTIONS: dict[str, type[BaseModel]] = {

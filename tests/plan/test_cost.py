@@ -184,6 +184,14 @@ def test_frozen_outputs_of_next_to_no_rows_and_of_any_depth_are_planned() -> Non
     assert deep["frozen_outputs"]["bytes"] == 2 * flat["frozen_outputs"]["bytes"] > 0
 
 
+def test_an_objective_that_no_row_can_be_measured_by_is_told() -> None:
+    settings = {"objectives": ["task_skill", "cross_modal_gain"], "data": {"max_rows": 100}}
+    assert plan_run(load_config(settings))["unmeasured"] == []
+    plan = plan_run(load_config({**settings, "vision_tower": None}))
+    said = " ".join(_show(plan).split())
+    assert "Warning: objectives: cross_modal_gain is not measured and selects nobody" in said
+
+
 def test_gates_that_a_stage_is_too_short_for_are_named() -> None:
     plan = _plan(None)
     idle = {"max_grad_norm": 3, "stop_if_loss_rises": 8}

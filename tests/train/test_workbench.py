@@ -145,6 +145,18 @@ class Noted:
         return 1
 
 
+def test_an_objective_that_cannot_be_measured_is_told(bench: Workbench) -> None:
+    said: list[str] = []
+    config = load_config({**TEXT, "objectives": ["task_skill", "cross_modal_gain"]})
+    bench.config, before = config, bench.config
+    bench._warn_of_unmeasured(said.append)
+    bench.config = before
+    bench._warn_of_unmeasured(said.append)  # skill alone
+    assert [line.partition(" and ")[0] for line in said] == [
+        "warning: objectives: cross_modal_gain is not measured"
+    ]
+
+
 def test_memory_is_measured_on_the_widest_rows_with_a_picture_among_them(
     pictured: Workbench, bench: Workbench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

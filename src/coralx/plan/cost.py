@@ -50,7 +50,8 @@ def plan_run(config: Config, steps_per_epoch: float | None = None) -> Plan:
     unrounded; `run` holds the totals over all generations. `whole` and what begins so are the
     steps that are trained: a genome's in a stage are rounded up, as is what a stage has of the
     rows. `idle_gates` are a stage's gates that so few steps leave without effect, with the steps
-    that each needs. Without `steps_per_epoch` the rows of the configured data are counted.
+    that each needs. `unmeasured` says of which objectives that were asked for nothing will be
+    known. Without `steps_per_epoch` the rows of the configured data are counted.
     `tokens`, `flops`, `memory` (bytes) and `frozen_outputs` are estimates, None where the data or
     the model's shape cannot be seen from here; so are `rows` and with them all steps where
     `estimated` names `rows`.
@@ -87,6 +88,7 @@ def plan_run(config: Config, steps_per_epoch: float | None = None) -> Plan:
         "memory": _over(stages, "memory", max),
         "frozen_outputs": _measure_frozen(config, data, shape),
         "run": _over_generations(config, totals),
+        "unmeasured": config.unmeasured(data.pictured),
         "estimated": [*unsure, "tokens", "flops", "memory", "frozen_outputs"],
     }
 

@@ -44,7 +44,12 @@ def render_plan(plan: Plan, console: Console) -> None:
         table.add_row("whole run", count(run["genomes"]), "", *spent, style="bold")
     console.print(table)
     console.print(_describe_saving(plan), highlight=False)
-    for line in (*_describe_idle_gates(plan), *_describe_frozen(plan), UNSEEN):
+    for line in (
+        *_describe_idle_gates(plan),
+        *(f"Warning: {text}." for text in plan["unmeasured"]),
+        *_describe_frozen(plan),
+        UNSEEN,
+    ):
         console.print(line, highlight=False, markup=False)
 
 

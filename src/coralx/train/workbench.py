@@ -71,6 +71,7 @@ class Workbench:
         self.backbone = Backbone(config.base_model, self.device, dtype, trusted, products)
         self._check_targets()
         self.tower = self._load_tower(say)
+        self._warn_of_unmeasured(say)
         budget = config.training.prefix_memory_gb * 1e9
         self.prefix = prefix or checkpoints.parent / PREFIX_FOLDER
         self._store = PrefixStore(self.prefix, budget)
@@ -228,6 +229,13 @@ class Workbench:
             )
         say(f"loading vision tower {name}")
         return VisionTower(name, self.config.image_tokens, self.device)
+
+    def _warn_of_unmeasured(self, say: Callable[[str], None]) -> None:
+        rows = self.splits.validation
+        pairs = zip(rows.labels.tolist(), rows.images, strict=True)
+        classes = {label for label, image in pairs if self.tower and image is not None}
+        for text in self.config.unmeasured(len(classes) == 2):
+            say(f"warning: {text}")
 
     def _encode(self, say: Callable[[str], None]) -> EncodedRows:
         count = sum(image is not None for image in self.splits.train.images)
