@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,5 +72,12 @@ def write_results(
         print("a quick try: nothing is written")
         return
     FOLDER.mkdir(exist_ok=True)
-    (FOLDER / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    (FOLDER / f"{name}.json").write_text(as_json(document), encoding="utf-8")
     (FOLDER / f"{name}.md").write_text(text, encoding="utf-8")
+
+
+def as_json(document: Mapping[str, Any]) -> str:
+    """Indented, but lists of plain values on one line."""
+    text = json.dumps(document, indent=1)
+    flat = re.sub(r"\[\s+([^\[\]{}]+?)\s+\]", lambda found: f"[{' '.join(found[1].split())}]", text)
+    return flat + "\n"
