@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,12 +12,13 @@ from typing import Any
 import pytest
 from peft import AutoPeftModelForSequenceClassification
 
-from coralx.adapter_files import SIDECAR
+from coralx.adapter_files import SIDECAR, is_whole
 from coralx.config import Config, load_config
 from coralx.errors import StoreError
+from coralx.interrupts import stoppable
 from coralx.records import Genome, LoRAConfig, TrainingResult
 from coralx.train.backbone import Backbone
-from coralx.train.checkpoint import Checkpoint, save_checkpoint
+from coralx.train.checkpoint import Checkpoint, save_checkpoint, save_tensors
 from coralx.train.export import export_adapter, export_result
 from coralx.train.resize import Moments
 from coralx.train.threshold import SERVED
@@ -133,3 +136,21 @@ def test_equal_adapters_are_equal_files(
     targets = read(tmp_path / "a" / "adapter_config.json")["target_modules"]
     assert len(targets) == 12
     assert targets == sorted(targets)
+
+
+def test_an_adapter_is_written_whole_before_a_signal_stops_its_writer(
+    tmp_path: Path,
+    base: Backbone,
+    genome: Callable[..., Genome],
+    draw_weights: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def press(*arguments: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        save_tensors(*arguments)
+
+    monkeypatch.setattr("coralx.train.export.save_tensors", press)
+    own = genome(r=2, layers=1)
+    with pytest.raises(KeyboardInterrupt), stoppable():
+        export_adapter(tmp_path / "a", base, own, own.lora_cfg, draw_weights(base, own), {})
+    assert is_whole(tmp_path / "a", {})

@@ -161,7 +161,7 @@ def open_pool(
         for actor in actors if theirs else ():
             ray.kill(actor)
         if not theirs:
-            ray.shutdown()
+            _end_ray(ray)
 
 
 def _start_ray(ray: Any, cores: int) -> None:
@@ -175,6 +175,12 @@ def _start_ray(ray: Any, cores: int) -> None:
             ray.init(log_to_driver=False, logging_level="ERROR", **own)
     except Exception as error:  # Ray raises many kinds
         raise ExecutorError(f"training.workers: Ray does not start: {error}") from error
+
+
+def _end_ray(ray: Any) -> None:
+    """Ray takes away the handler of SIGTERM as it ends, unseen by Python."""
+    with handlers_kept():
+        ray.shutdown()
 
 
 def _start_workers(ray: Any, worker: Worker, threads: int) -> list[Any]:

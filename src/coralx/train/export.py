@@ -23,6 +23,7 @@ from coralx.adapter_files import (
 from coralx.config import Config
 from coralx.durable import make_folder
 from coralx.errors import ModelError, StoreError
+from coralx.interrupts import unbroken
 from coralx.models import resolve_model
 from coralx.records import Genome, LoRAConfig, TrainingResult, jsonable
 from coralx.train.adapters import Weights, all_finite
@@ -103,17 +104,19 @@ def export_adapter(
         StoreError: the folder cannot be written.
     """
     try:
-        make_folder(folder)
-        (folder / SIDECAR).unlink(missing_ok=True)  # of an adapter that this one takes the place of
-        _peft_settings(backbone, lora_cfg, weights).save_pretrained(str(folder))
+        settings = _peft_settings(backbone, lora_cfg, weights)
         files = {ADAPTER: _peft_tensors(backbone, weights)}
         projector = {k: v for k, v in weights.extra.items() if k.startswith("projector.")}
         if projector:
             files[PROJECTOR] = projector
-        for name, tensors in files.items():
-            save_tensors(folder / name, tensors, {"format": "pt"})
         sidecar = {"genome": jsonable(genome), "lora_cfg": jsonable(lora_cfg), **facts}
-        seal_adapter(folder, [SETTINGS, *files], sidecar)
+        with unbroken():  # a part of an adapter would be in the way of the same command
+            make_folder(folder)
+            (folder / SIDECAR).unlink(missing_ok=True)  # of one that this takes the place of
+            settings.save_pretrained(str(folder))
+            for name, tensors in files.items():
+                save_tensors(folder / name, tensors, {"format": "pt"})
+            seal_adapter(folder, [SETTINGS, *files], sidecar)
     except OSError as error:
         raise StoreError(say_unwritable(folder, error)) from None
 
