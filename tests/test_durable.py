@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from coralx.durable import write_aside, write_whole
+from coralx.durable import make_folder, write_aside, write_whole
 from coralx.errors import StoreError
 
 
@@ -45,3 +45,38 @@ def test_what_is_no_file_is_not_replaced(make: Callable[[Path], None], tmp_path:
         write_whole(path, "text")
     assert os.path.samestat(path.stat(), before)
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.fixture
+def done(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """What is forced to disk, by inode, and what is given its name, in order."""
+    found: list[tuple[str, int]] = []
+    sync, replace = os.fsync, Path.replace
+
+    def note_sync(file: int) -> None:
+        found.append(("sync", os.fstat(file).st_ino))
+        sync(file)
+
+    def note_name(path: Path, target: Path) -> Path:
+        found.append(("name", path.stat().st_ino))
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(Path, "replace", note_name)
+    return found
+
+
+def test_a_file_is_on_disk_before_it_has_its_name_and_the_name_after(
+    done: list[tuple[str, int]], tmp_path: Path
+) -> None:
+    path = tmp_path / "kept"
+    write_whole(path, "text")
+    file, folder = path.stat().st_ino, tmp_path.stat().st_ino
+    assert done == [("sync", file), ("name", file), ("sync", folder)]
+
+
+def test_each_folder_is_on_disk_before_the_next(
+    done: list[tuple[str, int]], tmp_path: Path
+) -> None:
+    make_folder(tmp_path / "one" / "two")
+    assert done == [("sync", path.stat().st_ino) for path in (tmp_path, tmp_path / "one")]

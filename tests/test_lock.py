@@ -143,3 +143,18 @@ def test_a_later_process_with_the_same_pid_is_not_the_owner(tmp_path: Path) -> N
     leave(tmp_path, born=1)
     assert not Owner(os.getpid(), socket.gethostname(), 1, "then").alive
     RunLock(tmp_path).release()
+
+
+@pytest.mark.usefixtures("_no_locks")
+def test_without_locks_an_owner_on_another_host_is_never_taken_for_dead(tmp_path: Path) -> None:
+    leave(tmp_path, host="elsewhere", pid=2**22 + 5)  # above any pid here
+    with pytest.raises(StoreError, match="on host elsewhere"):
+        RunLock(tmp_path)
+
+
+def test_a_process_of_another_user_is_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "kill", refuse)
+    assert Owner(os.getpid(), socket.gethostname(), None, "then").alive

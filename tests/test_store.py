@@ -334,3 +334,32 @@ def test_a_folder_that_is_no_longer_the_one_locked_stops_the_run(
     if other is not None:
         other.append("run_started", STARTED)
         other.close()
+
+
+def test_the_name_of_a_new_journal_is_on_disk_before_anything_is_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    sync = os.fsync
+
+    def note(file: int) -> None:
+        synced.append(os.fstat(file).st_ino)
+        sync(file)
+
+    folder = tmp_path / "run"
+    folder.mkdir()
+    monkeypatch.setattr(os, "fsync", note)
+    store = Store(folder)
+    assert synced[-1] == folder.stat().st_ino
+    store.append("run_started", STARTED)
+    store.close()
+    assert synced[-1] == (folder / JOURNAL).stat().st_ino
+
+
+def test_a_journal_that_cannot_be_opened_leaves_no_lock(tmp_path: Path) -> None:
+    (tmp_path / JOURNAL).mkdir()
+    with pytest.raises(StoreError, match="Is a directory"):
+        Store(tmp_path)
+    (tmp_path / JOURNAL).rmdir()
+    Store(tmp_path).close()
+    assert not (tmp_path / LOCK).exists()

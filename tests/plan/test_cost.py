@@ -397,3 +397,14 @@ def test_every_shipped_configuration_can_be_planned(name: str) -> None:
 
 def test_the_default_configuration_spells_out_the_built_in_job() -> None:
     assert load_config(ROOT / "configs/default.yaml") == Config()
+
+
+def test_the_peak_of_a_stage_is_reckoned_with_the_most_costly_that_may_get_there() -> None:
+    def peaks(ranks: list[int]) -> list[int]:
+        settings = {
+            "evolution": {"population": len(ranks)},
+            "space": {"r": {"kind": "choice", "values": ranks}},
+        }
+        return [stage["memory"] for stage in plan_run(load_config(settings), 1000)["stages"]]
+
+    assert peaks([2, 512])[-1] == peaks([512])[-1] > peaks([2])[-1]

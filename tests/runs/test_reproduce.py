@@ -227,4 +227,9 @@ def test_a_schedule_that_was_tampered_with_is_found_out(
     assert not list(scratch.iterdir()), "frozen outputs on disk go with the rest"
     assert not found.identical
     assert found.difference is None  # the copy has no weights of its own
+    assert target.checkpoint is not None
+    packs = Provenance(history).packs_to(target.checkpoint, lambda _: False)
+    assert len(packs) > 1
+    taken = sum(result.cost.steps for pack in packs for result in pack.results)
+    assert found.steps == taken
     assert json.loads((finished / JOURNAL).read_text("utf-8").splitlines()[0])

@@ -177,3 +177,7 @@ def test_orphans_and_half_files_of_a_killed_process_are_dropped(tmp_path: Path) 
         "a",
         "a/S0-1.safetensors",
     ]
+
+
+def test_one_that_is_too_large_does_not_take_the_older_ones_with_it() -> None:
+    assert removable({"a": 10, "b": 100, "c": 10}, set(), list("abc"), 30) == ["b"]

@@ -144,3 +144,13 @@ def test_newcomers_are_drawn_until_there_are_parents() -> None:
         2,
         chance(settings, 24, breeding.Purpose.ARRIVE),
     )
+
+
+def test_two_copies_of_exploit_never_have_the_same_genes() -> None:
+    """One set of genes is left, so one place is filled and the other genome stays."""
+    tiny = {"r": Choice(values=(2, 4, 8, 16, 32))}
+    settings = EvolutionSettings(population=4, exploit_below=0.5)
+    ranked = breeding.draw_founders(tiny, settings)
+    entering = breeding.exploit(tiny, settings, ranked, keys_of(ranked), 0, 0)
+    assert len(keys_of(entering)) == 4
+    assert {genome.lora_cfg.r for genome in (*ranked, *entering)} == {2, 4, 8, 16, 32}

@@ -184,3 +184,17 @@ def test_copies_made_by_exploit_do_not_count_as_genomes_that_naive_training_woul
     report = budget.efficiency([*trained, copy], DEFAULT_STAGES, 1000, 2)
     assert report["naive_steps"] == 2 * 2 * 1000
     assert report["genomes"] == 3
+
+
+def test_an_heir_counts_as_a_genome_that_naive_training_would_train(make_result) -> None:
+    """Unlike a copy made by exploit, a child begins in the first stage."""
+    child = make_result("b", 0, start={"kind": "inherit", "checkpoint": "a0"})
+    report = budget.efficiency([make_result("a", 0), child], DEFAULT_STAGES, 1000, 2)
+    assert report["naive_steps"] == 2 * 2 * 1000
+
+
+def test_a_genome_that_was_stopped_has_saved_nothing_by_leaving_early(make_result) -> None:
+    stop = Stop(gate="non_finite", value=None, limit=None, reason="loss is nan")
+    stopped = make_result("a", stopped=stop, cost=Cost(steps=3, planned_steps=60))
+    report = budget.efficiency([stopped], DEFAULT_STAGES, 1000, 2)
+    assert report["saved_by_leaving_early"] == 0

@@ -82,3 +82,15 @@ def test_the_first_rule_broken_is_named(make_result) -> None:
     stop = gates.check(SANITY, make_result("a", **facts))
     assert stop is not None
     assert stop.gate == "non_finite"
+
+
+def test_a_gradient_norm_is_named_before_a_rising_loss_and_that_before_auroc(make_result) -> None:
+    strict = SANITY.model_copy(update={"min_auroc": 0.55})
+    facts = {"grad_norm": 99.0, "loss_slope_t": 9.0, "auroc": 0.1}
+    named = []
+    while facts:
+        stop = gates.check(strict, make_result("a", details=facts))
+        assert stop is not None
+        named.append(stop.gate)
+        facts.pop(next(iter(facts)))
+    assert named == ["gradient_norm", "loss_rising", "auroc"]

@@ -292,3 +292,33 @@ def test_bounds_of_a_users_own_objective_are_what_was_seen(make_result) -> None:
     assert selection.observed_bounds(results, ["my:gain", "task_skill"]) == {"my:gain": (-2, 3)}
     best = [make_result("a", objectives={"my:gain": 3.0})]
     assert selection.hypervolume(best, ["my:gain"], {"my:gain": (-2.0, 3.0)}) == pytest.approx(1)
+
+
+def test_an_infinite_value_is_worst_whichever_way_its_objective_goes(make_result) -> None:
+    values = {"task_skill": math.inf, "m:mine": math.inf, "memory": -math.inf}
+    result = make_result("a", objectives=values)
+    assert selection.objective_matrix([result], list(values)).tolist() == [[math.inf] * 3]
+
+
+def test_hypervolume_keeps_an_objective_that_only_some_have(make_result) -> None:
+    names = ("task_skill", "cross_modal_gain")
+    results = [
+        make_result("a", objectives={"task_skill": 1.0, "cross_modal_gain": 0.2}),
+        make_result("b", objectives={"task_skill": 1.0}),  # no gain: worst, so it adds nothing
+    ]
+    assert selection.hypervolume(results, names) == pytest.approx(1.1 * 0.7 / 1.1**2)
+
+
+def test_a_tie_break_is_told_how_many_places_later_stages_leave(
+    make_result, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted: list[tuple[int, int]] = []
+
+    def note(matrix, rank, count: int):
+        wanted.append((len(matrix), count))
+        return np.zeros(len(matrix))
+
+    monkeypatch.setitem(selection.TIE_BREAKS, TIE_BREAK, note)
+    results = [make_result(name, stage) for name, stage in (("a", 1), ("b", 1), ("c", 0))]
+    selection.order(results, NAMES, TIE_BREAK, 5)
+    assert wanted == [(2, 5), (1, 3)]

@@ -220,3 +220,17 @@ def test_the_setting_decides_who_goes_on_and_who_breeds(settings, answer) -> Non
         bred.add(evolution.closed[0].population)
     assert len(went) > 1
     assert len(bred) > 1
+
+
+def test_an_infinite_value_counts_as_one_range_beyond_the_worst() -> None:
+    inf = math.inf
+    rows = np.array([[0.0, 5.0, inf], [1.0, inf, inf], [3.0, 1.0, inf], [inf, 5.0, inf]])
+    expected = [[0, 5, 0], [1, 9, 0], [3, 1, 0], [6, 5, 0]]
+    assert tiebreak._without_infinity(rows).tolist() == expected
+
+
+def test_epsilon_puts_the_worst_value_into_the_last_box() -> None:
+    rows = [[0, 1], [0.9, 0.9], [1, 0]]
+    # One box holds all, and rows 0 and 2 are nearer its corner (1 against 1.27), row 0 better in
+    # the first objective. Boxes of 1/2: row 2 has its own; that of row 1 is dominated.
+    assert best_first("epsilon", rows) == [0, 2, 1]

@@ -236,3 +236,10 @@ def test_an_overlay_hides_a_corner_and_no_more() -> None:
     assert np.ptp(columns) <= 31
     assert {min(rows.min(), 89 - rows.max()), min(columns.min(), 89 - columns.max())} <= {0, 1}
     assert 0.05 < changed.mean() < 0.12
+
+
+def test_each_kind_draws_rows_of_its_own(rows: Rows) -> None:
+    attacked = attack_rows(rows, 10, seed=3)
+    for kinds in (WRAPPING_ATTACKS, SPELLING_ATTACKS, IMAGE_ATTACKS):
+        drawn = {tuple(attacked[kind].origins.tolist()) for kind in kinds}
+        assert len(drawn) == len(kinds)

@@ -169,3 +169,26 @@ def test_difference_of_unlike_weights_is_infinite(tmp_path: Path) -> None:
         {"0.query": (torch.zeros(4, 8), torch.zeros(6, 4))}, w.extra
     )
     assert largest_difference(grown, wider(grown)) == float("inf")
+
+
+def test_a_checkpoint_is_on_disk_before_it_has_its_name_and_the_name_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its record follows: a power cut must not leave a name in the journal and no weights."""
+    done: list[tuple[str, int]] = []
+    sync, replace = os.fsync, Path.replace
+
+    def note_sync(file: int) -> None:
+        done.append(("sync", os.fstat(file).st_ino))
+        sync(file)
+
+    def note_name(path: Path, target: Path) -> Path:
+        done.append(("name", path.stat().st_ino))
+        return replace(path, target)
+
+    (tmp_path / "aa").mkdir()
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(Path, "replace", note_name)
+    path = checkpoint_path(tmp_path, save_checkpoint(tmp_path, make()))
+    file, folder = path.stat().st_ino, path.parent.stat().st_ino
+    assert done == [("sync", file), ("name", file), ("sync", folder)]

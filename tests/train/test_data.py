@@ -147,3 +147,16 @@ def test_merged_parts_lie_where_they_should() -> None:
     rows, places = merge_rows([one, one.take([]), two])
     assert [rows.take(own).tasks for own in places] == [("a", "b"), (), ("c",)]
     assert rows.labels.tolist() == [0, 1, 1]
+
+
+def test_batches_of_one_bucket_come_in_no_order_of_length() -> None:
+    for seed in range(3):
+        cut = batches(np.arange(64), LENGTHS, 8, 8, [seed])
+        longest = [max(LENGTHS[i] for i in batch) for batch in cut]
+        assert longest != sorted(longest)
+
+
+def test_a_share_that_is_a_whole_number_of_rows_is_not_rounded_up_by_its_last_digit() -> None:
+    rows = _rows([0] * 250, [False] * 250, ["t"] * 250)
+    assert 250 * 64.4 / 100 > 161
+    assert len(subset(rows, 64.4, 0)) == 161

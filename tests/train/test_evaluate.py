@@ -374,3 +374,52 @@ def test_a_users_objective_is_found_by_module_and_name(
 def test_an_objective_that_cannot_be_had_is_refused_by_name(name: str) -> None:
     with pytest.raises(ConfigError, match=f"'{name}'"):
         load_function("objectives", name)
+
+
+def test_the_gain_is_of_the_rows_with_a_picture_alone(pictured: EvaluationSet) -> None:
+    scores = _truth(pictured).astype(float)
+    scores[:16][~pictured.has_image] = 1 - scores[:16][~pictured.has_image]
+    objectives, _ = map(_values, pictured.measure(scores, np.full(16, 0.5)))
+    assert objectives["cross_modal_gain"] == 0.5  # though rows of text are all wrong
+    assert objectives["task_skill"] == 0.5
+
+
+def test_the_threshold_is_each_resamples_own(pictured: EvaluationSet) -> None:
+    """Of one threshold for all draws the interval of what it decides would be too narrow."""
+    scores = np.random.default_rng(0).random(len(pictured.encoded))
+    threshold = pictured.measure(scores, None, draws=60)[1]["threshold"]
+    unsafe = scores[:16][pictured.labels == 1]
+    assert set(threshold) <= set(unsafe)
+    assert len(set(threshold)) > 1
+
+
+@pytest.fixture(scope="module")
+def in_blocks(tiny: Backbone, tiny_rows: Rows, tower: VisionTower) -> EvaluationSet:
+    """Rows of two tasks, those of text first, and as many clean ones: the first rows are no fair
+    share of them."""
+    order = [*range(0, 16, 2), *range(1, 16, 2)]
+    rows = replace(tiny_rows, tasks=("a",) * 8 + ("b",) * 8).take(order)
+    benign = replace(rows, labels=np.zeros(16, np.int8), images=(None,) * 16)
+    return EvaluationSet(rows, benign, 0, 0, encoder(tiny, tower), True)
+
+
+def test_a_part_keeps_of_each_row_what_belongs_to_it(in_blocks: EvaluationSet) -> None:
+    part, everything = in_blocks.part(share=50, per_class=0), in_blocks.encoded.rows
+    assert (len(part.rows), len(part.clean)) == (8, 8)
+    assert part.labels.tolist() == part.rows.labels.tolist()
+    assert part.tasks.tolist() == list(part.rows.tasks)
+    assert part.has_image.tolist() == [image is not None for image in part.rows.images]
+    assert everything.take(part._main).keys() == part.rows.keys()
+    assert everything.take(part._clean).keys() == part.clean.keys()
+
+
+def test_skill_of_a_share_is_task_skill_of_its_rows(
+    in_blocks: EvaluationSet, pack: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is looked at within a stage is what is measured of as large a part."""
+    scores = np.random.default_rng(0).random((8, len(in_blocks.encoded)))
+    monkeypatch.setattr(EvaluationSet, "_score", lambda *_: scores)
+    part = in_blocks.part(share=50, per_class=0)
+    measured = [part.measure(own, None)[0]["task_skill"][0] for own in scores]
+    half = in_blocks.skill(pack, ENTRIES, batch=8, share=50, images=True)
+    assert half == pytest.approx(measured)

@@ -154,3 +154,24 @@ def test_an_adapter_is_written_whole_before_a_signal_stops_its_writer(
     with pytest.raises(KeyboardInterrupt), stoppable():
         export_adapter(tmp_path / "a", base, own, own.lora_cfg, draw_weights(base, own), {})
     assert is_whole(tmp_path / "a", {})
+
+
+def test_an_export_that_fails_over_an_older_one_leaves_no_sidecar_of_that(
+    base: Backbone,
+    genome: Callable[..., Genome],
+    draw_weights: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own = genome(r=2, layers=1)
+    weights = draw_weights(base, own)
+    export_adapter(tmp_path, base, own, own.lora_cfg, weights, {})
+    assert (tmp_path / SIDECAR).exists()
+
+    def fail(*_: object) -> None:
+        raise StoreError("full")
+
+    monkeypatch.setattr("coralx.train.export.save_tensors", fail)
+    with pytest.raises(StoreError, match="full"):
+        export_adapter(tmp_path, base, own, own.lora_cfg, weights, {})
+    assert not (tmp_path / SIDECAR).exists()

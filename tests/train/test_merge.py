@@ -294,3 +294,23 @@ def test_a_job_starts_from_both_parents_and_says_how_they_compare(worker: Worker
     assert mixed.details["auroc_of_better_parent"] == max(skills)
     assert mixed.details["auroc_at_start"] not in skills
     assert "auroc_at_start" not in one.details
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_equal_weights_at_other_scales_are_other_updates(method: str) -> None:
+    weights, fresh = draw(1, 2, "0.q"), empty(2, "0.q")
+    parents = [Parent(weights, 1.0, 0.5), Parent(weights, 3.0, 0.5)]
+    child = mix(parents, fresh, method, density=1.0)
+    assert update(child, "0.q") == pytest.approx(update(weights, "0.q"), abs=1e-5)  # of scale 2
+
+
+def test_what_one_parent_alone_has_beside_the_adapters_is_taken_whole() -> None:
+    one, other = draw(1, 2, "0.q"), draw(2, 2, "0.q")
+    projector = torch.ones(4, 3)
+    one = Weights(one.lora, one.extra | {"projector.weight": projector})
+    for parents in ((one, other), (other, one)):
+        given = [
+            Parent(part, 1.0, share) for part, share in zip(parents, SHARES["rank"], strict=True)
+        ]
+        child = mix(given, empty(2, "0.q"))
+        assert child.extra["projector.weight"] == pytest.approx(projector)

@@ -213,3 +213,13 @@ def test_bootstrap_interval_contains_the_value_and_narrows_with_rows() -> None:
         assert found.low < found.value < found.high
         widths.append(found.high - found.low)
     assert 3 < widths[0] / widths[1] < 5.5  # root of 16, about
+
+
+def test_calibration_has_fifteen_bins() -> None:
+    """0.34 and 0.39 share bin 5 of 15, where the gaps 0.34 and -0.61 set each other off in part;
+    of 14 or 16 equal bins they do not. 0.06 and 0.07 lie either side of 1/15."""
+    labels = np.array([0, 1], np.int8)
+    shared = calibration(np.array([0.34, 0.39]), labels, _plain(2))
+    parted = calibration(np.array([0.06, 0.07]), labels, _plain(2))
+    assert shared == pytest.approx([1 - 0.27 / 2])
+    assert parted == pytest.approx([1 - (0.06 + 0.93) / 2])

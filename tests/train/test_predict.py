@@ -360,3 +360,32 @@ def test_features_of_pictures_are_not_kept_beyond_a_chunk(
         predictor.score(mixed_rows.texts, mixed_rows.images)
     assert predictor._tower is not None
     assert not predictor._tower._known
+
+
+def test_a_score_at_the_threshold_is_unsafe(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the figures count it that an export was chosen by."""
+    (limit,) = predictor.score(["how to bake bread"], [None])
+    monkeypatch.setattr(predictor, "threshold", limit)
+    (line,) = predictor.predict([{"text": "how to bake bread"}], tmp_path, "text", "image")
+    assert (line["score"], line["unsafe"]) == (limit, True)
+
+
+def test_an_adapter_of_rslora_is_scored_at_its_own_scale(
+    backbone: Backbone,
+    genome: Callable[..., Genome],
+    draw_weights: Any,
+    build_pack: Any,
+    text_rows: Rows,
+    tmp_path: Path,
+) -> None:
+    own = genome(r=4, alpha=16, target_modules=("all-linear",), layers=2, use_rslora=True)
+    weights = draw_weights(backbone, own, spread=0.05)
+    facts = FACTS | {"vision_tower": None}
+    export_adapter(tmp_path, backbone, own, own.lora_cfg, weights, facts)
+    pack, batch = build_pack([own], [weights], [0]), EncodedRows(text_rows, backbone, None, 24)
+    with torch.no_grad():
+        logits = score(backbone, pack, [backbone.depth - 2], batch.batch(range(16)))[0]
+    found = Predictor(tmp_path, "cpu").score(text_rows.texts, text_rows.images)
+    assert found == pytest.approx(torch.sigmoid(logits.double()).tolist(), abs=1e-5)

@@ -177,3 +177,21 @@ def test_what_cannot_be_computed_leaves_no_file(
             rows.prepare(4)
     assert not list(tmp_path.iterdir())
     assert torch.equal(rows.batch(CHOSEN).at(4), _encode(text_rows, backbone).batch(CHOSEN).at(4))
+
+
+def test_a_file_is_on_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    replace = Path.replace
+
+    def note(path: Path, target: Path) -> Path:
+        done.append("name")
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", lambda _: done.append("sync"))
+    monkeypatch.setattr(Path, "replace", note)
+    store = PrefixStore(tmp_path, 0)
+    store.make("key", (2, 3), torch.float32, torch.device("cpu"))
+    store.keep("key")
+    assert done == ["sync", "name"]

@@ -244,3 +244,17 @@ def test_a_layer_without_bias_folds_its_scale_alone() -> None:
     assert folded["head.weight"].tolist() == [[0.5, 1.0]]
     assert folded["projector.bias"] is head["projector.bias"]
     assert "head.bias" not in folded
+
+
+def test_the_surest_scores_keep_their_order_and_distance() -> None:
+    scores = np.array([1e-13, 1e-10, 1e-7, 1 - 1e-7, 1 - 1e-10])
+    scaled = Scaling(0.5, 0.0).apply(scores)
+    assert scaled == pytest.approx(expit(0.5 * logit(scores)), rel=1e-4)
+    assert (np.diff(scaled) > 0).all()
+
+
+def test_the_seed_decides_which_rows_are_held_out_together() -> None:
+    scores, labels = _draw(200, 0.4, 0.8)
+    one, again, other = (scale_held_out(scores, labels, True, seed) for seed in (1, 1, 2))
+    assert np.array_equal(one, again)
+    assert not np.array_equal(one, other)

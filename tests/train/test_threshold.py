@@ -98,3 +98,9 @@ def test_final_figures_say_what_the_exported_threshold_does_on_test_rows(
     safe = np.concatenate([own[rows.labels == 0], others])
     assert details["as_served/recall"].value == pytest.approx(own[rows.labels == 1].mean())
     assert details["as_served/false_positive_rate"].value == pytest.approx(safe.mean())
+
+
+def test_a_score_that_rounding_alone_tells_apart_is_passed_over_for_the_next() -> None:
+    labels = np.append(UNSAFE, np.zeros(1, np.int8))
+    with_near = expit(np.append(LOGITS, -3.001))
+    assert logit(find_threshold(with_near, labels, 0.01)) == pytest.approx(-4)
