@@ -139,7 +139,8 @@ def test_the_step_is_the_benchmarks() -> None:
         f"{plain['gflops']['median']:.0f} GFLOP/s in float32, "
         f"{100 * plain['share_of_peak']['median']:.0f}% of the machine's measured matrix peak, and "
         f"do {plain['x_sequential']['median']:.1f}x what they would do one after another; with "
-        f"frozen products in bfloat16, {mixed['gflops']['median']:.0f} GFLOP/s and "
+        f"frozen products in bfloat16, {mixed['gflops']['median']:.0f} GFLOP/s, "
+        f"{100 * mixed['share_of_peak']['median']:.0f}% of that format's peak, and "
         f"{mixed['x_sequential']['median']:.1f}x."
     )
     assert clause in one_line(README)

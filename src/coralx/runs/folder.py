@@ -42,10 +42,10 @@ def adapter_folder(directory: Path, genome: str) -> Path:
 
 
 def check_name(directory: Path) -> None:
-    """Pass if the folder's path is UTF-8: safetensors opens no other.
+    """Pass if the path can be a run's: it is UTF-8, as safetensors opens no other, and no file's.
 
     Raises:
-        StoreError: it is not.
+        StoreError: it cannot.
     """
     path = str(directory.absolute())
     try:
@@ -55,6 +55,8 @@ def check_name(directory: Path) -> None:
             f"{path.encode(errors='backslashreplace').decode()}: the path of a run must be UTF-8; "
             "rename the folder that is not, or choose another --out"
         ) from None
+    if os.path.isfile(directory):
+        raise StoreError(f"{directory}: is a file; name a folder")
 
 
 def check_new(directory: Path) -> None:
