@@ -280,6 +280,29 @@ def long_rows() -> Rows:
     return Rows(("how do i make bread now " * 4,) * 16, labels, ("all",) * 16, (None,) * 16)
 
 
+def _check_decoder(
+    base: Backbone,
+    folder: str,
+    rows: EncodedRows,
+    adapters: Sequence[LoRAConfig],
+    weights: Sequence[Weights],
+) -> ModelShape:
+    """Training and evaluation of a pack take what is foretold."""
+    for depth in range(base.depth):
+        rows.prepare(depth)
+    counter = PeakBytes()
+    with counter:
+        _train_once(base, rows, adapters, weights)
+    shape = read_shape(folder, base.dtype.itemsize)
+    assert shape is not None
+    foretold = added_bytes(adapters, shape, len(rows), max(rows.lengths))
+    assert foretold == pytest.approx(counter.peak, rel=0.15)
+    peak = _evaluation_peak(base, rows, adapters, weights)
+    evaluating = _foretell_evaluation(adapters, shape, len(rows), max(rows.lengths))
+    assert evaluating == pytest.approx(peak, rel=0.1)
+    return shape
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("kind", ["llama", "qwen3"])
 @pytest.mark.parametrize("name", DECODER_PACKS)
@@ -296,19 +319,8 @@ def test_the_memory_of_a_decoders_pack_is_foretold(
     rows = EncodedRows(long_rows, base, None, max_tokens=24)
     adapters = [LoRAConfig(**facts) for facts in DECODER_PACKS[name]]
     weights = [draw_weights(base, Genome(lora_cfg=a), k) for k, a in enumerate(adapters)]
-    for depth in range(base.depth):
-        rows.prepare(depth)
-    counter = PeakBytes()
-    with counter:
-        _train_once(base, rows, adapters, weights)
-    shape = read_shape(folder, base.dtype.itemsize)
-    assert shape is not None
+    shape = _check_decoder(base, folder, rows, adapters, weights)
     assert base_bytes(shape) == pytest.approx(base.weight_bytes(), rel=0.02)
-    foretold = added_bytes(adapters, shape, len(rows), max(rows.lengths))
-    assert foretold == pytest.approx(counter.peak, rel=0.15)
-    peak = _evaluation_peak(base, rows, adapters, weights)
-    evaluating = _foretell_evaluation(adapters, shape, len(rows), max(rows.lengths))
-    assert evaluating == pytest.approx(peak, rel=0.1)
 
 
 LONG_DECODER = {**DECODER, "num_key_value_heads": 2, "max_position_embeddings": 1536}
@@ -331,15 +343,4 @@ def test_the_memory_of_a_decoder_with_long_texts_is_foretold(
     assert max(rows.lengths) == 1536
     adapters = [LoRAConfig(**facts) for facts in DECODER_PACKS[name]]
     weights = [draw_weights(base, Genome(lora_cfg=a), k) for k, a in enumerate(adapters)]
-    for depth in range(base.depth):
-        rows.prepare(depth)
-    counter = PeakBytes()
-    with counter:
-        _train_once(base, rows, adapters, weights)
-    shape = read_shape(folder, base.dtype.itemsize)
-    assert shape is not None
-    foretold = added_bytes(adapters, shape, len(rows), max(rows.lengths))
-    assert foretold == pytest.approx(counter.peak, rel=0.15)
-    peak = _evaluation_peak(base, rows, adapters, weights)
-    evaluating = _foretell_evaluation(adapters, shape, len(rows), max(rows.lengths))
-    assert evaluating == pytest.approx(peak, rel=0.1)
+    _check_decoder(base, folder, rows, adapters, weights)
