@@ -191,7 +191,7 @@ FILES: dict[str, tuple[str, bytes, str]] = {
     "half a character": ("rows.jsonl", b'{"text": "\\ud800", "label": 1}\n', "half of a UTF"),
     "nested too deep": (
         "rows.jsonl",
-        b'{"text": "a", "label": 1, "x": ' + b"[" * 3000 + b"]" * 3000 + b"}\n",
+        b'{"text": "a", "label": 1, "x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n",
         "cannot be read as json: line 1: nested too deeply",
     ),
     "Latin-1": ("rows.csv", b"text,label\ncaf\xe9,1\n", "line 2 is not UTF-8 text (byte 0xe9)"),

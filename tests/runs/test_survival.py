@@ -29,7 +29,7 @@ from coralx.store import JOURNAL, History, Store, has_begun, read_history
 from coralx.train.worker import Worker
 
 KILLS = 30
-ONE_CORE = os.environ | {"OMP_NUM_THREADS": "1"}
+ONE_CORE = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}  # they fork
 
 
 def test_a_run_killed_at_random_instants_ends_as_if_left_alone() -> None:
