@@ -146,6 +146,44 @@ def test_the_step_is_the_benchmarks() -> None:
     assert clause in one_line(README)
 
 
+def test_the_gpu_is_the_benchmarks() -> None:
+    document, cells = read("naive_vs_coralx_cuda"), read("packed_step_cuda")["cells"]
+    (run,) = document["runs"]
+
+    def find(kind: str, pack: int) -> Mapping[str, Any]:
+        wanted = {"sweep": "pack and batch", "pack": pack, "batch": 1, "kind": kind}
+        return next(cell for cell in cells if wanted.items() <= cell.items())
+
+    kinds = ("mixed", "float32", "bfloat16")
+    mixed, plain, rounded = (f"{find(kind, 8)['times_one']['median']:.2f}" for kind in kinds)
+    large, coralx, naive = find("mixed", 32), run["coralx"], run["naive"]
+    clause = (
+        f"five generations of eight take {coralx['seconds']:.0f} s, "
+        f"{run['speedup_wall_clock']:.1f}x less than `peft` in float32 and "
+        f"{run['speedup_over_mixed_naive']:.1f}x less than under autocast, which is slower there, "
+        f"in {run['speedup_steps']:.1f}x fewer steps, with {100 * run['hypervolume_ratio']:.0f}% "
+        "of the test hypervolume of full training as PEFT leaves it and a best test AUROC that "
+        f"differs by {run['auroc_difference']:+.3f}. Packs of 32 genomes (two blocks, one row of "
+        f"{large['tokens_per_genome_step']:.0f} tokens each, frozen products in bfloat16) do "
+        f"{large['x_sequential']['median']:.1f}x what they would do one after another, and packs "
+        f"of eight take {mixed} times as long as one genome: {plain} in float32, {rounded} with "
+        "the base in bfloat16."
+    )
+    assert clause in one_line(README)
+    clause = (
+        f"so takes {naive['seconds']:.0f} s in float32 and {naive['mixed_seconds']:.0f} s under "
+        f"autocast, which adds some; a CoralX run takes {coralx['seconds']:.0f} s."
+    )
+    assert clause in one_line(BENCHMARKS)
+    most = {kind: max(c["share_of_peak"]["median"] for c in cells if c["kind"] == kind)
+            for kind in kinds}  # fmt: skip
+    clause = (
+        f"reaches {100 * most['float32']:.0f}% of the matrix peak, and where products are in "
+        f"bfloat16 {100 * max(most['mixed'], most['bfloat16']):.0f}% of theirs at most."
+    )
+    assert clause in one_line(BENCHMARKS)
+
+
 def test_leaving_early_is_the_benchmarks() -> None:
     document = read("leaving_early")
     regret = document["regret"]

@@ -223,11 +223,12 @@ def _train(
     losses = []
     for position, chosen in enumerate(plan):
         pack.begin_step(position)
+        optimizer.begin_step([position] * pack.size)
         logits = score(backbone, pack, entries, encoded.batch(chosen))
         each = find_losses(logits, encoded.rows.labels[list(chosen)])
         each.sum().backward()
         optimizer.clip(clip)
-        optimizer.step([position] * pack.size, [True] * pack.size)
+        optimizer.step()
         losses.append(each.tolist())
     weights = [pack.take(k, start) for k, start in enumerate(starts)]
     return Trained(pack, np.array(losses), weights)

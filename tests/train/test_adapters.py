@@ -11,7 +11,6 @@ from coralx.train.adapters import (
     AtWork,
     PackedAdapters,
     Weights,
-    hash_name,
     new_weights,
 )
 from coralx.train.frozen import FrozenProducts
@@ -188,12 +187,6 @@ def test_a_dropout_stream_is_the_same_in_any_pack(
 ) -> None:
     alone = PackedAdapters([weights[1]], [0.5], [0.3], [11], CPU)
     assert torch.equal(_drop(pack, 7)[1], _drop(alone, 7)[0])
-
-
-def test_hash_depends_on_the_name_alone() -> None:
-    assert hash_name("ab") == 131 * ord("a") + ord("b")
-    assert hash_name("ab") != hash_name("ba")
-    assert 0 <= hash_name("a" * 1000) < 2**61
 
 
 @pytest.fixture

@@ -1,4 +1,5 @@
-"""Where each tensor would lie if the device were CUDA, on a machine that has none.
+"""Training and use on CUDA: on a GPU if there is one, else on a stand-in that says where each
+tensor would lie.
 
 Torch's own fake tensors cannot go backwards here (autograd asks for CUDA's libraries), so this
 keeps real values in main memory and a note of which storages stand for memory of the device. It
@@ -19,7 +20,6 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
@@ -31,13 +31,14 @@ from coralx.train import frozen, naive, predict, workbench
 from coralx.train.adapters import PackedAdapters, Weights
 from coralx.train.backbone import Backbone
 from coralx.train.naive import NaiveTrainer
-from coralx.train.network import score
 from coralx.train.optim import PackOptimizer, Schedule
+from coralx.train.pack_step import PackStep
 from coralx.train.predict import Predictor
 from coralx.train.prefix import EncodedRows
 from coralx.train.prefix_store import PrefixStore
 from coralx.train.pretrained import load_classifier
 from coralx.train.rows import Rows
+from coralx.train.transfer import send
 from coralx.train.vision import VisionTower
 from coralx.train.worker import Worker
 
@@ -59,6 +60,8 @@ INDEXING = {
 class Memory:
     """Which storages stand for memory of the device, and how often the host has waited for it."""
 
+    is_real = False
+
     def __init__(self) -> None:
         self._held: dict[int, object] = {}
         self.waits = 0
@@ -72,11 +75,11 @@ class Memory:
         if key not in self._held:
             self._held[key] = weakref.finalize(storage, self._held.pop, key, None)
 
-    def move(self, tensor: Tensor, to_device: bool) -> Tensor:
+    def move(self, tensor: Tensor, to_device: bool, waits: bool) -> Tensor:
         """A tensor on that side: itself or, if it is on the other, a copy."""
         if self.holds(tensor) is to_device:
             return tensor
-        self.waits += 1
+        self.waits += waits
         with torch._C.DisableTorchFunction(), torch.utils._python_dispatch._disable_current_modes():
             moved = tensor.clone()
         if to_device:
@@ -164,7 +167,8 @@ class Called(TorchFunctionMode):
         if on_device is None or not isinstance(out, Tensor):
             return out
         if isinstance(own, Tensor):  # `to` and the like
-            return memory.move(out, on_device) if name in ("to", "cpu") else out
+            waits = not kwargs.get("non_blocking")
+            return memory.move(out, on_device, waits) if name in ("to", "cpu") else out
         if on_device:
             memory.take(out)
         return out
@@ -214,9 +218,21 @@ def is_cuda(part: object) -> bool:
     return str(part).startswith("cuda")
 
 
+class Hardware(Memory):
+    """The memory of a GPU, which does not tell of waits."""
+
+    is_real = True
+
+    def holds(self, tensor: Tensor) -> bool:
+        return tensor.is_cuda
+
+
 @pytest.fixture
 def memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Memory]:
-    """A device that stands in for CUDA while a test runs."""
+    """A GPU, or a device that stands in for one while a test runs."""
+    if torch.cuda.is_available():
+        yield Hardware()
+        return
     made = Memory()
     monkeypatch.setattr(torch, "Generator", StandInGenerator)
     for module in (workbench, predict):
@@ -271,14 +287,14 @@ LORA: dict[str, dict[str, Any]] = {  # of three depths, in no order of them
 GENOMES = [
     Genome(id=n, lora_cfg=LoRAConfig(**lora), learning_rate=2e-3) for n, lora in LORA.items()
 ]
-MOST_WAITS = 6  # of a step: for the batch's places, mask, pictures (two) and labels, and for losses
+MOST_WAITS = 1  # of a step: for losses and norms
 
 
 @dataclass(frozen=True)
 class Trained:
     """Losses of each step, how often it has waited for the device, and each genome's weights."""
 
-    losses: list[float]
+    losses: list[list[float]]
     waits: list[int]
     weights: list[Weights]
 
@@ -298,22 +314,19 @@ def train(
     entries = [0, model.depth - 1, model.depth - 2]
     pack = PackedAdapters(starts, [1.0, 2.0, 0.5], [dropout] * 3, [0, 1, 2], model.device)
     optimizer = PackOptimizer(pack, [Schedule(2e-3, 2)] * 3, [0.0, 0.1, 0.0], [0, 0, 0])
+    take_step = PackStep(model, pack, optimizer, entries, 1.0)
     pack.training = True
     losses, waits = [], []
     for step in range(3):
         before = memory.waits
         chosen = np.arange(step, step + 8)
         pack.begin_step(step)
-        logits = score(model, pack, entries, encoded.batch(chosen))
-        truth = labels[chosen].expand_as(logits)
-        loss = functional.binary_cross_entropy_with_logits(logits, truth)
-        loss.backward()  # type: ignore[no-untyped-call]
-        norms = optimizer.clip(1.0)
-        losses.append(loss.tolist())
-        optimizer.step([step] * 3, [True, step != 1, True])
+        optimizer.begin_step([step] * 3)
+        found = take_step(encoded.batch(chosen), labels[send(chosen, model.device)]).tolist()
+        losses.append(found[0])
         waits.append(memory.waits - before)
-        assert norms.min() > 0
-    assert [optimizer.count(k) for k in range(3)] == [3, 2, 3]
+        assert min(found[1]) > 0
+    assert [optimizer.count(k) for k in range(3)] == [3, 3, 3]
     return Trained(losses, waits, [pack.take(k, start) for k, start in enumerate(starts)])
 
 
@@ -354,7 +367,8 @@ def test_steps_on_the_device_are_those_on_the_cpu(
     here, there = (Backbone(path, at, torch.float32, products=products) for at in (CPU, CUDA))
     starts = draw_starts(here, draw_weights)
     expected, found = train(here, rows, starts, memory), train(there, rows, starts, memory)
-    assert found.losses == pytest.approx(expected.losses, abs=1e-4)
+    rounding = 1e-4 if products == torch.float32 else 1e-3
+    np.testing.assert_allclose(found.losses, expected.losses, atol=rounding)
     assert max(found.waits[1:]) <= MOST_WAITS
     for own, start in zip(found.weights, starts, strict=True):
         assert all(memory.holds(part) for pair in own.lora.values() for part in pair)
@@ -367,7 +381,7 @@ def test_a_base_in_bfloat16_trains_on_the_device(
     path, rows = bases["decoder"]
     model = Backbone(path, CUDA, torch.bfloat16, products=torch.bfloat16)
     found = train(model, rows, draw_starts(model, draw_weights), memory)
-    assert found.losses[2] < found.losses[0]
+    assert sum(found.losses[2]) < sum(found.losses[0])
 
 
 def test_dropout_on_the_device_is_each_genomes_own(
@@ -400,7 +414,7 @@ def test_mapped_prefixes_come_to_the_device(
     kept = train(model, rows, starts, memory)
     for _ in range(2):  # filled, then found
         mapped = train(model, rows, starts, memory, store=PrefixStore(tmp_path, 0))
-        assert mapped.losses == pytest.approx(kept.losses, abs=1e-4)
+        np.testing.assert_allclose(mapped.losses, kept.losses, atol=1e-4)
     assert len(list(tmp_path.glob("*.bin"))) == 3
 
 
@@ -437,7 +451,13 @@ def run_stages(device: str, base: str, folder: Path) -> tuple[list[dict[str, flo
         "base_model": base,
         "data": {"max_rows": 16, "max_tokens": 8},
         "evolution": {"crossover_weights": "ties"},
-        "training": {"device": device, "attack_rows": 1, "bootstrap_draws": 2},
+        "training": {
+            "device": device,
+            "cuda_graphs": torch.cuda.is_available(),
+            "frozen_products": "float32",
+            "attack_rows": 1,
+            "bootstrap_draws": 2,
+        },
     }
     worker = Worker(load_config(settings), folder / "checkpoints")
     first = run_job(worker, 0, [Start()] * 3)
@@ -470,11 +490,13 @@ def test_a_run_on_the_device_is_that_on_the_cpu(
     expected, tokens = run_stages("cpu", path, tmp_path / "cpu")
     assert not memory.waits
     found, same = run_stages("cuda", path, tmp_path / "cuda")
-    assert memory.waits
+    assert memory.is_real or memory.waits
     assert same == tokens
     for one, own in zip(found, expected, strict=True):
         # The stand-in's copies from one side to the other are not among the bytes counted.
         assert one.pop("memory", 0) == pytest.approx(own.pop("memory", 0), rel=0.1)
+        # So few rows are attacked that two of nearly equal scores show where they change places.
+        assert one.pop("safety", 0) == pytest.approx(own.pop("safety", 0), abs=0.12)
         assert one == pytest.approx(own, abs=1e-3)
 
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from coralx.train import optim
 from coralx.train.adapters import PackedAdapters, Weights
-from coralx.train.optim import PackOptimizer, Schedule
+from coralx.train.optim import AllAtOnce, PackOptimizer, RowByRow, Schedule
 
 CPU = torch.device("cpu")
 DECAYS = (0.0, 0.1, 0.01)
@@ -33,6 +34,17 @@ def pack() -> PackedAdapters:
 
 def _optimizer(pack: PackedAdapters, steps: tuple[int, ...] = (0, 0, 0)) -> PackOptimizer:
     return PackOptimizer(pack, SCHEDULES, DECAYS, steps)
+
+
+def _step(optimizer: PackOptimizer, position: int) -> None:
+    optimizer.begin_step([position] * 3)
+    optimizer.step()
+
+
+@pytest.fixture(params=[RowByRow, AllAtOnce])
+def either(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The update of a CPU and that of a GPU."""
+    monkeypatch.setattr(optim, "RowByRow", request.param)
 
 
 def _fill_gradients(pack: PackedAdapters, seed: int) -> None:
@@ -88,6 +100,7 @@ def test_a_nan_gradient_is_clipped_in_its_own_row(pack: PackedAdapters) -> None:
     assert pack.gradients[[0, 2]].norm(dim=1).tolist() == pytest.approx([1, 1])
 
 
+@pytest.mark.usefixtures("either")
 def test_a_pack_steps_as_so_many_optimizers_of_torch(pack: PackedAdapters) -> None:
     alone = [nn.Parameter(row.clone()) for row in pack.values]
     theirs = [
@@ -100,34 +113,21 @@ def test_a_pack_steps_as_so_many_optimizers_of_torch(pack: PackedAdapters) -> No
             parameter.grad = pack.gradients[k].clone()
             own.param_groups[0]["lr"] = SCHEDULES[k].rate(position)
             own.step()
-        optimizer.step([position] * 3, [True] * 3)
+        _step(optimizer, position)
     torch.testing.assert_close(pack.values, torch.stack(list(alone)).detach())
     assert [optimizer.count(k) for k in range(3)] == [6, 6, 6]
 
 
+@pytest.mark.usefixtures("either")
 def test_the_tensors_of_the_pack_see_the_step(pack: PackedAdapters) -> None:
     before = pack.lora["0.q"][0].detach().clone()
     pack.gradients.fill_(1.0)
-    _optimizer(pack).step([0, 0, 0], [True] * 3)
+    _step(_optimizer(pack), 0)
     moved = (before - pack.lora["0.q"][0].detach())[0, 0]
     assert moved.tolist() == pytest.approx([1e-2 / 3] * 4, rel=1e-3)  # a third of the peak
 
 
-def test_inactive_genomes_keep_weights_moments_and_count(pack: PackedAdapters) -> None:
-    optimizer = _optimizer(pack)
-    _fill_gradients(pack, 0)
-    optimizer.step([0] * 3, [True] * 3)
-    states = pack.values, optimizer.first, optimizer.second
-    before = [state.clone() for state in states]
-    _fill_gradients(pack, 1)
-    optimizer.step([1] * 3, [True, False, True])
-    for old, new in zip(before, states, strict=True):
-        assert torch.equal(old[1], new[1])
-        assert not torch.equal(old[0], new[0])
-        assert not torch.equal(old[2], new[2])
-    assert [optimizer.count(k) for k in range(3)] == [2, 1, 2]
-
-
+@pytest.mark.usefixtures("either")
 def test_a_genome_continues_from_its_moments_and_count(pack: PackedAdapters) -> None:
     through = nn.Parameter(pack.values[0].clone())
     theirs = torch.optim.AdamW([through], lr=1e-2, weight_decay=0.0)
@@ -140,6 +140,6 @@ def test_a_genome_continues_from_its_moments_and_count(pack: PackedAdapters) -> 
             optimizer.second[0] = theirs.state[through]["exp_avg_sq"]
         theirs.step()
     pack.gradients[0] = through.grad
-    optimizer.step([2, 0, 0], [True, False, False])
+    _step(optimizer, 2)
     torch.testing.assert_close(pack.values[0], through.detach())
     assert optimizer.count(0) == 3

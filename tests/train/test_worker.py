@@ -18,13 +18,12 @@ from kill_runs import CONFIG
 
 from coralx.config import load_config
 from coralx.records import Genome, Job, LoRAConfig, Start, Stop, TrainingResult
-from coralx.train import trainer as trainer_module
+from coralx.train import pack_step
 from coralx.train.adapters import Weights
 from coralx.train.data import batches, subset
 from coralx.train.hook import Turn
 from coralx.train.member import Member, StageWork
 from coralx.train.parting import is_shortage, train_parted
-from coralx.train.trainer import StageTrainer
 from coralx.train.worker import Worker
 
 TIMES = {"train_seconds", "eval_seconds", "busy_share", "peak_memory"}
@@ -162,8 +161,8 @@ def test_all_break_down_together(worker: Worker) -> None:
 def test_what_broke_down_is_not_computed_further(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    taken, score = [], trainer_module.score
-    monkeypatch.setattr(trainer_module, "score", lambda *of: taken.append(of) or score(*of))
+    taken, score = [], pack_step.score
+    monkeypatch.setattr(pack_step, "score", lambda *of: taken.append(of) or score(*of))
     (broken,) = worker.train(make_job(worker, [DOOMED]))
     assert broken.stopped is not None
     assert len(taken) == broken.cost.steps + 1, "the step in which it broke down is the last"
@@ -190,11 +189,11 @@ def planned(
     """Who would be trained for a job, and on what."""
     told: list[tuple[Sequence[Member], StageWork]] = []
 
-    def note(_: Any, members: Sequence[Member], plan: StageWork, *__: Any) -> None:
+    def note(members: Sequence[Member], plan: StageWork, *_: Any) -> None:
         told.append((members, plan))
         raise Enough
 
-    monkeypatch.setattr(StageTrainer, "train", note)
+    monkeypatch.setattr(worker._trainer, "train", note)
 
     def ask(job: Job) -> tuple[Sequence[Member], StageWork]:
         with pytest.raises(Enough):

@@ -125,6 +125,8 @@ class TrainingSettings(Settings):
     dtype: Literal["float32", "bfloat16"] = "float32"
     # Of the frozen layers' matrix products; all else is in `dtype`: see train/frozen.py.
     frozen_products: Literal["auto", "float32", "bfloat16"] = "auto"
+    # Record steps on a GPU and replay them: see train/graphs.py.
+    cuda_graphs: bool = True
     threads: Whole | None = Field(default=None, ge=1, le=1024)
     # Processes that train packs side by side: see executors/ray_pool.py.
     workers: Whole = Field(default=1, ge=1, le=1024)

@@ -17,10 +17,10 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from coralx.train.dropout import DropoutOnDevice, DropoutStreams
 from coralx.train.frozen import FrozenProducts
 from coralx.train.low_rank import add_low_rank
 
@@ -81,20 +81,20 @@ class PackedAdapters:
         self.scales = torch.tensor(scales, dtype=torch.float32, device=device)[:, None, None]
         kept = torch.tensor([1 - p for p in dropouts], dtype=torch.float32, device=device)
         self._training_scales = self.scales / kept[:, None, None]
-        self._dropouts = torch.tensor(dropouts, dtype=torch.float32, device=device)[:, None, None]
-        self._seeds = tuple(seeds)
-        self._step = 0
-        self._generator = torch.Generator(device)
         self._present: list[int] | None = None
         self._indices: dict[tuple[int, ...], Tensor] = {}
         self._lora_shapes, self._extra_shapes = _shapes(weights)
         # Of each genome by target; one that does not adapt it needs no random numbers there.
-        self._rates = {
+        rates = {
             target: [
                 p if target in own.lora else 0.0 for own, p in zip(weights, dropouts, strict=True)
             ]
             for target in self._lora_shapes
         }
+        on_cpu = device.type == "cpu"
+        self._streams: DropoutStreams | DropoutOnDevice = (
+            DropoutStreams(rates, seeds) if on_cpu else DropoutOnDevice(rates, seeds, device)
+        )
         total = sum(a.numel() + b.numel() for a, b in self._lora_shapes.values())
         total += sum(shape.numel() for shape in self._extra_shapes.values())
         self.values = torch.zeros(self.size, total, device=device)
@@ -109,7 +109,7 @@ class PackedAdapters:
     def begin_step(self, step: int) -> None:
         """Clear gradients and move every dropout stream to `step` of its genome."""
         self.gradients.zero_()
-        self._step = step
+        self._streams.begin_step(step)
 
     def select(self, genomes: Sequence[int]) -> None:
         """Say which genomes the tall matrix holds from now on, and in which order."""
@@ -126,18 +126,10 @@ class PackedAdapters:
 
     def dropout(self, x: Tensor, target: str) -> Tensor | None:
         """Which values of x (present, N, in) are left out, each genome's with its own probability
-        and stream; None if nobody's are.
-
-        The stream depends on genome, step and layer alone, never on the pack it trains in.
-        """
-        present = self._present or range(self.size)
-        rates = [self._rates[target][k] for k in present]
-        if not self.training or not any(rates):
+        and stream; None if nobody's are."""
+        if not self.training:
             return None
-        salt = 1_000_003 * self._step + hash_name(target)
-        seeds = [(self._seeds[k] + salt) % 2**63 for k in present]
-        draw = self._draw if x.device.type == "cpu" else self._draw_on_device
-        return draw(x, rates, seeds)
+        return self._streams.draw(x, target, self._present or range(self.size), self._pick)
 
     def add(self, out: Tensor, x: Tensor, target: str) -> Tensor:
         """A layer's output (present x N, ..., out) with the adapters' share of the genomes
@@ -175,28 +167,6 @@ class PackedAdapters:
             flat[k, self._spans[target + "/B"]].view(shape_b)[: b.shape[1]] = b.t()
         for name, value in own.extra.items():
             flat[k, self._spans[name]].view(value.shape).copy_(value)
-
-    def _draw(self, x: Tensor, rates: Sequence[float], seeds: Sequence[int]) -> Tensor:
-        """True with each genome's own probability, rounded to 1 / 65536: like x (present, N, in).
-
-        torch draws on one core at 5 ns a value, which took a third of a step; 16 raw bits do.
-        """
-        dropped = torch.zeros(x.shape, dtype=torch.bool)
-        for own, p, seed in zip(dropped, rates, seeds, strict=True):
-            if p > 0:
-                raw = np.random.SFC64(seed).random_raw(-(-own.numel() // 4))
-                bits = raw.view(np.uint16)[: own.numel()]
-                np.less(bits, round(p * 65536), out=own.view(-1).numpy())
-        return dropped
-
-    def _draw_on_device(self, x: Tensor, rates: Sequence[float], seeds: Sequence[int]) -> Tensor:
-        """The same on a GPU, in the fewest operations that a stream for each genome allows: there
-        a step's time is about the number of its operations."""
-        chance = torch.ones(x.shape, device=x.device)
-        for own, p, seed in zip(chance, rates, seeds, strict=True):
-            if p > 0:
-                own.uniform_(generator=self._generator.manual_seed(seed))
-        return chance < self._pick(self._dropouts)
 
     def _pick(self, stacked: Tensor) -> Tensor:
         """The rows of the genomes selected; a view where they come first, in order."""
@@ -248,14 +218,6 @@ class AdaptedLinear(nn.Module):
         out = self._products.apply(self.base, x)
         pack = self._at_work.pack
         return out if pack is None else pack.add(out, x, self.target)
-
-
-def hash_name(name: str) -> int:
-    """A number that depends on the name alone (Python's own hash differs between processes)."""
-    value = 0
-    for byte in name.encode():
-        value = (value * 131 + byte) % 2**61
-    return value
 
 
 def _shapes(

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from coralx.errors import DataError, ModelError
 from coralx.flops import Sides, training_flops
@@ -286,9 +287,19 @@ class Backbone:
         """The linear layers with the pack's adapters added, for this thread."""
         self._at_work.pack = pack
         try:
-            yield
+            with self._attention():
+                yield
         finally:
             self._at_work.pack = None
+
+    def _attention(self) -> contextlib.AbstractContextManager[None]:
+        """cuDNN's, which torch prefers on some GPUs, makes a plan for each new shape of a batch,
+        which takes longer than many steps."""
+        if self.device.type == "cpu":
+            return contextlib.nullcontext()
+        return sdpa_kernel(
+            [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+        )
 
     def _positions(self, hidden: Tensor, slots: int) -> Tensor:
         """(1, S + T) position of each token; image tokens share position 0."""

@@ -14,11 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from coralx.errors import ObjectiveError
 from coralx.train.adapters import PackedAdapters
 from coralx.train.attacks import attack_rows
 from coralx.train.data import merge_rows, subset
+from coralx.train.graphs import Recorder
 from coralx.train.lanes import Lanes, lanes_for
 from coralx.train.network import score
 from coralx.train.objectives import (
@@ -32,7 +34,7 @@ from coralx.train.objectives import (
     resample,
     threshold_at_recall,
 )
-from coralx.train.prefix import EncodedRows
+from coralx.train.prefix import Batch, EncodedRows
 from coralx.train.rows import Rows
 
 Measures = dict[str, Floats]
@@ -57,6 +59,7 @@ class EvaluationSet:
         clean: benign rows of other sources, counted as safe rows by P3 alone.
         encode: gives rows as tokens and image features, as `Workbench.encode` does.
         per_class: attacked rows of each kind and class; 0 leaves attacks out.
+        recorder: for scoring on a GPU; None scores without recordings.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class EvaluationSet:
         seed: int,
         encode: Callable[[Rows], EncodedRows],
         pictured: bool,
+        recorder: Recorder | None = None,
     ) -> None:
         attacked = attack_rows(rows, per_class, seed, pictured) if per_class else {}
         everything, places = merge_rows([rows, clean, *(own.rows for own in attacked.values())])
@@ -74,7 +78,7 @@ class EvaluationSet:
         self._attackable = rows.labels
         self._main, self._clean = places[0], places[1]
         self._attacks = dict(zip(attacked, places[2:], strict=True))
-        self.encoded, self._seed = encode(everything), seed
+        self.encoded, self._seed, self._recorder = encode(everything), seed, recorder
         self.labels = rows.labels
         self.tasks = np.array(rows.tasks, dtype=np.str_)
         self.has_image = np.array([i is not None for i in rows.images]) & pictured
@@ -268,9 +272,13 @@ class EvaluationSet:
         out: Floats,
         check: Callable[[], None],
     ) -> None:
+        def run(batch: Batch, _: object = None) -> Tensor:
+            return score(self.encoded.backbone, pack, entries, batch)
+
+        step = run if self._recorder is None else self._recorder.wrap(run, entries)
         for rows in parts:
             check()
-            logits = score(self.encoded.backbone, pack, entries, self.encoded.batch(rows, images))
+            logits = step(self.encoded.batch(rows, images), None)
             out[:, rows] = torch.sigmoid(logits.double()).cpu().numpy()
 
 

@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from coralx.records import CurvePoint, Genome, LoRAConfig, Stop
-from coralx.train.adapters import PackedAdapters, Weights, hash_name
+from coralx.train.adapters import PackedAdapters, Weights
 from coralx.train.optim import Schedule
 from coralx.train.resize import Moments
+from coralx.train.seeds import hash_name
 
 CURVE_POINTS = 24  # of the loss kept per stage
 LONG_STAGE = 64  # steps; a shorter stage is worth neither leaving early nor annealing

@@ -24,12 +24,12 @@ from transformers import get_linear_schedule_with_warmup
 
 from coralx.records import Genome, Start
 from coralx.steps import whole_steps
-from coralx.train.adapters import hash_name
 from coralx.train.evaluate import EvaluationSet
 from coralx.train.last_block import find_last
 from coralx.train.objectives import Floats, macro_auroc
 from coralx.train.prefix import EncodedRows
 from coralx.train.pretrained import load_classifier
+from coralx.train.seeds import hash_name
 from coralx.train.workbench import Workbench
 
 

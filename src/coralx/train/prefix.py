@@ -19,9 +19,11 @@ from coralx.train.backbone import Backbone
 from coralx.train.digest import digest
 from coralx.train.prefix_store import PrefixStore
 from coralx.train.rows import Rows
+from coralx.train.transfer import send
 from coralx.train.vision import VisionTower
 
 PREFIX_BATCH = 32
+GPU_WIDTHS = 8  # batches on a GPU have room for a multiple of so many tokens
 Indices = Sequence[int] | NDArray[np.int64]
 
 
@@ -59,6 +61,7 @@ class EncodedRows:
         store: PrefixStore | None = None,
     ) -> None:
         self.rows = rows
+        self._max_tokens = max_tokens
         self._store = store or PrefixStore()
         self._depths = tuple(depths)
         self.backbone, self._keep = backbone, keep
@@ -101,7 +104,7 @@ class EncodedRows:
         found = torch.from_numpy(self._images[1][list(indices)])
         if not bool((found >= 0).any()):
             return None
-        return features[found.clamp(min=0).to(device)], (found >= 0).to(device)
+        return features[send(found.clamp(min=0), device)], send(found >= 0, device)
 
     def count(self, indices: Indices) -> tuple[int, int]:
         """Tokens of text and pictures of the rows, without asking the device for them."""
@@ -122,11 +125,18 @@ class EncodedRows:
     def _places(self, indices: Indices) -> tuple[Tensor, Tensor]:
         """Where each row's tokens lie in the flat store, padded with place 0, and the mask."""
         lengths = np.array([self.lengths[i] for i in indices])
-        ticks = np.arange(lengths.max())[None]
+        ticks = np.arange(self._width(int(lengths.max())))[None]
         mask = ticks < lengths[:, None]
         places = np.where(mask, self._offsets[list(indices)][:, None] + ticks, 0)
         device = self.backbone.device
-        return torch.from_numpy(places).to(device), torch.from_numpy(mask).to(device)
+        return send(places, device), send(mask, device)
+
+    def _width(self, longest: int) -> int:
+        """Tokens that a batch has room for. A GPU has better use for few shapes than for few
+        tokens: see `coralx.train.graphs`."""
+        if self.backbone.device.type == "cpu":
+            return longest
+        return max(longest, min(-(-longest // GPU_WIDTHS) * GPU_WIDTHS, self._max_tokens))
 
     @torch.no_grad()
     def _compute(self, hidden: Tensor, mask: Tensor, start: int, stop: int) -> Tensor:

@@ -20,11 +20,12 @@ from coralx.records import Genome, LoRAConfig, ModelShape, Start
 from coralx.settings.genes import Choice, Integer
 from coralx.settings.sections import TrainingSettings
 from coralx.steps import count_batches
-from coralx.train.adapters import PackedAdapters, Weights, hash_name, new_weights
+from coralx.train.adapters import PackedAdapters, Weights, new_weights
 from coralx.train.backbone import Backbone
 from coralx.train.checkpoint import load_checkpoint
 from coralx.train.evaluate import EvaluationSet
 from coralx.train.frozen import FORMATS, choose_products
+from coralx.train.graphs import Recorder
 from coralx.train.member import Member, build_pack, empty_moments
 from coralx.train.memory import ServedMemory
 from coralx.train.merge import SHARES, Parent, merge
@@ -32,6 +33,7 @@ from coralx.train.prefix import EncodedRows
 from coralx.train.prefix_store import PrefixStore
 from coralx.train.resize import grow, grow_moments, transplant
 from coralx.train.rows import Rows
+from coralx.train.seeds import hash_name
 from coralx.train.splits import Splits, load_splits
 from coralx.train.vision import VisionTower
 
@@ -70,6 +72,8 @@ class Workbench:
         products = choose_products(config.training.frozen_products, dtype, self.device)
         self.backbone = Backbone(config.base_model, self.device, dtype, trusted, products)
         self._check_targets()
+        recorded = config.training.cuda_graphs and self.device.type == "cuda"
+        self.recorder = Recorder(self.device) if recorded else None
         self.tower = self._load_tower(say)
         self._warn_of_unmeasured(say)
         budget = config.training.prefix_memory_gb * 1e9
@@ -263,7 +267,8 @@ class Workbench:
         )
 
     def _evaluation_set(self, rows: Rows, clean: Rows, attacks: int) -> EvaluationSet:
-        return EvaluationSet(rows, clean, attacks, self.seed, self.encode, self.has_images)
+        parts = rows, clean, attacks
+        return EvaluationSet(*parts, self.seed, self.encode, self.has_images, self.recorder)
 
 
 def _set_threads(settings: TrainingSettings) -> None:

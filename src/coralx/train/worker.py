@@ -70,6 +70,7 @@ class Worker:
             self.bench.labels,
             config.training,
             self.bench.seed,
+            self.bench.recorder,
         )
 
     def train(self, job: Job, observe: Observe = lambda _: None) -> list[TrainingResult]:

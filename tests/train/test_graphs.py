@@ -1,0 +1,266 @@
+"""Recorded steps: what they read and leave behind, and that they are the steps they record.
+
+On a machine without CUDA a recorder stands in for its graphs: it notes the operations of a step and
+runs them again on the same tensors, so that what is not in a tensor stays as it was recorded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from coralx.records import Genome, LoRAConfig
+from coralx.train import adapters, optim
+from coralx.train.adapters import PackedAdapters, Weights
+from coralx.train.backbone import Backbone
+from coralx.train.dropout import DropoutOnDevice
+from coralx.train.graphs import Inputs, Recorder
+from coralx.train.network import score
+from coralx.train.optim import PackOptimizer, Schedule
+from coralx.train.pack_step import PackStep
+from coralx.train.prefix import Batch, EncodedRows
+from coralx.train.rows import Rows
+
+pytestmark = pytest.mark.filterwarnings("ignore:grad and param do not obey")
+GPU = torch.cuda.is_available()
+DEVICE = torch.device("cuda" if GPU else "cpu")
+GENOMES = [
+    Genome(id="deep", lora_cfg=LoRAConfig(r=2, layers="all", target_modules=("all-linear",))),
+    Genome(id="shallow", lora_cfg=LoRAConfig(r=4, layers=1, target_modules=("query", "value"))),
+]
+DROPOUTS = [0.3, 0.1]
+
+
+class Notes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes operations with their tensors. They are run, too, to know what they make; what they
+    change of other tensors is put back at the end, since a graph computes nothing meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._noted: list[tuple[Any, Any, Any, Any]] = []
+        self._own: set[int] = set()
+        self._before: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.ops.aten._local_scalar_dense.default:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        if func._schema.is_mutable:
+            for tensor in given:
+                key = tensor.untyped_storage()._cdata
+                if key not in self._own and key not in self._before:
+                    whole = tensor.detach().as_strided(
+                        (tensor.untyped_storage().nbytes() // tensor.element_size(),), (1,), 0
+                    )
+                    self._before[key] = (whole, whole.clone())
+        out = func(*args, **kwargs)
+        known = {t.untyped_storage()._cdata for t in given}
+        made = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
+        self._own |= {t.untyped_storage()._cdata for t in made} - known
+        self._noted.append((func, args, kwargs, out))
+        return out
+
+    def put_back(self) -> None:
+        for whole, before in self._before.values():
+            whole.copy_(before)
+
+    @torch.no_grad()
+    def run(self) -> None:
+        for func, args, kwargs, out in self._noted:
+            found = func(*args, **kwargs)
+            for old, new in zip(tree_leaves(out), tree_leaves(found), strict=True):
+                if isinstance(old, Tensor) and old.data_ptr() != new.data_ptr():
+                    old.detach().copy_(new)
+
+
+class StandInGraph:
+    """As torch.cuda.CUDAGraph, with a recorder."""
+
+    made = 0
+    replayed = 0
+
+    def capture_begin(self, pool: object, capture_error_mode: str) -> None:
+        self._notes = Notes()
+        self._notes.__enter__()
+
+    def capture_end(self) -> None:
+        self._notes.__exit__(None, None, None)
+        self._notes.put_back()
+        StandInGraph.made += 1
+
+    def replay(self) -> None:
+        StandInGraph.replayed += 1
+        self._notes.run()
+
+
+class StandInStream:
+    """As torch.cuda.Stream, where all is done at once."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, device: object = None) -> None:
+        pass
+
+    def wait_stream(self, other: object) -> None:
+        pass
+
+
+@pytest.fixture(autouse=True)
+def _graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a GPU uses: streams and updates that are kept in tensors, and graphs or a recorder."""
+    if GPU:
+        return
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", StandInGraph)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "Stream", StandInStream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", StandInStream)
+    monkeypatch.setattr(optim, "RowByRow", optim.AllAtOnce)
+    monkeypatch.setattr(
+        adapters,
+        "DropoutStreams",
+        lambda rates, seeds: DropoutOnDevice(rates, seeds, torch.device("cpu")),
+    )
+    StandInGraph.made = StandInGraph.replayed = 0
+
+
+@dataclass(frozen=True)
+class Case:
+    """A base with rows of which every other one has a picture, and where genomes begin."""
+
+    model: Backbone
+    rows: EncodedRows
+    starts: list[Weights]
+
+    def steps(self, genomes: Sequence[int], recorded: bool, plan: Sequence[Sequence[int]]) -> Any:
+        """Losses and norms of each step, and the weights after them."""
+        starts = [self.starts[k] for k in genomes]
+        dropouts = [DROPOUTS[k] for k in genomes]
+        pack = PackedAdapters(starts, [2.0] * len(starts), dropouts, list(genomes), DEVICE)
+        optimizer = PackOptimizer(
+            pack, [Schedule(2e-3, 3)] * len(starts), [0.1] * len(starts), [0] * len(starts)
+        )
+        pack.training = True
+        entries = [self.model.entry(GENOMES[k].lora_cfg.layers) for k in genomes]
+        step = PackStep(self.model, pack, optimizer, entries, 0.5)
+        run = Recorder(DEVICE).wrap(step, entries) if recorded else step
+        labels = torch.tensor(self.rows.rows.labels, device=DEVICE).float()
+        found = []
+        for position, chosen in enumerate(plan):
+            pack.begin_step(position)
+            optimizer.begin_step([position] * len(starts))
+            targets = labels[torch.tensor(chosen, device=DEVICE)]
+            found.append(run(self.rows.batch(chosen), targets).tolist())
+        return np.array(found), [pack.take(k, start) for k, start in enumerate(starts)]
+
+
+@pytest.fixture(scope="module", params=["bert", "qwen3"])
+def case(
+    request: pytest.FixtureRequest,
+    tiny_model: Callable[..., Backbone],
+    tiny_rows: Rows,
+    draw_weights: Callable[..., Weights],
+) -> Case:
+    from coralx.train.vision import VisionTower
+
+    model = Backbone(tiny_model(request.param).path, DEVICE, torch.float32)
+    tower = VisionTower("efficientnet-lite0", tokens=2, device=DEVICE)
+    starts = [
+        draw_weights(model, genome, k, VisionTower.width, spread=0.1)
+        for k, genome in enumerate(GENOMES)
+    ]
+    return Case(model, EncodedRows(tiny_rows, model, tower, 16), starts)
+
+
+# Rows 0, 2, 4 have no picture; the shapes of batches differ by that and by their longest text.
+PLAN = [[0, 1], [0, 2], [4, 5], [2, 4], [0, 1], [6, 7], [2, 0], [8, 9], [1, 3], [10, 11]]
+
+
+def test_recorded_steps_are_the_steps_themselves(case: Case) -> None:
+    """With dropout, warm-up and decay, of batches with pictures and without."""
+    expected, wanted = case.steps([0, 1], False, PLAN)
+    found, weights = case.steps([0, 1], True, PLAN)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    for own, like, start in zip(weights, wanted, case.starts, strict=True):
+        assert adapters.largest_difference(own, like) < 1e-4
+        assert adapters.largest_difference(_on_cpu(own), start) > 1e-3
+    if not GPU:
+        assert StandInGraph.made >= 3
+        assert StandInGraph.replayed >= 4
+
+
+def test_a_genome_in_a_recorded_pack_trains_as_alone(case: Case) -> None:
+    together, weights = case.steps([0, 1], True, PLAN)
+    for k in (0, 1):
+        alone, (own,) = case.steps([k], True, PLAN)
+        np.testing.assert_allclose(together[:, :, k], alone[:, :, 0], rtol=1e-4)
+        assert adapters.largest_difference(own, weights[k]) < 1e-4
+
+
+def test_recorded_scores_are_the_scores_themselves(case: Case) -> None:
+    pack = PackedAdapters(case.starts, [2.0, 1.0], DROPOUTS, [0, 1], DEVICE)
+    entries = [case.model.entry(genome.lora_cfg.layers) for genome in GENOMES]
+
+    def run(batch: Batch, _: Tensor | None) -> Tensor:
+        return score(case.model, pack, entries, batch)
+
+    recorded = Recorder(DEVICE).wrap(run, entries)
+    with torch.no_grad():
+        for chosen in PLAN:
+            batch = case.rows.batch(chosen)
+            torch.testing.assert_close(recorded(batch, None), run(batch, None))
+
+
+def test_what_cannot_be_recorded_is_run_as_it_is(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step that asks for a value waits for the device, which a graph cannot."""
+    clip = PackOptimizer.clip
+
+    def ask(own: PackOptimizer, limit: float | None) -> Tensor:
+        norms = clip(own, limit)
+        assert norms.sum().item() >= 0
+        return norms
+
+    expected, _ = case.steps([0, 1], False, PLAN)
+    monkeypatch.setattr(PackOptimizer, "clip", ask)
+    with pytest.warns(UserWarning, match="steps are not recorded as CUDA graphs") as told:
+        found, _ = case.steps([0, 1], True, PLAN)
+    assert len([w for w in told if "CUDA graphs" in str(w.message)]) == 1
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_inputs_take_the_values_of_others_of_their_shape() -> None:
+    def make(value: float) -> Inputs:
+        prefix = {0: torch.full((2, 3, 4), value), 1: torch.full((2, 3, 4), -value)}
+        mask = torch.full((2, 3), value > 1)
+        pictures = torch.full((2, 1, 5), value), torch.full((2,), value > 1)
+        return Inputs(prefix, mask, *pictures, torch.full((2,), value))
+
+    one, two = make(1.0), make(2.0)
+    kept = one.clone()
+    kept.fill(two)
+    assert one.shape == two.shape == ((2, 3), True)
+    assert float(kept.prefix[0].sum() + kept.prefix[1].sum()) == 0
+    assert float(kept.prefix[1][0, 0, 0]) == -2
+    assert bool(kept.mask.all() and kept.batch().has_image.all())  # type: ignore[union-attr]
+    assert kept.batch().at(1) is kept.prefix[1]
+    assert float(kept.targets.sum() + kept.images.sum()) == 4 + 20  # type: ignore[union-attr]
+    assert float(one.targets.sum()) == 2, "a clone is a copy"
+
+
+def _on_cpu(weights: Weights) -> Weights:
+    lora = {target: (a.cpu(), b.cpu()) for target, (a, b) in weights.lora.items()}
+    return Weights(lora, {name: value.cpu() for name, value in weights.extra.items()})
