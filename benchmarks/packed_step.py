@@ -1,17 +1,20 @@
 """The packed training step: its throughput and share of the machine's matrix peak.
 
-    python benchmarks/packed_step.py            # about two minutes on 2 idle cores
-    python benchmarks/packed_step.py --quick    # some seconds; printed, not recorded
+    python benchmarks/packed_step.py                  # about two minutes on 2 idle cores
+    python benchmarks/packed_step.py --device cuda    # as much on a GPU
+    python benchmarks/packed_step.py --quick          # some seconds; printed, not recorded
 
 Against pack size and batch size, mixes of ranks, and adapted depth; on the CPU always, on CUDA
-where there is one. `mixed` is float32 with the frozen layers' products in bfloat16
-(`training.frozen_products`), its peak that of bfloat16. Steps are those of `coralx.train.trainer`,
+where there is one, in steps that are recorded as CUDA graphs (what recording takes is left out).
+`mixed` is float32 with the frozen layers' products in bfloat16 (`training.frozen_products`), its
+peak that of bfloat16. Steps are those of `coralx.train.trainer`,
 optimiser and dropout included, on rows of the built-in data with their prefix cached; FLOPs are the
 trainer's own count, of what is computed in linear layers and adapters (`coralx.flops`): attention's
 products are left out. The peak is measured beside every repeat. "x sequential" is the time of the
 pack's genomes one after another, each alone with the same trainer on the same batches (each kind of
 adapter is timed once and counted as often as it occurs), over the time of the pack; "time of one"
-is the pack's time over that of a genome alone. Writes results/packed_step.json and .md.
+is the pack's time over that of a genome alone. Writes results/packed_step.json and .md, of a GPU
+results/packed_step_cuda.json and .md.
 """
 
 from __future__ import annotations
@@ -100,15 +103,17 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a few cells, nothing recorded")
     parser.add_argument("--repeats", type=int, default=None, help="3; 2 with --quick")
     parser.add_argument("--device", choices=("all", "cpu", "cuda"), default="all")
+    parser.add_argument("--kinds", choices=tuple(KINDS), nargs="+", default=tuple(KINDS))
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore", message="grad and param do not obey")  # as in Worker
     cells, repeats = (quick_cells(), 2) if arguments.quick else (all_cells(), 3)
-    lines = [
-        line
-        for device, kind in kinds(arguments.device)
-        for line in measure(device, kind, cells, arguments.repeats or repeats)
-    ]
-    write(lines, keep=not arguments.quick)
+    for device, wanted in kinds(arguments.device, arguments.kinds).items():
+        lines = [
+            line
+            for kind in wanted
+            for line in measure(device, kind, cells, arguments.repeats or repeats)
+        ]
+        write(device, lines, keep=not arguments.quick)
 
 
 def all_cells() -> list[Cell]:
@@ -127,14 +132,13 @@ def quick_cells() -> list[Cell]:
     ]
 
 
-def kinds(wanted: str) -> list[tuple[str, str]]:
-    """Devices and number formats to measure."""
-    found = [("cpu", "float32"), ("cpu", "mixed")] if wanted != "cuda" else []
-    if wanted != "cpu" and torch.cuda.is_available():
-        found += [("cuda", kind) for kind in KINDS]
-    if not found:
+def kinds(device: str, wanted: Sequence[str]) -> dict[str, list[str]]:
+    """Number formats to measure, by device: a base in bfloat16 is for GPUs."""
+    found = {"cpu": [kind for kind in wanted if kind != "bfloat16"], "cuda": list(wanted)}
+    there = {"cpu": device != "cuda", "cuda": device != "cpu" and torch.cuda.is_available()}
+    if device == "cuda" and not there["cuda"]:
         raise SystemExit("--device cuda: torch sees no CUDA device; use cpu or all")
-    return found
+    return {name: own for name, own in found.items() if there[name]}
 
 
 def measure(device: str, kind: str, cells: Sequence[Cell], repeats: int) -> list[dict[str, Any]]:
@@ -202,17 +206,24 @@ def make_members(bench: Workbench, cell: Cell) -> list[Member]:
 def time_steps(
     bench: Workbench, members: Sequence[Member], dealt: Sequence[NDArray[np.int64]]
 ) -> Timing:
-    """All steps but the first, together."""
+    """All steps but the first, together; on CUDA once they are recorded, at the third time."""
     trainer = StageTrainer(
-        bench.backbone, bench.rows, bench.labels, bench.config.training, bench.seed
+        bench.backbone,
+        bench.rows,
+        bench.labels,
+        bench.config.training,
+        bench.seed,
+        bench.recorder,
     )
+    timed = list(dealt[1:])
+    before = list(dealt[:1]) if bench.device.type == "cpu" else timed * 2
     plan = StageWork(
-        batches=dealt, examine_at=(), index=0, warmup_epoch=1, last=False, patience=None
+        batches=before + timed, examine_at=(), index=0, warmup_epoch=1, last=False, patience=None
     )
     marks: list[Timing] = []
 
     def mark(step: int, _alive: int) -> None:
-        if step in (1, len(dealt)):
+        if step in (len(before), len(plan.batches)):
             synchronise(bench.device)
             tokens = sum(member.computed_tokens for member in members)
             flops = sum(member.flops for member in members)
@@ -256,19 +267,18 @@ def describe(
     }
 
 
-def write(lines: Sequence[dict[str, Any]], keep: bool) -> None:
+def write(device: str, lines: Sequence[dict[str, Any]], keep: bool) -> None:
+    name = "packed_step" if device == "cpu" else "packed_step_cuda"
+    document = {"machine": describe_machine(), "model": "all-minilm-l6-v2", "cells": list(lines)}
     text = ["Medians of repeats (lowest to highest); `tokens` are those of a genome's step."]
-    for device, kind in dict.fromkeys((line["device"], line["kind"]) for line in lines):
-        own = [line for line in lines if (line["device"], line["kind"]) == (device, kind)]
+    for kind in dict.fromkeys(line["kind"] for line in lines):
+        own = [line for line in lines if line["kind"] == kind]
         peak = own[0]["peak_gflops"]
         text += ["", f"## {device}, {kind}: matrix peak {between(peak, 0)} GFLOP/s"]
         for sweep in dict.fromkeys(line["sweep"] for line in own):
             rows = [row_of(line) for line in own if line["sweep"] == sweep]
             text += ["", f"### {sweep}", "", *table(HEADINGS, rows)]
-    document = {"machine": describe_machine(), "model": "all-minilm-l6-v2", "cells": list(lines)}
-    if torch.cuda.is_available():
-        document["cuda"] = torch.cuda.get_device_name()
-    write_results("packed_step", document, text, keep)
+    write_results(name, document, text, keep)
 
 
 def row_of(line: dict[str, Any]) -> list[object]:

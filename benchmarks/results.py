@@ -12,25 +12,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 FOLDER = Path(__file__).parent / "results"
 PACKAGES = ("coralx", "torch", "transformers", "peft", "numpy")
 
 
 def describe_machine() -> dict[str, Any]:
-    """Processor, cores and versions: what a figure depends on."""
+    """Processor, cores, GPU and versions: what a figure depends on."""
     model = ""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         lines = cpuinfo.read_text(encoding="utf-8").splitlines()
         model = next((line.split(":")[1].strip() for line in lines if "model name" in line), "")
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
-    return {
+    machine = {
         "processor": model or platform.machine(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "versions": versions,
     }
+    gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
+    return machine | gpu
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
@@ -65,7 +68,8 @@ def write_results(
 ) -> None:
     """Print the table and, unless it is of a quick try, write results/<name>.json and .md."""
     machine = document["machine"]
-    head = [f"# {name}", "", f"{machine['processor']}, {machine['cores']} cores", ""]
+    parts = [machine["processor"], f"{machine['cores']} cores", machine.get("gpu")]
+    head = [f"# {name}", "", ", ".join(part for part in parts if part), ""]
     text = "\n".join([*head, *lines]) + "\n"
     print(text)
     if not keep:

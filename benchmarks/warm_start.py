@@ -111,7 +111,8 @@ def train(worker: Worker, members: Sequence[Member]) -> list[dict[int, float]]:
         last=True,
         patience=None,
     )
-    trainer = StageTrainer(bench.backbone, bench.rows, bench.labels, config.training, bench.seed)
+    ground = bench.backbone, bench.rows, bench.labels, config.training, bench.seed
+    trainer = StageTrainer(*ground, bench.recorder)
     trainer.train(members, plan, lambda *pack: skills(worker, *pack), lambda *_: None)
     return [member.skills for member in members]
 
