@@ -115,14 +115,13 @@ class Backbone:
             DataError: a text has no token, or one that the model has no embedding for.
         """
         self.check_length(max_tokens)
-        encoded = self.tokenizer(list(texts), truncation=True, max_length=max_tokens)
-        ids = encoded["input_ids"]
+        ids = self.tokenizer(list(texts), truncation=True, max_length=max_tokens)["input_ids"]
         for text, own in zip(texts, ids, strict=True):
             self._check_ids(text, own)
-        if encoded.encodings is None:  # in Python it does not say: those that just fit count too
-            cut = sum(len(own) == max_tokens for own in ids)
-        else:
-            cut = sum(bool(own.overflowing) for own in encoded.encodings)
+        # Not all tokenizers say what they left out.
+        full = [text for text, own in zip(texts, ids, strict=True) if len(own) == max_tokens]
+        whole = self.tokenizer(full, verbose=False)["input_ids"] if full else []
+        cut = sum(len(own) > max_tokens for own in whole)
         return [self._end(own) for own in ids] if self.causal else ids, cut
 
     def check_length(self, max_tokens: int) -> None:
