@@ -7,6 +7,7 @@ runs them again on the same tensors, so that what is not in a tensor stays as it
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from coralx.records import Genome, LoRAConfig
 from coralx.train import adapters, optim
@@ -40,13 +41,29 @@ GENOMES = [
 DROPOUTS = [0.3, 0.1]
 
 
+class Address:
+    """Where a tensor lies, which nobody keeps there for it."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._storage = weakref.ref(tensor.untyped_storage())
+        self._dtype = tensor.dtype
+        self._form = tensor.storage_offset(), tensor.size(), tensor.stride()
+
+    def read(self) -> Tensor:
+        storage = self._storage()
+        assert storage is not None, "a graph reads memory that was freed"
+        return torch.empty(0, dtype=self._dtype).set_(storage, *self._form)  # type: ignore[call-overload,no-any-return]
+
+
 class Notes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes operations with their tensors. They are run, too, to know what they make; what they
-    change of other tensors is put back at the end, since a graph computes nothing meanwhile."""
+    """Notes operations with their tensors, of those made before only where they lie. They are run,
+    too, to know what they make; what they change of other tensors is put back at the end, since a
+    graph computes nothing meanwhile."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._noted: list[tuple[Any, Any, Any, Any]] = []
+        self.refused = False
         self._own: set[int] = set()
         self._before: dict[int, tuple[Tensor, Tensor]] = {}
 
@@ -55,6 +72,7 @@ class Notes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         kwargs = kwargs or {}
         if func is torch.ops.aten._local_scalar_dense.default:
+            self.refused = True
             raise RuntimeError("operation not permitted when stream is capturing")
         given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         if func._schema.is_mutable:
@@ -69,16 +87,25 @@ class Notes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         known = {t.untyped_storage()._cdata for t in given}
         made = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
         self._own |= {t.untyped_storage()._cdata for t in made} - known
-        self._noted.append((func, args, kwargs, out))
+        args, kwargs = tree_map(self._address, (args, kwargs))
+        self._noted.append((func, args, kwargs, tree_map(self._address, out)))
         return out
+
+    def _address(self, part: object) -> object:
+        outside = isinstance(part, Tensor) and part.untyped_storage()._cdata not in self._own
+        return Address(part) if outside else part  # type: ignore[arg-type]
 
     def put_back(self) -> None:
         for whole, before in self._before.values():
             whole.copy_(before)
+        self._before.clear()
 
     @torch.no_grad()
     def run(self) -> None:
-        for func, args, kwargs, out in self._noted:
+        for func, *given in self._noted:
+            args, kwargs, out = tree_map(
+                lambda part: part.read() if isinstance(part, Address) else part, tuple(given)
+            )
             found = func(*args, **kwargs)
             for old, new in zip(tree_leaves(out), tree_leaves(found), strict=True):
                 if isinstance(old, Tensor) and old.data_ptr() != new.data_ptr():
@@ -96,8 +123,11 @@ class StandInGraph:
         self._notes.__enter__()
 
     def capture_end(self) -> None:
+        """As CUDA, says again that what was asked for could not be recorded."""
         self._notes.__exit__(None, None, None)
         self._notes.put_back()
+        if self._notes.refused:
+            raise RuntimeError("operation failed due to a previous error during capture")
         StandInGraph.made += 1
 
     def replay(self) -> None:
@@ -186,6 +216,7 @@ def case(
 
 # Rows 0, 2, 4 have no picture; the shapes of batches differ by that and by their longest text.
 PLAN = [[0, 1], [0, 2], [4, 5], [2, 4], [0, 1], [6, 7], [2, 0], [8, 9], [1, 3], [10, 11]]
+PLAN += [[*range(0, 12)], [0, 2], [4, 5]]  # a larger one, and those recorded before it
 
 
 def test_recorded_steps_are_the_steps_themselves(case: Case) -> None:
@@ -236,10 +267,22 @@ def test_what_cannot_be_recorded_is_run_as_it_is(
 
     expected, _ = case.steps([0, 1], False, PLAN)
     monkeypatch.setattr(PackOptimizer, "clip", ask)
-    with pytest.warns(UserWarning, match="steps are not recorded as CUDA graphs") as told:
+    with pytest.warns(UserWarning, match="as CUDA graphs: .*not permitted") as told:
         found, _ = case.steps([0, 1], True, PLAN)
     assert len([w for w in told if "CUDA graphs" in str(w.message)]) == 1
     np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_an_interrupt_ends_a_recording() -> None:
+    """Also where the recording had failed before."""
+
+    def interrupt(*_: object) -> None:
+        with contextlib.suppress(RuntimeError):
+            torch.ones(1, device=DEVICE).sum().item()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Recorder(DEVICE).record(interrupt)  # type: ignore[arg-type]
 
 
 def test_inputs_take_the_values_of_others_of_their_shape() -> None:

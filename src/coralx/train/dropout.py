@@ -72,7 +72,6 @@ class DropoutOnDevice:
         names = np.array([hash_name(layer) for layer in rates], dtype=np.uint64)
         self._names = names[:, None] + np.array(seeds, dtype=np.uint64)
         self._seeds = torch.zeros(*self._names.shape, 2, 1, dtype=torch.int32, device=device)
-        self._ticks = torch.zeros(0, dtype=torch.int32, device=device)
         self.begin_step(0)
 
     def begin_step(self, step: int) -> None:
@@ -87,15 +86,10 @@ class DropoutOnDevice:
             return None
         place, size = self._places[layer], x[0].numel()
         seeds = pick(self._seeds[place])
-        words = hash_words(self._count(-(-size // 2)), seeds[:, 0], seeds[:, 1])
+        ticks = torch.arange(-(-size // 2), dtype=torch.int32, device=x.device)
+        words = hash_words(ticks, seeds[:, 0], seeds[:, 1])
         bits = words.view(torch.int16)[:, :size].view(x.shape)
         return bits < pick(self._limits[place])
-
-    def _count(self, size: int) -> Tensor:
-        """0, 1, 2 and so on, `size` of them."""
-        if len(self._ticks) < size:
-            self._ticks = torch.arange(size, dtype=torch.int32, device=self._ticks.device)
-        return self._ticks[:size]
 
 
 def hash_words(ticks: Tensor, first: Tensor, second: Tensor) -> Tensor:

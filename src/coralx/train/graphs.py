@@ -68,9 +68,16 @@ class Recorder:
         # None can be made on the default stream.
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._pool = torch.cuda.graph_pool_handle()
+        self.works = True
         self._first = torch.cuda.CUDAGraph()  # keeps the pool while there is no other
         with self.beside(), self._recording(self._first):
             torch.zeros(1, device=device)
+
+    def give_up(self, why: BaseException) -> None:
+        """Record nothing more, since torch cannot use the pool again."""
+        self.works = False
+        said = str(why).splitlines()[0][:200]
+        warnings.warn(f"steps are not recorded as CUDA graphs: {said}", stacklevel=2)
 
     def wrap(self, step: Step, entries: Sequence[int]) -> Step:
         """The step, recorded as it is used: what it gives is overwritten when it is next called.
@@ -110,8 +117,11 @@ class Recorder:
         graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
         try:
             yield
-        finally:
-            graph.capture_end()
+        except BaseException:
+            with contextlib.suppress(RuntimeError):  # that the recording has failed is known
+                graph.capture_end()
+            raise
+        graph.capture_end()
 
 
 @dataclass(frozen=True)
@@ -125,7 +135,7 @@ class Recording:
 
 class RecordedStep:
     """A step that is run as it is for the first batch of a shape, recorded at the second, and
-    replayed from then on. Where it cannot be recorded it goes on as it is, with a warning.
+    replayed from then on. Where one cannot be recorded all go on as they are, with a warning.
 
     Arguments as of `Recorder.wrap`.
     """
@@ -134,12 +144,11 @@ class RecordedStep:
         self._recorder, self._step, self._entries = recorder, step, entries
         self._seen: set[Shape] = set()
         self._recordings: dict[Shape, Recording] = {}
-        self._records = True
 
     def __call__(self, batch: Batch, targets: Tensor | None) -> Tensor:
         inputs = Inputs.of(batch, targets, self._entries)
         shape = inputs.shape
-        if shape in self._seen and shape not in self._recordings and self._records:
+        if shape in self._seen and shape not in self._recordings and self._recorder.works:
             self._record(inputs)
         if shape not in self._recordings:
             self._seen.add(shape)
@@ -155,8 +164,6 @@ class RecordedStep:
         try:
             graph, found = self._recorder.record(lambda: self._step(inputs.batch(), inputs.targets))
         except RuntimeError as error:
-            self._records = False
-            said = str(error).splitlines()[0][:200]
-            warnings.warn(f"steps are not recorded as CUDA graphs: {said}", stacklevel=2)
+            self._recorder.give_up(error)
             return
         self._recordings[given.shape] = Recording(graph, inputs, found)

@@ -41,6 +41,17 @@ class Ground:
     recorder: Recorder | None
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What one genome meets in a step: `rows`, `useful` and `computed` tokens (of texts and
+    pictures), and whether any row has a picture."""
+
+    rows: int
+    useful: int
+    computed: int
+    pictured: bool
+
+
 class PackRun:
     """Members trained side by side, from the weights that they have when it is made.
 
@@ -59,7 +70,7 @@ class PackRun:
         self.members = list(members)
         self._ground = ground
         self._plan = plan
-        self._unread: list[tuple[int, Reading]] = []
+        self._unread: list[tuple[int, Reading, Seen]] = []
         self._offsets = [member.moments.step - first for member in members]
         self._pack = build_pack(members, ground.seed, ground.backbone.device)
         self._optimizer = PackOptimizer(
@@ -102,30 +113,29 @@ class PackRun:
         self._pack.begin_step(self._plan.index * STEP_SPAN + step)
         self._optimizer.begin_step([offset + step for offset in self._offsets])
         targets = self._ground.labels[send(np.asarray(chosen), self._ground.labels.device)]
-        self._unread.append((step, Reading(self._take_step(batch, targets))))
-        self._account(chosen, batch)
+        found = Reading(self._take_step(batch, targets))
+        self._unread.append((step, found, self._count(chosen, batch)))
         # A GPU is given its next step before the last one's figures are waited for.
         behind = int(targets.is_cuda and not last)
         while len(self._unread) > behind:
             self._note(*self._unread.pop(0))
 
-    def _note(self, step: int, found: Reading) -> None:
-        for member, loss, norm in zip(self.members, *found.tolist(), strict=True):
-            _note_step(member, loss, norm, step)
-
-    def _account(self, chosen: NDArray[np.int64], batch: Batch) -> None:
+    def _count(self, chosen: NDArray[np.int64], batch: Batch) -> Seen:
         slots = 0 if batch.images is None else batch.images.shape[1]
         tokens, pictures = self._ground.rows.count(chosen)
-        useful = tokens + pictures * slots
         computed = batch.mask.numel() + slots * len(batch.mask)
-        passed = len(chosen), computed, slots > 0
-        for member in self.members:
+        return Seen(len(chosen), tokens + pictures * slots, computed, slots > 0)
+
+    def _note(self, step: int, found: Reading, seen: Seen) -> None:
+        """Keep the figures of a step and what it cost, of all that did not break down in it."""
+        passed = seen.rows, seen.computed, seen.pictured
+        for member, loss, norm in zip(self.members, *found.tolist(), strict=True):
+            _note_step(member, loss, norm, step)
             if member.going:
-                member.tokens += useful
-                member.computed_tokens += computed
-                member.flops += self._ground.backbone.training_flops(
-                    member.weights, member.entry, *passed
-                )
+                member.tokens += seen.useful
+                member.computed_tokens += seen.computed
+                flops = self._ground.backbone.training_flops(member.weights, member.entry, *passed)
+                member.flops += flops
 
 
 def _note_step(member: Member, loss: float, norm: float, step: int) -> None:

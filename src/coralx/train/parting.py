@@ -8,6 +8,7 @@ another than that of a pack in which it never was.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 from collections.abc import Callable, Sequence
 
@@ -109,7 +110,9 @@ def _try(part: Job, attempt: Attempt, lost: _Lost) -> tuple[str, Sequence[Traini
     # The error's traceback held on to the tensors; now that it is gone they can go.
     gc.collect()
     if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+        # Torch refuses after a recording that failed: see graphs.py.
+        with contextlib.suppress(RuntimeError):
+            torch.cuda.empty_cache()
     return said, ()
 
 
