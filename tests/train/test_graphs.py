@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,20 +16,25 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from coralx.records import Genome, LoRAConfig
+from coralx.settings.sections import TrainingSettings
 from coralx.train import adapters, optim
 from coralx.train.adapters import PackedAdapters, Weights
 from coralx.train.backbone import Backbone
 from coralx.train.dropout import DropoutOnDevice
+from coralx.train.evaluate import EvaluationSet
 from coralx.train.graphs import Inputs, Recorder
+from coralx.train.member import Member, StageWork, empty_moments
 from coralx.train.network import score
 from coralx.train.optim import PackOptimizer, Schedule
 from coralx.train.pack_step import PackStep
 from coralx.train.prefix import Batch, EncodedRows
 from coralx.train.rows import Rows
+from coralx.train.trainer import StageTrainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:grad and param do not obey")
 GPU = torch.cuda.is_available()
@@ -180,7 +185,7 @@ class Case:
         dropouts = [DROPOUTS[k] for k in genomes]
         pack = PackedAdapters(starts, [2.0] * len(starts), dropouts, list(genomes), DEVICE)
         optimizer = PackOptimizer(
-            pack, [Schedule(2e-3, 3)] * len(starts), [0.1] * len(starts), [0] * len(starts)
+            pack, [Schedule(2e-3, 30)] * len(starts), [0.1] * len(starts), [0] * len(starts)
         )
         pack.training = True
         entries = [self.model.entry(GENOMES[k].lora_cfg.layers) for k in genomes]
@@ -252,6 +257,99 @@ def test_recorded_scores_are_the_scores_themselves(case: Case) -> None:
         for chosen in PLAN:
             batch = case.rows.batch(chosen)
             torch.testing.assert_close(recorded(batch, None), run(batch, None))
+
+
+@pytest.mark.skipif(GPU, reason="watches the stand-in's streams")
+def test_what_is_new_is_run_beside_and_in_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both streams wait for each other; the first batch is run, the second recorded."""
+    told: list[str] = []
+
+    class Stream(StandInStream):
+        def __init__(self, device: object = None) -> None:
+            self.name = "usual" if device is self.device else "own"
+
+        def wait_stream(self, other: Any) -> None:
+            told.append(f"{self.name} waits for {other.name}")
+
+    @contextlib.contextmanager
+    def within(stream: Stream) -> Iterator[None]:
+        told.append("in")
+        yield
+        told.append("out")
+
+    def step(batch: Batch, _: Tensor | None) -> Tensor:
+        told.append("step")
+        return batch.mask * 2
+
+    monkeypatch.setattr(torch.cuda, "Stream", lambda _: Stream())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: Stream(Stream.device))
+    monkeypatch.setattr(torch.cuda, "stream", within)
+    recorded = Recorder(DEVICE).wrap(step, [])
+    turn = ["own waits for usual", "in", "step", "out", "usual waits for own"]
+    for size, expected in ((2, turn), (2, turn), (2, []), (3, turn), (3, turn), (2, [])):
+        told.clear()
+        batch = Batch(torch.full((1, size), size), None, None, {}.__getitem__)
+        assert recorded(batch, None).tolist() == [[2 * size] * size]
+        assert told == expected
+
+
+def test_a_step_goes_down_the_mean_loss_of_each_genome_clipped(case: Case) -> None:
+    labels = torch.tensor(case.rows.rows.labels, device=DEVICE).float()
+    chosen = [0, 1, 2]
+    batch, entries = case.rows.batch(chosen), [0, case.model.depth - 1]
+    found = []
+    for whole in (True, False):
+        pack = PackedAdapters(case.starts, [2.0, 2.0], [0.0, 0.0], [0, 1], DEVICE)
+        optimizer = PackOptimizer(pack, [Schedule(2e-3, 0)] * 2, [0.1, 0.1], [0, 0])
+        optimizer.begin_step([0, 0])
+        if whole:
+            told = PackStep(case.model, pack, optimizer, entries, 0.01)(batch, labels[chosen])
+        else:
+            logits, truth = score(case.model, pack, entries, batch), labels[chosen]
+            each = [functional.binary_cross_entropy_with_logits(own, truth) for own in logits]
+            torch.stack(each).sum().backward()
+            told = torch.stack([torch.stack(each).detach(), optimizer.clip(0.01)])
+            optimizer.step()
+        found.append((told, pack.values, optimizer.first))
+    for own, expected in zip(*found, strict=True):
+        torch.testing.assert_close(own, expected)
+
+
+def test_a_stage_of_recorded_steps_is_the_stage_itself(case: Case) -> None:
+    def train(recorder: Recorder | None) -> list[Member]:
+        members = [
+            Member(genome, genome.lora_cfg, own, empty_moments(own), case.model.entry(layers))
+            for genome, own in zip(GENOMES, case.starts, strict=True)
+            for layers in [genome.lora_cfg.layers]
+        ]
+        labels = torch.tensor(case.rows.rows.labels, device=DEVICE).float()
+        plan = StageWork([np.array(own) for own in PLAN], [5], 1, 4, last=True, patience=None)
+        trainer = StageTrainer(case.model, case.rows, labels, TrainingSettings(), 0, recorder)
+        trainer.train(members, plan, lambda pack, _: [0.5] * pack.size, lambda *_: None)
+        return members
+
+    for own, like in zip(train(Recorder(DEVICE)), train(None), strict=True):
+        assert len(own.losses) == len(PLAN)
+        np.testing.assert_allclose(own.losses, like.losses, rtol=1e-4)
+        np.testing.assert_allclose(own.norms, like.norms, rtol=1e-4)
+        assert adapters.largest_difference(own.weights, like.weights) < 1e-4
+    if not GPU:
+        assert StandInGraph.replayed >= 4
+
+
+def test_recorded_measurements_are_the_measurements_themselves(case: Case) -> None:
+    pack = PackedAdapters(case.starts, [2.0, 1.0], DROPOUTS, [0, 1], DEVICE)
+    entries = [case.model.entry(genome.lora_cfg.layers) for genome in GENOMES]
+    rows = case.rows.rows
+
+    def find(recorder: Recorder | None) -> Any:
+        own = EvaluationSet(rows, rows.take([]), 0, 0, lambda _: case.rows, True, recorder)
+        return own.score_all(pack, entries, 2, True)
+
+    for found, expected in zip(find(Recorder(DEVICE)), find(None), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    if not GPU:
+        assert StandInGraph.replayed >= 1
 
 
 def test_what_cannot_be_recorded_is_run_as_it_is(

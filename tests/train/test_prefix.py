@@ -133,3 +133,11 @@ def test_no_rows_are_no_batches(backbone: Backbone, text_rows: Rows) -> None:
     assert len(encoded) == 0
     assert encoded.sorted_batches(4) == []
     encoded.prepare(3)
+
+
+def test_widths_on_a_gpu_are_few_and_within_the_limit(
+    backbone: Backbone, text_rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded = EncodedRows(text_rows, backbone, None, 20)
+    monkeypatch.setattr(backbone, "device", torch.device("cuda"))
+    assert [encoded._width(size) for size in (1, 8, 9, 17, 20)] == [8, 8, 16, 20, 20]

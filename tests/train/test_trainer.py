@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from coralx.records import Genome, LoRAConfig
 from coralx.settings.sections import TrainingSettings
-from coralx.train.adapters import PackedAdapters, Weights
+from coralx.train.adapters import PackedAdapters, Weights, largest_difference
 from coralx.train.backbone import Backbone
 from coralx.train.member import Member, StageWork, build_pack, empty_moments
 from coralx.train.optim import PackOptimizer
@@ -145,10 +146,26 @@ def test_seconds_are_shared_out(train: Train) -> None:
     assert 0 < training <= wall - examining
 
 
+def test_all_seconds_of_training_are_noted(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of packs that are made, and of steps."""
+    for name, pause in (("__init__", 0.1), ("begin_step", 0.02)):
+        usual = getattr(PackOptimizer, name)
+
+        def wait(*of: Any, usual: Any = usual, pause: float = pause) -> None:
+            time.sleep(pause)
+            usual(*of)
+
+        monkeypatch.setattr(PackOptimizer, name, wait)
+    began = time.perf_counter()
+    members, _ = train([[0.5, 0.5], [0.6, 0.6], [0.7, 0.7], [0.8, 0.8], [0.9, 0.9]])
+    wall = time.perf_counter() - began
+    assert 0.1 + STEPS * 0.02 <= sum(member.seconds for member in members) <= wall
+
+
 def _make_member(backbone: Backbone, draw: Callable[..., Weights], **facts: Any) -> Member:
     """Of the last block alone, with a projector and dropout."""
     lora = LoRAConfig(r=2, layers=1, target_modules=("query", "value"), dropout=0.25)
-    genome = Genome(id="a", learning_rate=1e-3, warmup=0.0, lora_cfg=lora, **facts)
+    genome = Genome(**({"id": "a", "learning_rate": 1e-3, "warmup": 0.0} | facts), lora_cfg=lora)
     own = draw(backbone, genome, vision=1280)
     return Member(genome, lora, own, empty_moments(own), backbone.depth - 1)
 
@@ -158,13 +175,24 @@ def _train_alone(
     encoded: EncodedRows,
     member: Member,
     batches: Sequence[Any],
+    *rest: Any,
+    **settings: Any,
+) -> None:
+    _train_pack(backbone, encoded, [member], batches, *rest, **settings)
+
+
+def _train_pack(
+    backbone: Backbone,
+    encoded: EncodedRows,
+    members: Sequence[Member],
+    batches: Sequence[Any],
     index: int = 0,
     **settings: Any,
 ) -> None:
     labels = torch.from_numpy(encoded.rows.labels).float()
     plan = StageWork(batches, [], index, warmup_epoch=4, last=False, patience=None)
     trainer = StageTrainer(backbone, encoded, labels, TrainingSettings(**settings), seed=0)
-    trainer.train([member], plan, lambda *_: [], lambda *_: None)
+    trainer.train(members, plan, lambda *_: [], lambda *_: None)
 
 
 def test_tokens_are_counted_by_hand(
@@ -291,6 +319,46 @@ def test_the_weights_of_a_genome_decay_as_its_gene_says(
         _train_alone(backbone, encoded_mixed, member, [np.array([0, 1])])
     apart = plain.weights.extra["head.weight"] - decaying.weights.extra["head.weight"]
     torch.testing.assert_close(apart, before * 1e-3 * 100, atol=1e-6, rtol=1e-4)
+
+
+def test_rates_go_by_the_steps_of_a_genome_over_all_stages(
+    train: Train,
+    backbone: Backbone,
+    encoded_mixed: EncodedRows,
+    draw_weights: Callable[..., Weights],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever has left on the way."""
+    seen: list[list[int]] = []
+    begin = PackOptimizer.begin_step
+    monkeypatch.setattr(
+        PackOptimizer, "begin_step", lambda own, at: seen.append(list(at)) or begin(own, at)
+    )
+    train([[0.5, 0.5], [0.6, 0.505], [0.7, 0.509], [0.8], [0.9]])
+    assert seen == [*([i, i] for i in range(6)), *([i] for i in range(6, 12))]
+    seen.clear()
+    member = _make_member(backbone, draw_weights)
+    for index in (0, 1):
+        _train_alone(backbone, encoded_mixed, member, [np.array([0, 1])] * 2, index)
+    assert seen == [[0], [1], [2], [3]]
+
+
+def test_each_member_trains_by_its_own_genes_and_count(
+    backbone: Backbone, encoded_mixed: EncodedRows, draw_weights: Callable[..., Weights]
+) -> None:
+    def members() -> list[Member]:
+        genes = ({}, {"weight_decay": 50.0, "warmup": 1.0, "learning_rate": 3e-3})
+        made = [_make_member(backbone, draw_weights, **own) for own in genes]
+        made[1].moments = dataclasses.replace(made[1].moments, step=2)
+        return made
+
+    batches = [np.array([0, 1])] * 4
+    together = members()
+    _train_pack(backbone, encoded_mixed, together, batches)
+    for own, alone in zip(together, members(), strict=True):
+        _train_alone(backbone, encoded_mixed, alone, batches)
+        assert own.moments.step == alone.moments.step
+        assert largest_difference(own.weights, alone.weights) < 1e-5
 
 
 def test_a_pack_drops_out_what_its_members_say(
