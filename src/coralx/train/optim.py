@@ -36,6 +36,19 @@ class Schedule:
         return rate
 
 
+@dataclass(frozen=True)
+class PackState:
+    """What an update works on: `values`, `gradients` and the moments `first` and `second` (K, P),
+    changed in place; `decays` and `steps` taken before, of each genome."""
+
+    values: Tensor
+    gradients: Tensor
+    first: Tensor
+    second: Tensor
+    decays: Sequence[float]
+    steps: Sequence[int]
+
+
 class PackOptimizer:
     """AdamW over the rows of a pack, each genome with its own rate, decay and count of steps.
 
@@ -58,7 +71,7 @@ class PackOptimizer:
         self.second = torch.zeros_like(pack.values)
         update = RowByRow if pack.values.device.type == "cpu" else AllAtOnce
         self._update: RowByRow | AllAtOnce = update(
-            pack.values, pack.gradients, self.first, self.second, weight_decays, steps
+            PackState(pack.values, pack.gradients, self.first, self.second, weight_decays, steps)
         )
 
     def begin_step(self, positions: Sequence[int]) -> None:
@@ -85,33 +98,20 @@ class PackOptimizer:
 
 
 class RowByRow:
-    """torch.optim.AdamW with one parameter group per genome: on a CPU the fastest.
+    """torch.optim.AdamW with one parameter group per genome: on a CPU the fastest."""
 
-    Args:
-        values, gradients, first, second: (K, P), changed in place.
-        decays, steps: of each genome.
-    """
-
-    def __init__(
-        self,
-        values: Tensor,
-        gradients: Tensor,
-        first: Tensor,
-        second: Tensor,
-        decays: Sequence[float],
-        steps: Sequence[int],
-    ) -> None:
+    def __init__(self, state: PackState) -> None:
         groups = []
-        rows = [row.detach().requires_grad_() for row in values]
-        for row, gradient, decay in zip(rows, gradients, decays, strict=True):
-            row.grad = gradient
-            groups.append({"params": [row], "lr": 0.0, "weight_decay": decay})
+        leaves = [row.detach().requires_grad_() for row in state.values]
+        for leaf, gradient, decay in zip(leaves, state.gradients, state.decays, strict=True):
+            leaf.grad = gradient
+            groups.append({"params": [leaf], "lr": 0.0, "weight_decay": decay})
         self._adamw = torch.optim.AdamW(groups, fused=True)
-        for k, row in enumerate(rows):
-            self._adamw.state[row] = {
-                "step": torch.tensor(float(steps[k])),
-                "exp_avg": first[k],
-                "exp_avg_sq": second[k],
+        for k, leaf in enumerate(leaves):
+            self._adamw.state[leaf] = {
+                "step": torch.tensor(float(state.steps[k])),
+                "exp_avg": state.first[k],
+                "exp_avg_sq": state.second[k],
             }
 
     def set_rates(self, rates: Sequence[float]) -> None:
@@ -126,25 +126,15 @@ class AllAtOnce:
     """The same update (Loshchilov and Hutter 2019, arXiv:1711.05101, algorithm 2) of all rows in
     operations that do not grow in number with them: on a GPU torch's own takes 50 us a row. Rates
     and counts are kept in tensors, so that a step can be recorded once and replayed.
-
-    Arguments as of `RowByRow`.
     """
 
     BETAS, EPSILON = (0.9, 0.999), 1e-8  # torch's defaults
 
-    def __init__(
-        self,
-        values: Tensor,
-        gradients: Tensor,
-        first: Tensor,
-        second: Tensor,
-        decays: Sequence[float],
-        steps: Sequence[int],
-    ) -> None:
-        self._values, self._gradients = values, gradients
-        self._first, self._second = first, second
-        self._decays = _column(decays, values.device)
-        self._steps = _column(steps, values.device)
+    def __init__(self, state: PackState) -> None:
+        self._values, self._gradients = state.values, state.gradients
+        self._first, self._second = state.first, state.second
+        self._decays = _column(state.decays, state.values.device)
+        self._steps = _column(state.steps, state.values.device)
         self._rates = torch.zeros_like(self._steps)
 
     def set_rates(self, rates: Sequence[float]) -> None:
