@@ -20,11 +20,14 @@ PACKAGES = ("coralx", "torch", "transformers", "peft", "numpy")
 
 def describe_machine() -> dict[str, Any]:
     """Processor, cores, GPU and versions: what a figure depends on."""
-    model = ""
+    known = {}
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
-        model = next((line.split(":")[1].strip() for line in lines if "model name" in line), "")
+        lines = cpuinfo.read_text(encoding="utf-8").split("\n\n")[0].splitlines()
+        known = {key.strip(): value.strip() for key, _, value in (x.partition(":") for x in lines)}
+    model = known.get("model name", "")
+    if "cpu family" in known:  # one name is given to processors that differ by a factor of two
+        model += f" (family {known['cpu family']}, model {known['model']})"
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     machine = {
         "processor": model or platform.machine(),

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,8 +35,8 @@ class FrozenProducts:
             return layer(x)  # type: ignore[no-any-return]
         if layer not in self._rounded:
             self._rounded[layer] = layer.weight.detach().to(self.dtype)
-        out: Tensor = _Product.apply(x, self._rounded[layer], layer.bias)  # type: ignore[no-untyped-call]
-        return out
+        out = (x.to(self.dtype) @ self._rounded[layer].t()).to(x.dtype)
+        return out if layer.bias is None else out.add_(layer.bias)
 
     @contextlib.contextmanager
     def exact(self) -> Iterator[None]:
@@ -47,21 +46,6 @@ class FrozenProducts:
             yield
         finally:
             self.dtype = chosen
-
-
-class _Product(torch.autograd.Function):
-    """x W^T + b with x and, on the way back, its gradient rounded to the format of W (out, in)."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.weight = weight
-        out = (x.to(weight.dtype) @ weight.t()).to(x.dtype)
-        return out if bias is None else out.add_(bias)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        (gradient,) = gradients
-        return (gradient.to(ctx.weight.dtype) @ ctx.weight).to(gradient.dtype), None, None
 
 
 def choose_products(name: str, base: torch.dtype, device: torch.device) -> torch.dtype:
