@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw
 
 from coralx.train.rows import Rows
 from coralx.train.vision import decode_image
@@ -107,7 +107,7 @@ def overlay(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
     draw = ImageDraw.Draw(covered)
     draw.ellipse((x, y, x + side, y + side), fill="tomato", outline="white", width=3)
     draw.arc((x + side // 4, y, x + side, y + side), 90, 270, fill="white", width=3)
-    return ImageOps.exif_transpose(covered)
+    return covered
 
 
 WRAPPING_ATTACKS: dict[str, TextAttack] = {
@@ -182,7 +182,7 @@ def _attack(kind: str, rows: Rows, rng: np.random.Generator) -> Rows:
 
 
 def _edit(data: bytes, attack: ImageAttack, rng: np.random.Generator) -> bytes:
-    buffer, picture = io.BytesIO(), decode_image(data)
+    buffer, picture = io.BytesIO(), decode_image(data, MAX_SIDE)
     picture.thumbnail((MAX_SIDE, MAX_SIDE))
     attack(picture, rng).save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue()

@@ -191,7 +191,7 @@ def read_image(value: Any, folder: Path, allow_outside: bool = False) -> bytes |
         raise DataError(f"image must be a path or bytes, got {short(value)}")
     if len(value) > MAX_IMAGE_BYTES:
         raise DataError(_too_large(f"of {len(value):,} bytes"))
-    decode_image(value)
+    decode_image(value, side=1)  # whether it can be
     return value
 
 
