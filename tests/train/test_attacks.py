@@ -207,20 +207,6 @@ def test_picture_attacks_change_pixels_and_leave_the_original(
     assert (np.abs(edited - before).max(axis=2) > 8).mean() > 0.02
 
 
-@pytest.mark.parametrize("kind", list(IMAGE_ATTACKS))
-def test_large_pictures_are_scaled_down_before_they_are_attacked(kind: str) -> None:
-    """Of a photo as it is, an attacked picture would be megabytes and take a second."""
-
-    def attack(*sizes: tuple[int, int]) -> list[tuple[int, ...]]:
-        pictures = tuple(_png(Image.effect_noise(size, 80).convert("RGB")) for size in sizes)
-        rows = Rows(("bread",) * 2, np.array([0, 1], np.int8), ("all",) * 2, pictures)
-        images = attack_rows(rows, 1, 0)[kind].rows.images
-        return [_pixels(image).shape for image in images if image is not None]
-
-    assert attack((2000, 1000), (900, 3)) == [(256, 512, 3), (2, 512, 3)]
-    assert attack((512, 512), (512, 40)) == [(512, 512, 3), (40, 512, 3)]
-
-
 def test_recolouring_turns_the_hue_and_keeps_the_brightness() -> None:
     picture = Image.new("RGB", (4, 4), (200, 40, 40))
     hue, _, value = attacks.recolour(picture, _rng()).convert("HSV").getpixel((0, 0))  # type: ignore[misc]

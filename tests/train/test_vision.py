@@ -14,7 +14,7 @@ from PIL import ExifTags, Image, ImageOps
 
 from coralx.errors import DataError, ModelError
 from coralx.train import vision
-from coralx.train.vision import VisionTower, decode_image
+from coralx.train.vision import VisionTower, decode_image, keep_small
 
 
 def _save(picture: Image.Image, kind: str = "PNG") -> bytes:
@@ -112,6 +112,24 @@ def test_greys_without_a_known_white_are_refused(grey: np.generic) -> None:
     data = _save(Image.fromarray(np.full((4, 4), grey)), "TIFF")
     with pytest.raises(DataError, match=r"image of mode [IF] .*; save it with 8 bits a channel"):
         decode_image(data)
+
+
+def test_large_pictures_are_kept_small() -> None:
+    """As they are, photos of a few thousand rows would be gigabytes."""
+    photo = Image.effect_noise((16, 8), 90).resize((4000, 2000), Image.Resampling.BICUBIC)
+    for kind in ("JPEG", "PNG"):
+        kept = keep_small(data := _save(photo.convert("RGB"), kind))
+        assert decode_image(kept).size == (512, 256)
+        assert len(kept) < len(data) / 10
+        one, other = (
+            np.asarray(decode_image(d).resize((128, 64), Image.Resampling.BILINEAR)).astype(int)
+            for d in (kept, data)
+        )
+        assert abs(one - other).mean() < 1  # of 255
+        assert keep_small(kept) == kept
+    assert decode_image(keep_small(_save(photo.resize((900, 3))))).size == (512, 2)
+    data = _save(photo.resize((512, 40)))
+    assert keep_small(data) == data
 
 
 @pytest.mark.parametrize("data", [b"", b"hello", b"\x89PNG\r\n\x1a\n", b"GIF89a"])

@@ -2,8 +2,7 @@
 
 Text: jailbreak wrappings and past tense (templates of published attacks, see the data card),
 leetspeak, spacing, homoglyphs. Pictures: recolouring, rotation, clutter, overlay. All are fixed
-by a seed, so every genome meets the same attacked rows. Pictures above MAX_SIDE are scaled down
-before they are attacked.
+by a seed, so every genome meets the same attacked rows.
 """
 
 from __future__ import annotations
@@ -32,9 +31,6 @@ HOMOGLYPHS = str.maketrans(
     "\u0410\u0421\u0415\u041d\u041a\u041c\u041e\u0420\u0422\u0425",
 )
 SWAPPED_SHARE = 0.5  # of letters swapped by homoglyphs
-# Pixels of an attacked picture's longer side, several times what the tower looks at. They are kept
-# as PNG while the run lasts, and those of photos would be gigabytes.
-MAX_SIDE = 512
 
 TextAttack = Callable[[str, np.random.Generator], str]
 ImageAttack = Callable[[Image.Image, np.random.Generator], Image.Image]
@@ -182,8 +178,7 @@ def _attack(kind: str, rows: Rows, rng: np.random.Generator) -> Rows:
 
 
 def _edit(data: bytes, attack: ImageAttack, rng: np.random.Generator) -> bytes:
-    buffer, picture = io.BytesIO(), decode_image(data, MAX_SIDE)
-    picture.thumbnail((MAX_SIDE, MAX_SIDE))
+    buffer, picture = io.BytesIO(), decode_image(data)
     attack(picture, rng).save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue()
 

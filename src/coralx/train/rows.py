@@ -23,7 +23,7 @@ from coralx.rows.values import (
     short,
 )
 from coralx.settings.sections import DataSettings
-from coralx.train.vision import decode_image
+from coralx.train.vision import keep_small
 
 SPLITS = ("train", "validation", "test", "clean_holdout")
 # Limits that no data set for fine-tuning meets and a damaged or hostile file soon does.
@@ -171,7 +171,7 @@ def _names_no_task(value: Any) -> bool:
 
 
 def read_image(value: Any, folder: Path, allow_outside: bool = False) -> bytes | None:
-    """Bytes as they are, or of a file inside the data file's folder.
+    """Bytes as they are, or of a file inside the data file's folder; large pictures made smaller.
 
     Args:
         allow_outside: let paths, and links on the way, lead out of the folder.
@@ -191,8 +191,7 @@ def read_image(value: Any, folder: Path, allow_outside: bool = False) -> bytes |
         raise DataError(f"image must be a path or bytes, got {short(value)}")
     if len(value) > MAX_IMAGE_BYTES:
         raise DataError(_too_large(f"of {len(value):,} bytes"))
-    decode_image(value, side=1)  # whether it can be
-    return value
+    return keep_small(value)
 
 
 def _read_picture(value: str, folder: Path, allow_outside: bool) -> bytes:

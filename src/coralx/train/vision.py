@@ -24,6 +24,10 @@ from coralx.errors import DataError, ModelError
 MAX_PIXELS = 40_000_000
 # Not all that PIL can open: EPS would run Ghostscript, and rare readers are where the holes are.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+# Pixels of a kept picture's longer side, several times what a tower looks at. Pictures stay in
+# memory while a run lasts, and photos as they are would be gigabytes.
+MAX_SIDE = 512
+QUALITY = 95  # of their JPEG
 
 
 class VisionTower:
@@ -106,6 +110,22 @@ class VisionTower:
         mean, deviation = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
         normed = ((values - mean) / deviation).astype(np.float32)
         return torch.from_numpy(normed).permute(2, 0, 1)
+
+
+def keep_small(data: bytes) -> bytes:
+    """Image bytes as they are or, of a picture of more than MAX_SIDE pixels a side, those of a JPEG
+    of so many.
+
+    Raises:
+        DataError: as `decode_image`.
+    """
+    picture = decode_image(data, MAX_SIDE)
+    if max(picture.size) <= MAX_SIDE:
+        return data
+    buffer = io.BytesIO()
+    picture.thumbnail((MAX_SIDE, MAX_SIDE))
+    picture.save(buffer, "JPEG", quality=QUALITY, subsampling=0)
+    return buffer.getvalue()
 
 
 def decode_image(data: bytes, side: int | None = None) -> Image.Image:
