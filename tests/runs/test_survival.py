@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import kill_runs
@@ -19,13 +20,15 @@ import yaml
 
 from coralx.checkpoint_files import checkpoint_path
 from coralx.config import PREFIX_FOLDER, load_config
-from coralx.errors import StoreError
+from coralx.errors import CheckpointError, StoreError
 from coralx.records import Progress, Start
 from coralx.runs import opening
 from coralx.runs.exporting import export_genome
+from coralx.runs.repair import Mender
 from coralx.runs.running import resume_run, start_run
 from coralx.runs.watcher import Watcher
 from coralx.store import JOURNAL, History, Store, has_begun, read_history
+from coralx.train.checkpoint import is_stand_in, load_checkpoint
 from coralx.train.worker import Worker
 
 KILLS = 30
@@ -175,6 +178,59 @@ def test_both_lost_parents_of_a_merged_child_are_trained_again(
     assert kill_runs.differences(tmp_path / "whole", directory) == ["repairs"]
 
 
+def test_repairing_one_of_a_pack_leaves_the_others_weights_as_they_are(
+    tmp_path: Path, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Elsewhere a repair comes to other bits; figures of a mate are of the weights it has."""
+    directory = tmp_path / "run"
+    stop_in("g1-first-0", directory, worker)
+    folder = directory / "checkpoints"
+    there = [r for r in read_history(directory).results if r.checkpoint
+             and checkpoint_path(folder, r.checkpoint).exists()]  # fmt: skip
+    lost, mate = next((a, b) for a in there for b in there if a is not b and a.job == b.job)
+    before = checkpoint_path(folder, mate.checkpoint or "").read_bytes()
+    checkpoint_path(folder, lost.checkpoint or "").unlink()
+    monkeypatch.setattr(worker.bench, "seed", worker.bench.seed + 1)
+    monkeypatch.setattr(worker._trainer, "_ground", replace(worker._trainer._ground, seed=6))
+    said: list[str] = []
+    mender = Mender(directory, worker, say=said.append)
+    mender.heal(lambda: load_checkpoint(folder, lost.checkpoint or ""))
+    assert said[-1].endswith("trained again, but not to the same bits")
+    assert is_stand_in(folder, lost.checkpoint or "")
+    assert not is_stand_in(folder, mate.checkpoint or "")
+    assert checkpoint_path(folder, mate.checkpoint or "").read_bytes() == before
+
+
+def test_damage_that_two_jobs_met_is_repaired_once(tmp_path: Path, worker: Worker) -> None:
+    """On workers: both have failed before either is heard."""
+    directory = tmp_path / "run"
+    lost = stop_in("g1-first-0", directory, worker)[0].checkpoint or ""
+    path = checkpoint_path(directory / "checkpoints", lost)
+    path.unlink()
+    mender = Mender(directory, worker)
+
+    def fail_first() -> Callable[[], str]:
+        errors = [CheckpointError(lost, "is missing")]
+
+        def take() -> str:
+            if errors:
+                raise errors.pop()
+            return "done"
+
+        return take
+
+    assert mender.heal(fail_first()) == "done"
+    written = path.stat().st_mtime_ns
+    assert mender.heal(fail_first()) == "done"
+    assert path.stat().st_mtime_ns == written
+
+    def fail() -> str:
+        raise CheckpointError(lost, "is damaged")
+
+    with pytest.raises(StoreError, match=r"trained again and still: is damaged; check the disk"):
+        mender.heal(fail)
+
+
 def test_an_heir_never_gets_another_genomes_weights(
     tmp_path: Path, whole: Path, worker: Worker
 ) -> None:
@@ -198,6 +254,20 @@ def test_all_checkpoints_lost_is_survived(tmp_path: Path, whole: Path, worker: W
     shutil.rmtree(directory / "checkpoints")
     resume_run(directory, Stopper())
     assert set(kill_runs.differences(whole, directory)) == {"repairs"}
+
+
+def test_what_the_final_figures_bring_back_is_no_more_than_was_there(
+    tmp_path: Path, whole: Path, worker: Worker
+) -> None:
+    """A member of the front is trained again with its pack, which nothing needs any more."""
+    directory = shutil.copytree(whole, tmp_path / "run")
+    journal = (directory / JOURNAL).read_bytes().splitlines(keepends=True)
+    first = next(place for place, line in enumerate(journal) if b'"kind": "test"' in line)
+    (directory / JOURNAL).write_bytes(b"".join(journal[:first]))
+    shutil.rmtree(directory / "checkpoints")
+    shutil.rmtree(directory / "adapters")
+    resume_run(directory, Stopper())
+    assert kill_runs.differences(whole, directory) == ["repairs"]
 
 
 def test_resume_after_losing_a_worker_in_a_job(tmp_path: Path, whole: Path, worker: Worker) -> None:

@@ -175,3 +175,27 @@ def test_an_export_that_fails_over_an_older_one_leaves_no_sidecar_of_that(
     with pytest.raises(StoreError, match="full"):
         export_adapter(tmp_path, base, own, own.lora_cfg, weights, {})
     assert not (tmp_path / SIDECAR).exists()
+
+
+@pytest.mark.parametrize("error", [StoreError("full"), OSError(28, "No space left on device")])
+def test_an_export_that_fails_leaves_nothing_in_the_way_of_the_next(
+    error: Exception,
+    base: Backbone,
+    genome: Callable[..., Genome],
+    draw_weights: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("coralx.train.export.seal_adapter", fail)
+    own = genome(r=2, layers=1)
+    with pytest.raises(StoreError):
+        export_adapter(tmp_path / "a", base, own, own.lora_cfg, draw_weights(base, own), {})
+    assert not (tmp_path / "a").exists()
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "mine").touch()
+    with pytest.raises(StoreError):
+        export_adapter(tmp_path / "b", base, own, own.lora_cfg, draw_weights(base, own), {})
+    assert [path.name for path in (tmp_path / "b").iterdir()] == ["mine"]

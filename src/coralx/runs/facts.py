@@ -54,14 +54,18 @@ def machine_facts(worker: Worker) -> dict[str, Any]:
 
 def warn_of_change(before: dict[str, Any], now: dict[str, Any], watcher: Watcher) -> None:
     """A run goes on anywhere, but only where it began does it end with the same bits."""
-    changed = [
+    if changed := find_changes(before, now):
+        watcher.say(
+            "warning: results from here on may differ in their last bits from those of a run that "
+            f"was never stopped, because of {'; '.join(changed)}"
+        )
+
+
+def find_changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What the last bits depend on and is another now than where a run began."""
+    return [
         f"{name}: {old} then, {now[part].get(name)} now"
         for part in ("versions", "numerics")
         for name, old in before.get(part, {}).items()
         if now[part].get(name) != old
     ]
-    if changed:
-        watcher.say(
-            "warning: results from here on may differ in their last bits from those of a run that "
-            f"was never stopped, because of {'; '.join(changed)}"
-        )

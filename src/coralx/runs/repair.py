@@ -45,11 +45,16 @@ class Mender:
         Raises:
             StoreError: a checkpoint cannot be mended.
         """
+        met: set[str] = set()
         while True:
             try:
                 return action()
             except CheckpointError as damage:
-                self.mend(damage)
+                name = damage.checkpoint
+                # What began before a repair may have met the same damage.
+                if name in met or name not in self._mended or not self._is_whole(name):
+                    self.mend(damage)
+                met.add(name)
 
     def mend(self, damage: CheckpointError) -> None:
         """Train the checkpoint again and put it in its place."""
@@ -84,29 +89,27 @@ class Mender:
             self._store.append("repaired", repair)
 
     def _is_whole(self, name: str) -> bool:
-        from coralx.train.checkpoint import load_checkpoint
-
-        try:
-            load_checkpoint(self._worker.bench.checkpoints, name)
-        except CheckpointError:
-            return False
-        return True
+        return is_whole(self._worker.bench.checkpoints, name)
 
 
 def train_again(
     worker: Worker, pack: TrainedPack, observe: Callable[[Progress], None] = lambda _: None
 ) -> list[TrainingResult]:
-    """Train a recorded pack once more; later packs find what it leaves under the old ids.
+    """Train a recorded pack once more; later packs find what it leaves under the old ids. Of a
+    genome whose recorded weights are still there they stay: its figures are of these.
 
     Raises:
-        StoreError: a genome that left weights then leaves none now.
+        StoreError: a genome that left weights then, which are lost, leaves none now.
     """
     from coralx.train.checkpoint import load_checkpoint, save_checkpoint
 
+    folder = worker.bench.checkpoints
     results = {result.genome.id: result for result in worker.train(pack.job, observe)}
     for before in pack.results:
         again = results[before.genome.id]
         if before.checkpoint is None or again.checkpoint == before.checkpoint:
+            continue
+        if is_whole(folder, before.checkpoint):
             continue
         if again.checkpoint is None:
             reason = again.stopped.reason if again.stopped else "it left no weights"
@@ -114,10 +117,20 @@ def train_again(
                 f"checkpoint {before.checkpoint} cannot be trained again: {reason}; restore it "
                 "from a backup"
             )
-        folder = worker.bench.checkpoints
         stand_in = load_checkpoint(folder, again.checkpoint)
         save_checkpoint(folder, stand_in, stands_for=before.checkpoint)
     return [results[before.genome.id] for before in pack.results]
+
+
+def is_whole(folder: Path, name: str) -> bool:
+    """Whether a checkpoint is there, undamaged."""
+    from coralx.train.checkpoint import load_checkpoint
+
+    try:
+        load_checkpoint(folder, name)
+    except CheckpointError:
+        return False
+    return True
 
 
 def is_same(pack: TrainedPack, again: list[TrainingResult]) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from coralx.errors import CheckpointError, StoreError
 from coralx.records import TrainingResult
+from coralx.runs.facts import find_changes, machine_facts
 from coralx.runs.folder import CHECKPOINTS
 from coralx.runs.provenance import Provenance
 from coralx.runs.repair import train_again
@@ -81,6 +82,8 @@ def reproduce(
     with tempfile.TemporaryDirectory(prefix="coralx-reproduce-") as folder:
         checkpoints = Path(folder) / CHECKPOINTS
         worker = Worker(history.config, checkpoints, say)
+        if changed := find_changes(history.facts, machine_facts(worker)):
+            say(f"warning: the bits may not be the same, because of {'; '.join(changed)}")
         again, taken = None, 0
         for place, pack in enumerate(packs, start=1):
             members = ", ".join(genome.id for genome in pack.job.genomes)
@@ -120,12 +123,14 @@ def find_result(history: History, directory: Path, begin: str) -> TrainingResult
 
 def _compare(folder: Path, name: str, other_folder: Path, other: str) -> float | None:
     from coralx.train.adapters import largest_difference
-    from coralx.train.checkpoint import load_checkpoint
+    from coralx.train.checkpoint import is_stand_in, load_checkpoint
 
     if name == other:
         return 0.0
     try:
         before = load_checkpoint(other_folder, other).weights
     except CheckpointError:
+        return None
+    if is_stand_in(other_folder, other):
         return None
     return largest_difference(load_checkpoint(folder, name).weights, before)

@@ -127,6 +127,9 @@ def _continue(
                 f"of {planned}; widen the space for more"
             )
         _measure_front(directory, front, history, store, worker, mender, watcher)
+        # A repair brings back what was removed, and may leave other bits beside it.
+        retention.drop_orphans(r.checkpoint for r in evolution.results if r.checkpoint)
+        retention.tidy(evolution)
         ending = "run_finished"
     except ExtinctError:
         _write_outputs(directory, read_history(directory))

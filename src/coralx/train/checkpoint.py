@@ -98,6 +98,13 @@ def load_checkpoint(folder: Path, name: str) -> Checkpoint:
     return checkpoint
 
 
+def is_stand_in(folder: Path, name: str) -> bool:
+    """Whether a checkpoint that can be loaded holds other weights than those recorded by its id: a
+    repair came to other bits."""
+    with safe_open(checkpoint_path(folder, name), framework="pt") as file:
+        return "stands_for" in file.metadata()
+
+
 def _restore(tensors: dict[str, Tensor], facts: dict[str, str]) -> Checkpoint:
     weights, first, second = (_unflatten(tensors, part) for part in ("weights", "first", "second"))
     return Checkpoint(

@@ -3,6 +3,8 @@ written, checked and read back."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,21 +105,38 @@ def export_adapter(
     Raises:
         StoreError: the folder cannot be written.
     """
+    settings = _peft_settings(backbone, lora_cfg, weights)
+    files = {ADAPTER: _peft_tensors(backbone, weights)}
+    projector = {k: v for k, v in weights.extra.items() if k.startswith("projector.")}
+    if projector:
+        files[PROJECTOR] = projector
+    sidecar = {"genome": jsonable(genome), "lora_cfg": jsonable(lora_cfg), **facts}
+    # A part of an adapter would be in the way of the same command.
+    with unbroken(), _taken_back(folder, [SETTINGS, *files, SIDECAR]):
+        make_folder(folder)
+        (folder / SIDECAR).unlink(missing_ok=True)  # of one that this takes the place of
+        settings.save_pretrained(str(folder))
+        for name, tensors in files.items():
+            save_tensors(folder / name, tensors, {"format": "pt"})
+        seal_adapter(folder, [SETTINGS, *files], sidecar)
+
+
+@contextlib.contextmanager
+def _taken_back(folder: Path, names: Iterable[str]) -> Iterator[None]:
+    """Remove these files if not all can be written, and the folder if they were all it held.
+
+    Raises:
+        StoreError: they cannot.
+    """
     try:
-        settings = _peft_settings(backbone, lora_cfg, weights)
-        files = {ADAPTER: _peft_tensors(backbone, weights)}
-        projector = {k: v for k, v in weights.extra.items() if k.startswith("projector.")}
-        if projector:
-            files[PROJECTOR] = projector
-        sidecar = {"genome": jsonable(genome), "lora_cfg": jsonable(lora_cfg), **facts}
-        with unbroken():  # a part of an adapter would be in the way of the same command
-            make_folder(folder)
-            (folder / SIDECAR).unlink(missing_ok=True)  # of one that this takes the place of
-            settings.save_pretrained(str(folder))
-            for name, tensors in files.items():
-                save_tensors(folder / name, tensors, {"format": "pt"})
-            seal_adapter(folder, [SETTINGS, *files], sidecar)
-    except OSError as error:
+        yield
+    except (OSError, StoreError) as error:
+        with contextlib.suppress(OSError):
+            for name in names:
+                (folder / name).unlink(missing_ok=True)
+            folder.rmdir()
+        if isinstance(error, StoreError):
+            raise
         raise StoreError(say_unwritable(folder, error)) from None
 
 
