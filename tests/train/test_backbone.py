@@ -75,6 +75,28 @@ def test_tiny_models_score_as_transformers_does(
     assert min(map(len, ids)) > 1
 
 
+@pytest.mark.parametrize("kind", ["bert", "llama", "qwen3"])
+def test_each_norm_stands_where_transformers_has_it(
+    kind: str,
+    tiny_model: Callable[[str], Backbone],
+    tiny_rows: Rows,
+    build_pack: Callable[..., object],
+    tmp_path: Path,
+) -> None:
+    """Fresh models have norms that are all alike; here each has weights of its own."""
+    shutil.copytree(tiny_model(kind).path, tmp_path, dirs_exist_ok=True)
+    stock = AutoModelForSequenceClassification.from_pretrained(tmp_path, num_labels=1)
+    stream = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, weights in stock.named_parameters():
+            if "norm" in name.lower():
+                weights.uniform_(0.2, 2, generator=stream)
+    stock.save_pretrained(tmp_path)
+    model = Backbone(str(tmp_path), torch.device("cpu"), torch.float32)
+    uncut = _uncut_logits(model, tiny_rows)
+    assert (_cut_logits(model, tiny_rows, build_pack, 2) - uncut).abs().max() < 1e-5
+
+
 @pytest.mark.parametrize("kind", ["bert", "llama"])
 def test_in_bfloat16_a_model_is_that_of_transformers(
     kind: str, tiny_model: Callable[..., Backbone]

@@ -15,9 +15,16 @@ from numpy.typing import NDArray
 
 from coralx.errors import ConfigError
 from coralx.records import Genome
+from coralx.train import evaluate
 from coralx.train.adapters import Weights
-from coralx.train.attacks import IMAGE_ATTACKS, SPELLING_ATTACKS, WRAPPING_ATTACKS
+from coralx.train.attacks import (
+    IMAGE_ATTACKS,
+    SPELLING_ATTACKS,
+    WRAPPING_ATTACKS,
+    attack_rows,
+)
 from coralx.train.backbone import Backbone
+from coralx.train.data import subset
 from coralx.train.evaluate import EvaluationSet, Scored
 from coralx.train.network import score
 from coralx.train.own_function import load_function
@@ -423,3 +430,93 @@ def test_skill_of_a_share_is_task_skill_of_its_rows(
     measured = [part.measure(own, None)[0]["task_skill"][0] for own in scores]
     half = in_blocks.skill(pack, ENTRIES, batch=8, share=50, images=True)
     assert half == pytest.approx(measured)
+
+
+def test_clean_rows_are_drawn_apart_from_the_safe_ones(tiny: Backbone, tiny_rows: Rows) -> None:
+    """Of as many safe rows the first half is flagged, of clean ones the second: drawn alike, the
+    two would make up for each other, and the interval of P3 would have no width."""
+    benign = replace(tiny_rows.take(range(8)), labels=np.zeros(8, np.int8), images=(None,) * 8)
+    rows = EvaluationSet(tiny_rows, benign, 0, 0, encoder(tiny, None), False)
+    scores = _truth(rows) * 0.8 + 0.1
+    scores[np.flatnonzero(rows.labels == 0)[:4]] = scores[20:] = 0.95
+    drawn = [
+        rows.measure(scores, None, draws=60)[0]["false_positive_cost"],
+        rows.measure_decisions(scores, 0.9, draws=60)["as_served/false_positive_rate"],
+    ]
+    for values in drawn:
+        assert values[0] == 0.5
+        assert values[1:].std() > 0.05
+
+
+def test_the_gain_is_of_the_same_draws_with_and_without_pictures(pictured: EvaluationSet) -> None:
+    """Of the same scores it is none in each of them: drawn apart, the interval would be too
+    wide."""
+    scores = np.random.default_rng(0).random(len(pictured.encoded))
+    objectives, details = pictured.measure(scores, scores[:16], draws=60)
+    assert not objectives["cross_modal_gain"].any()
+    assert details["auroc/text_alone"].std() > 0.01
+
+
+def test_a_kind_is_resampled_by_its_own_rows(
+    tiny: Backbone, tiny_rows: Rows, tower: VisionTower
+) -> None:
+    """Wrappings go on all rows of text, picture attacks on all others: see above."""
+    rows = EvaluationSet(tiny_rows, tiny_rows.take([]), 8, 0, encoder(tiny, tower), True)
+    chance = np.random.default_rng(0).random(len(tiny_rows))
+    scores = np.concatenate([chance, *(chance[own.origins] for own in rows.attacked.values())])
+    _, details = rows.measure(scores, None, 60)
+    for kinds, part in ((WRAPPING_ATTACKS, "text"), (IMAGE_ATTACKS, "image")):
+        for kind in kinds:
+            own = details[f"attack_auroc/{kind}"]
+            assert own == pytest.approx(details[f"auroc/modality/{part}"])
+
+
+def test_attacked_rows_of_a_part_have_their_own_scores(tiny: Backbone, tiny_rows: Rows) -> None:
+    whole = EvaluationSet(tiny_rows, tiny_rows.take([]), 8, 0, encoder(tiny, None), False)
+    part, everything = whole.part(share=100, per_class=2), whole.encoded.rows
+    for kind, attacked in part.attacked.items():
+        assert everything.take(part._attacks[kind]).texts == attacked.rows.texts
+
+
+def test_the_surest_scores_are_told_apart(
+    plain: EvaluationSet, pack: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of logits of 18 or more are all one in float32."""
+
+    def sure(_: Any, pack: Any, __: Any, batch: Any) -> torch.Tensor:
+        lengths = batch.mask.sum(1)
+        return (18.0 + lengths).expand(pack.size, -1)
+
+    monkeypatch.setattr(evaluate, "score", sure)
+    scores, _ = plain.score_all(pack, ENTRIES, batch=4, images=False)
+    lengths = np.array(plain.encoded.lengths)
+    assert len(set(scores[0])) == len(set(lengths)) > 3
+    assert (np.diff(scores[0][np.argsort(lengths, kind="stable")]) >= 0).all()
+
+
+def test_the_seed_decides_what_is_attacked_drawn_and_shared(
+    in_blocks: EvaluationSet, tiny: Backbone, pack: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, clean = in_blocks.rows, in_blocks.clean
+    rows = EvaluationSet(whole, clean, 2, 1, encoder(tiny, None), False)
+    kept, other = (subset(whole, 50, seed) for seed in (1, 0))
+    part = rows.part(share=50, per_class=1)
+    assert kept.tolist() != other.tolist()
+    assert part.rows.keys() == whole.take(kept).keys()
+    assert part.clean.keys() == clean.take(subset(clean, 50, 1)).keys()
+    attacked = attack_rows(whole, 2, 1, False)
+    assert [own.rows.texts for own in rows.attacked.values()] == [
+        own.rows.texts for own in attacked.values()
+    ]
+    scores = np.random.default_rng(0).random((2, len(rows.encoded)))
+    monkeypatch.setattr(EvaluationSet, "_score", lambda *_: scores)
+    skills = rows.skill(pack, ENTRIES, batch=8, share=50, images=False)
+    assert skills == pytest.approx([part.measure(own, None)[0]["task_skill"][0] for own in scores])
+    drawn, again = (
+        EvaluationSet(whole, clean, 0, seed, encoder(tiny, None), False).measure(
+            scores[0, :32], None, draws=20
+        )[0]["task_skill"]
+        for seed in (1, 2)
+    )
+    assert drawn[0] == again[0]
+    assert not np.array_equal(drawn, again)

@@ -38,6 +38,16 @@ def test_products_in_bfloat16_are_off_by_rounding_alone(bias: bool) -> None:
     assert (found - expected).abs().max() <= ROUNDING * expected.abs().max()
 
 
+def test_each_layer_is_multiplied_by_its_own_weights() -> None:
+    products = FrozenProducts(torch.bfloat16)
+    one, x = _layer()
+    other = nn.Linear(48, 32).requires_grad_(False)  # of the same shape
+    for layer in (one, other, one):
+        expected = layer(x)
+        apart = products.apply(layer, x) - expected
+        assert apart.abs().max() <= ROUNDING * expected.abs().max()
+
+
 def test_gradients_pass_through_products_in_bfloat16() -> None:
     layer, x = _layer()
     weights = torch.randn(3, 5, 32)
@@ -84,6 +94,19 @@ def test_auto_asks_what_the_processor_can_do(
 def test_auto_is_float32_where_torch_cannot_tell(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     assert choose_products("auto", torch.float32, CPU) == torch.float32
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_auto_asks_a_gpu_what_it_does_without_emulation(
+    native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        torch.cuda,
+        "is_bf16_supported",
+        lambda including_emulation=True: native or including_emulation,
+    )
+    chosen = choose_products("auto", torch.float32, torch.device("cuda"))
+    assert chosen == (torch.bfloat16 if native else torch.float32)
 
 
 def test_what_was_asked_for_is_done_but_for_a_base_in_bfloat16() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,13 @@ import pytest
 from coralx.config import load_config
 from coralx.records import Genome, Job, LoRAConfig, Start
 from coralx.search import gates
+from coralx.train import measuring
+from coralx.train.checkpoint import load_checkpoint
 from coralx.train.evaluate import EvaluationSet
-from coralx.train.measuring import PROXY_FACTOR
+from coralx.train.measuring import AS_TRAINED, PROXY_FACTOR
+from coralx.train.member import Member
+from coralx.train.scaling import Scaling
+from coralx.train.threshold import ROUNDING, find_threshold
 from coralx.train.worker import Worker
 
 SETTINGS = {
@@ -34,6 +40,28 @@ def flip(rows):
     rows.scores[:] = 0.5
     return rows.scores.mean()
 """
+
+
+OWN_P6 = """
+import numpy as np
+from coralx.train.objectives import calibration
+
+def calibrated(rows):
+    return calibration(rows.scores, rows.labels, np.ones((1, len(rows.labels))))[0]
+"""
+
+
+def make_job(worker: Worker, names: str, index: int = 1) -> Job:
+    """A genome by each letter."""
+    lora = LoRAConfig(r=2, layers=1)
+    return Job(
+        id="j",
+        generation=0,
+        stage=worker.config.hyperband.stages[index],
+        stage_index=index,
+        genomes=tuple(Genome(id=name, lora_cfg=lora, learning_rate=4e-3) for name in names),
+        starts=(Start(),) * len(names),
+    )
 
 
 def test_own_objectives_are_not_asked_about_scores_that_are_no_numbers(
@@ -118,6 +146,124 @@ def test_the_proxy_looks_at_text_alone_and_discounts_what_it_finds(
         assert result.objectives["task_skill"] == factor * result.details["auroc"]
     assert looks == [not text_only] * 2
     assert PROXY_FACTOR < 1
+
+
+def test_each_of_a_pack_has_its_own_scores_without_pictures(
+    pictured: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    score_all = EvaluationSet.score_all
+
+    def blind_second(self: EvaluationSet, *rest: Any) -> Any:
+        scores, alone = score_all(self, *rest)
+        alone[1] = 0.5
+        return scores, alone
+
+    monkeypatch.setattr(EvaluationSet, "score_all", blind_second)
+    one, two = pictured.train(make_job(pictured, "ab"))
+    assert one.details["auroc/text_alone"] != 0.5
+    assert two.details["auroc/text_alone"] == 0.5
+
+
+def test_what_is_measured_after_a_stage_ends_its_curve(pictured: Worker) -> None:
+    for result in pictured.train(make_job(pictured, "ab")):
+        assert result.curve[-1].step == result.cost.steps
+        assert result.curve[-1].auroc == result.details["auroc"]
+
+
+def test_the_seconds_of_a_pack_are_shared_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With those of encoding rows, for which the first job pays."""
+    worker = Worker(load_config(SETTINGS | {"objectives": ["task_skill"]}), tmp_path)
+    rows = worker.bench.validation(100)
+    monkeypatch.setattr(worker.bench, "validation", lambda _: time.sleep(0.5) or rows)
+    began = time.perf_counter()
+    results = worker.train(make_job(worker, "abcd"))
+    wall = time.perf_counter() - began
+    assert 0 < sum(r.cost.train_seconds + r.cost.eval_seconds for r in results) <= wall
+
+
+def test_final_figures_are_of_test_rows_with_their_pictures(pictured: Worker) -> None:
+    (result,) = pictured.train(make_job(pictured, "a"))
+    found = pictured.test(result)
+    rows, batch = pictured.bench.test(), pictured.config.training.evaluation_batch
+    known = load_checkpoint(pictured.bench.checkpoints, str(result.checkpoint))
+    entry = pictured.bench.backbone.entry(1)
+    member = Member(result.genome, known.lora_cfg, known.weights, known.moments, entry)
+    with pictured.bench.backbone.products.exact():
+        scores, alone = rows.score_all(pictured.bench.pack([member]), [entry], batch, True)
+    objectives, details = rows.measure(scores[0], alone[0])
+    assert found.objectives["task_skill"].value == objectives["task_skill"][0]
+    assert found.details["auroc/text_alone"].value == details["auroc/text_alone"][0]
+    threshold = Scaling.of(result.details).apply(details["threshold"])
+    assert found.attack_threshold == pytest.approx(float(threshold[0]))
+    for figure in (found.objectives["task_skill"], found.details["as_served/recall"]):
+        assert figure.low < figure.high
+
+
+def test_a_genome_is_tested_as_it_was_trained(pictured: Worker) -> None:
+    """A hook may have given it another adapter than its genes say."""
+    (result,) = pictured.train(make_job(pictured, "a"))
+    lora = result.genome.lora_cfg.model_copy(update={"alpha": 64, "layers": 3})
+    genes = result.genome.model_copy(update={"lora_cfg": lora})
+    asked = result.model_copy(update={"genome": genes})
+    assert pictured.test(asked) == pictured.test(result)
+
+
+def test_p6_after_a_stage_is_of_rows_scaled_as_others_have_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where those happen to come out perfect, it is 1."""
+    told: list[Any] = []
+
+    def note(scores: Any, labels: Any, shift: bool, seed: int) -> Any:
+        told.append((shift, seed))
+        return labels.astype(float)
+
+    monkeypatch.setattr(measuring, "scale_held_out", note)
+    settings = SETTINGS | {"objectives": ["task_skill", "calibration"], "evolution": {"seed": 5}}
+    worker = Worker(load_config(settings), tmp_path)
+    (result,) = worker.train(make_job(worker, "a"))
+    assert result.objectives["calibration"] == 1
+    assert result.details[AS_TRAINED] < 1
+    assert told == [(True, 5)]  # an encoder's classification layer has a bias
+
+
+@pytest.mark.parametrize("products", ["float32", "bfloat16"])
+def test_the_served_threshold_bears_the_rounding_of_the_products(
+    products: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[float] = []
+
+    def note(scores: Any, labels: Any, rounding: float) -> float:
+        told.append(rounding)
+        return find_threshold(scores, labels, rounding)
+
+    monkeypatch.setattr(measuring, "find_threshold", note)
+    settings = SETTINGS | {"objectives": ["task_skill"]}
+    settings["training"] = SETTINGS["training"] | {"frozen_products": products}
+    worker = Worker(load_config(settings), tmp_path)
+    worker.train(make_job(worker, "a"))
+    assert told == [ROUNDING[products]]
+
+
+def test_an_own_objective_is_of_scaled_probabilities(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a stage and in the final figures, as P6 of the same rows would be."""
+    (tmp_path / "own_calibration.py").write_text(OWN_P6, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    own = "own_calibration:calibrated"
+    settings = SETTINGS | {"objectives": ["task_skill", "calibration", own]}
+    settings["data"] = SETTINGS["data"] | {"max_rows": 96}
+    settings["hyperband"] = {"enable_hyperband": False}
+    worker = Worker(load_config(settings), tmp_path / "checkpoints")
+    (result,) = worker.train(make_job(worker, "a", 0))
+    assert Scaling.of(result.details) != Scaling()
+    assert result.objectives[own] != pytest.approx(result.details[AS_TRAINED])
+    tested = worker.test(result)
+    assert tested.objectives[own].value == pytest.approx(tested.objectives["calibration"].value)
+    assert tested.objectives[own].value != pytest.approx(tested.details[AS_TRAINED].value)
 
 
 @pytest.fixture(scope="module")

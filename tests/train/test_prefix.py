@@ -141,3 +141,15 @@ def test_widths_on_a_gpu_are_few_and_within_the_limit(
     encoded = EncodedRows(text_rows, backbone, None, 20)
     monkeypatch.setattr(backbone, "device", torch.device("cuda"))
     assert [encoded._width(size) for size in (1, 8, 9, 17, 20)] == [8, 8, 16, 20, 20]
+
+
+def test_the_first_picture_is_one_like_the_others(
+    encode: Callable[[bool], EncodedRows], mixed_rows: Rows
+) -> None:
+    """Alone in a batch, where no other picture speaks for it."""
+    encoded = encode(True)
+    for row in [i for i, image in enumerate(mixed_rows.images) if image is not None]:
+        batch = encoded.batch([row])
+        assert batch.images is not None
+        assert encoded.count([row, row]) == (2 * encoded.lengths[row], 2)
+    assert encoded.count(range(16)) == (sum(encoded.lengths), 8)

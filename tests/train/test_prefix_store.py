@@ -14,7 +14,7 @@ import torch
 from coralx.errors import StoreError
 from coralx.train.backbone import Backbone
 from coralx.train.prefix import EncodedRows
-from coralx.train.prefix_store import PrefixStore, drop_parts
+from coralx.train.prefix_store import CHUNK, PrefixStore, drop_parts
 from coralx.train.rows import Rows
 
 CHOSEN = [3, 0, 7]
@@ -93,6 +93,31 @@ def test_another_base_format_or_cut_of_the_tokens_has_other_files(
     assert count("how do", "i bake bread") == 4
 
 
+def test_a_files_name_says_all_that_its_content_depends_on(
+    tiny_model: Callable[[str], Backbone], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of rows of equal lengths, too; on a GPU and with another torch the last bits are others."""
+    base, store = tiny_model("llama"), PrefixStore(tmp_path, 0)
+
+    def key(text: str, depth: int = 1) -> str:
+        rows = Rows((text,), np.zeros(1, np.int8), ("all",), (None,))
+        return EncodedRows(rows, base, None, 16, store=store)._key(depth)
+
+    encoded = EncodedRows(Rows(("bake",), np.zeros(1, np.int8), ("all",), (None,)), base, None, 16)
+    encoded._store = store
+    keys = [key("bake"), key("bread"), key("bake", 2)]
+    for owner, name, other in (
+        (base, "dtype", torch.bfloat16),
+        (base, "device", torch.device("cuda")),
+        (torch, "__version__", "another"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, other)
+            keys.append(encoded._key(1))
+    assert keys[0] == encoded._key(1)
+    assert len(set(keys)) == 6
+
+
 def test_a_file_that_was_not_finished_is_not_used(
     text_rows: Rows, backbone: Backbone, tmp_path: Path
 ) -> None:
@@ -126,6 +151,20 @@ def test_a_damaged_file_is_made_anew(
         path.write_bytes(bytes(data))
     again = _encode(text_rows, backbone, PrefixStore(tmp_path, 0)).batch(CHOSEN).at(4)
     assert torch.equal(again, whole)
+
+
+@pytest.mark.parametrize("place", [CHUNK - 1, CHUNK, 2 * CHUNK + 3])
+def test_a_damaged_file_is_known_wherever_the_damage_is(place: int, tmp_path: Path) -> None:
+    """Of a file that is read in three pieces, the last of four bytes."""
+    form = (CHUNK // 2 + 1,), torch.float32
+    store = PrefixStore(tmp_path, 0)
+    store.make("key", *form, torch.device("cpu")).fill_(1)
+    store.keep("key")
+    assert store.find("key", *form) is not None
+    with (tmp_path / "key.bin").open("r+b") as file:
+        file.seek(place)
+        file.write(b"x")
+    assert store.find("key", *form) is None
 
 
 def test_what_killed_processes_left_half_filled_is_removed(tmp_path: Path) -> None:

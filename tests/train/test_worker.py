@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -17,14 +18,16 @@ import torch
 from kill_runs import CONFIG
 
 from coralx.config import load_config
-from coralx.records import Genome, Job, LoRAConfig, Start, Stop, TrainingResult
+from coralx.records import Genome, Job, LoRAConfig, Progress, Start, Stop, TrainingResult
 from coralx.train import pack_step
 from coralx.train.adapters import Weights
+from coralx.train.checkpoint import load_checkpoint
 from coralx.train.data import batches, subset
+from coralx.train.evaluate import EvaluationSet
 from coralx.train.hook import Turn
 from coralx.train.member import Member, StageWork
 from coralx.train.parting import is_shortage, train_parted
-from coralx.train.worker import Worker
+from coralx.train.worker import SKILL_SHARE, Worker
 
 TIMES = {"train_seconds", "eval_seconds", "busy_share", "peak_memory"}
 
@@ -99,6 +102,63 @@ def test_one_that_breaks_down_leaves_no_trace_in_the_others(worker: Worker, plac
     assert "step" in broken.stopped.reason
     assert broken.checkpoint is None
     assert broken.cost.steps >= 4, "what the others trained in vain is on its account"
+
+
+def test_who_breaks_down_has_its_own_figures_and_pays_for_all(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job(worker, [*HEALTHY, genome("doomed", r=16, layers=3)])
+    each = [result.cost.flops for result in worker.train(job)]
+
+    def spoil(member: Member) -> None:
+        member.stop = Stop(gate="non_finite", value=None, limit=None, reason="")
+
+    def compare(member: Member, _: Start) -> dict[str, float]:
+        return {"auroc_at_start": float(len(member.genome.id))}
+
+    poison(worker, monkeypatch, spoil)
+    monkeypatch.setattr(worker._measurer, "compare_merged", compare)
+    *_, broken = worker.train(job)
+    assert broken.cost.flops == pytest.approx(sum(each))
+    assert broken.details["auroc_at_start"] == len("doomed")
+
+
+def test_what_is_saved_is_what_was_trained(worker: Worker) -> None:
+    """With the rank to which it grew, not that of its genes."""
+    _, first = worker.train(make_job(worker, HEALTHY[:2], 0))
+    assert str(first.checkpoint).startswith("b/first-")
+    start = Start(kind="continue", checkpoint=first.checkpoint, grow_to=8)
+    job = make_job(worker, HEALTHY[1:2], 1).model_copy(update={"starts": (start,)})
+    (second,) = worker.train(job)
+    saved = load_checkpoint(worker.bench.checkpoints, str(second.checkpoint))
+    assert (saved.genome, saved.stage) == ("b", "short")
+    assert saved.lora_cfg == second.lora_cfg
+    assert (second.genome.lora_cfg.r, second.lora_cfg.r) == (4, 8)
+    assert saved.moments.step == first.cost.steps + second.cost.steps
+    first_moment, second_moment = (
+        part.extra["head.weight"] for part in (saved.moments.first, saved.moments.second)
+    )
+    assert first_moment.min() < 0 <= second_moment.min()
+
+
+def test_looks_within_a_stage_are_at_a_share_and_the_best_is_told(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here before the first step and, worse, half-way."""
+    shares: list[float] = []
+    told: list[Progress] = []
+
+    def look(_: Any, pack: Any, __: Any, ___: int, share: float, ____: bool) -> Any:
+        shares.append(share)
+        return np.full(pack.size, 0.8 - 0.1 * len(shares))
+
+    monkeypatch.setattr(EvaluationSet, "skill", look)
+    long = worker.config.hyperband.stages[1].model_copy(update={"epoch_budget": 32.0})
+    job = make_job(worker, HEALTHY[:1], 1).model_copy(update={"stage": long})
+    worker.train(job, told.append)
+    assert shares == [SKILL_SHARE] * 2
+    assert SKILL_SHARE < 100
+    assert told[-1].skill == pytest.approx(0.7)
 
 
 def test_in_lanes_too(worker: Worker, two_lanes: list[str]) -> None:
@@ -209,6 +269,7 @@ def test_a_stage_is_planned_as_the_run_is_configured(worker: Worker, planned: An
         _, plan = planned(make_job(worker, HEALTHY[:1], index))
         chosen = subset(bench.splits.train, stage.data_percentage, bench.seed)
         key, count = [bench.seed, index], len(plan.batches)
+        assert count == math.ceil(stage.epoch_budget * math.ceil(len(chosen) / settings.batch_size))
         own = batches(chosen, bench.rows.lengths, settings.batch_size, count, key)
         assert np.concatenate(plan.batches).tolist() == np.concatenate(own).tolist()
         assert (plan.index, plan.last) == (index, index == 2)
