@@ -19,6 +19,7 @@ from coralx.records import (
     Genome,
     Interval,
     LoRAConfig,
+    Repair,
     Stop,
     TestResult,
     TrainingResult,
@@ -108,6 +109,10 @@ def history() -> History:
                 attack_threshold=0.5,
             )
         ],
+        repairs=[
+            Repair(checkpoint=name, reason="", jobs=(), steps=0, seconds=0, identical=same)
+            for name, same in (("a/cheap-1", True), ("a/full-2", False))
+        ],
         seconds=300.0,
         finished=True,
     )
@@ -162,6 +167,7 @@ def test_facts_of_the_run(history: History) -> None:
     assert summary["seed"] == 7
     assert summary["versions"] == {"coralx": "0.1.0"}
     assert summary["left_out"] == {"rows.csv": 2}
+    assert summary["stand_ins"] == ["a/full-2"]
     assert summary["genomes"] == 4
     assert summary["wall_seconds"] == 300.0
     assert summary["objectives"] == {"task_skill": "max", "memory": "min"}

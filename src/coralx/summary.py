@@ -54,6 +54,7 @@ def summarize(history: History) -> Summary:
         "stage_correlation": _stage_correlation(history),
         "stopped": _stopped(history),
         "merge": count_merged(history.results),
+        "stand_ins": [repair.checkpoint for repair in history.repairs if not repair.identical],
         "efficiency": _efficiency(history),
     }
     return {key: plain(value) for key, value in summary.items()}

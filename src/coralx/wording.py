@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from coralx.records import Genome
@@ -261,3 +261,12 @@ def one_sided(missing: Mapping[str, Mapping[str, Sequence[str]]]) -> list[str]:
                 f"{', '.join(shown)}; add rows or give data.{name}"
             )
     return found
+
+
+def stood_in(checkpoints: Iterable[str]) -> list[str]:
+    """A warning for each checkpoint that a repair came to other bits for."""
+    return [
+        f"checkpoint {name} was lost, and trained again to other bits: what its genome is measured "
+        "at may be of the weights before"
+        for name in checkpoints
+    ]

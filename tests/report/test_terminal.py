@@ -100,6 +100,7 @@ def summary() -> dict[str, Any]:
         "classes": {},
         "missing_classes": {},
         "left_out": {"rows.jsonl": 1},
+        "stand_ins": [],
         "genomes": 8,
         "objectives": dict.fromkeys(member("x")["objectives"], "max"),
         "front": [member("0123456789ab"), member("ba9876543210")],
@@ -148,10 +149,11 @@ def printed(summary: dict[str, Any], width: int, encoding: str = "utf-8") -> str
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_everything_is_there_and_fits(summary: dict[str, Any], width: int) -> None:
-    text = printed(summary, width)
+    text = printed({**summary, "stand_ins": ["0123/S3-9f"]}, width)
     for words in (
         "8 genomes in 1 generation, 2 on the front, 6 min 12 s",
         "1 row left out of rows.jsonl",
+        "Warning: checkpoint 0123/S3-9f was lost, and trained again",
         "S0_sanity → S1_shakeout → S2_serious → S3_finisher",
         "8 → 8 → 4 → 1",
         "gradient norm 7.3 is above the limit of 5",

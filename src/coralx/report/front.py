@@ -22,6 +22,7 @@ from coralx.wording import (
     label,
     one_sided,
     scarce,
+    stood_in,
 )
 
 BREAKDOWN = {
@@ -83,7 +84,11 @@ def table_section(summary: Summary) -> Markup:
         nothing = empty("There is no front yet: no generation has been closed.")
         return section("members", "The front in figures", "", nothing)
     values = _values(front, list(summary["objectives"]), summary["space"])
-    told = (*scarce(summary["classes"]), *one_sided(summary["missing_classes"]))
+    told = (
+        *scarce(summary["classes"]),
+        *one_sided(summary["missing_classes"]),
+        *stood_in(summary["stand_ins"]),
+    )
     warnings = [element("p", text, class_="warning") for text in told]
     parts: list[Markup] = [*warnings, card(values)]
     tested = any(member["test_details"] for member in front)

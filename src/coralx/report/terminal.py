@@ -33,6 +33,7 @@ from coralx.wording import (
     share,
     spent_cells,
     stage_pairs,
+    stood_in,
 )
 
 SHORT = {
@@ -67,7 +68,12 @@ def _print_parts(summary: Summary, console: Console) -> None:
     console.print(_headline(summary))
     if summary["rows"]:
         console.print(_rows(summary))
-    for text in (*scarce(summary["classes"]), *one_sided(summary["missing_classes"])):
+    told = (
+        *scarce(summary["classes"]),
+        *one_sided(summary["missing_classes"]),
+        *stood_in(summary["stand_ins"]),
+    )
+    for text in told:
         console.print(Text(_clean(f"Warning: {text}"), style=ACCENT))
     for path, rows in summary["left_out"].items():
         console.print(Text(_clean(f"{plural(rows, 'row')} left out of {path}"), style="dim"))
