@@ -38,6 +38,14 @@ def test_the_mean_length_is_of_every_text(tmp_path: Path) -> None:
     assert (counted.rows, counted.characters) == (2000, 20)
 
 
+def test_texts_count_as_far_as_they_are_read(tmp_path: Path) -> None:
+    """A few long ones would make all seem long."""
+    rows = [{"text": "t" * (9 + 991 * (i % 2)), "label": i % 2} for i in range(20)]
+    path = _write(tmp_path / "train.jsonl", rows)
+    settings = DataSettings(train=path, validation=path, test=path, max_tokens=16)
+    assert count_rows(settings).characters == (9 + (16 - 2) * 4.5) / 2
+
+
 @pytest.mark.parametrize("field", ["image_column", "task_column"])
 @pytest.mark.parametrize("name", ["train.jsonl", "train.parquet"])
 def test_a_named_column_that_no_file_has_is_refused(field: str, name: str, tmp_path: Path) -> None:

@@ -317,6 +317,19 @@ def test_an_adapter_without_a_tower_says_once_that_pictures_are_not_looked_at(
     assert "row 2 has a picture ('image')" in said[0]
 
 
+def test_pictures_in_a_column_of_another_name_are_missed(folder: Path, tmp_path: Path) -> None:
+    """Rows are scored on their text alone, which may be what was meant."""
+    said: list[str] = []
+    predictor = Predictor(folder, "cpu", say=said.append)
+    assert predictor.reads_pictures
+    list(predictor.predict([{"text": "a"}, {"text": "b", "image": None}], tmp_path))
+    list(predictor.predict([], tmp_path))
+    assert not said
+    list(predictor.predict([{"text": "a", "pic": "x.png"}, {"text": "b"}], tmp_path))
+    (line,) = said
+    assert "no row has a column 'image', so all were scored on their text alone" in line
+
+
 @pytest.mark.parametrize("trusted", [False, True])
 def test_code_of_the_base_is_trusted_only_where_the_caller_says_so(
     folder: Path, monkeypatch: pytest.MonkeyPatch, trusted: bool

@@ -79,21 +79,22 @@ def test_copies_of_a_clean_row_are_for_one_use(seed: int, tmp_path: Path) -> Non
 
 def test_rows_left_out_are_told_and_counted(tmp_path: Path) -> None:
     """Bad ones, and those that another split has as well."""
-    test = _write(tmp_path / "test.jsonl", [1, 0])
+    test = _write(tmp_path / "test.jsonl", [5, 1, 0])
+    rows = test.read_text().splitlines(keepends=True)[1:]
     train = _write(tmp_path / "train.jsonl", [0, 1] * 10 + [5] * 4)
     with train.open("a") as file:
-        file.write(test.read_text())
+        file.writelines(rows)
     said: list[str] = []
     settings = DataSettings(train=train, test=test, on_bad_rows="skip")
     found = load_splits(settings, seed=0, say=said.append)
-    bad, twice = said
+    _, bad, twice = sorted(said, key=lambda text: text.startswith(f"warning: {train}"))
     assert bad.startswith(f"warning: {train}: 4 of 26 rows left out: row 21: label must be 0 or 1")
     assert bad.endswith("; ...")
-    row = f"row 21 of {train} is row 1 of {test}"
-    assert twice.startswith(f"warning: {train}: 2 of 22 rows left out: {row}; row 22 of")
-    assert found.left_out == {str(train): 6}
+    row = f"row 25 of {train} is row 2 of {test}"
+    assert twice.startswith(f"warning: {train}: 2 of 26 rows left out: {row}; row 26 of")
+    assert found.left_out == {str(train): 6, str(test): 1}
     assert not load_splits(DataSettings(), seed=0, say=said.append).left_out
-    assert len(said) == 2
+    assert len(said) == 3
 
 
 @pytest.mark.parametrize("column", ["image_column", "task_column"])

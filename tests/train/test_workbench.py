@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -171,3 +173,18 @@ def test_memory_is_measured_on_the_widest_rows_with_a_picture_among_them(
         assert len(rows) == own.config.training.evaluation_batch
         assert sorted(rows.lengths)[1:] == sorted(every)[-len(rows) :][1:]
         assert (rows.batch(range(len(rows))).images is not None) is shown
+
+
+@pytest.mark.parametrize(("column", "told"), [("image", 1), (None, 0)])
+def test_rows_without_any_picture_are_said_to_be_read_as_text(
+    column: str | None, told: int, tmp_path: Path
+) -> None:
+    """Their column may only be called otherwise."""
+    rows = [{"text": f"text {i}", "label": i % 2, "pic": "a.png"} for i in range(30)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    data = {"train": path, "image_column": column, "max_tokens": 16}
+    said: list[str] = []
+    Workbench(load_config({"data": data}), tmp_path / "checkpoints", said.append)
+    found = [line for line in said if "no training row has a picture in column 'image'" in line]
+    assert len(found) == told

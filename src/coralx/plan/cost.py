@@ -12,7 +12,13 @@ from coralx.errors import DataError
 from coralx.flops import training_flops
 from coralx.models import check_kind, check_layers, read_shape
 from coralx.records import Genome, LoRAConfig, ModelShape, TrainingStage
-from coralx.rows.count import RowCount, check_measured, count_rows
+from coralx.rows.count import (
+    CHARACTERS_PER_TOKEN,
+    SPECIAL_TOKENS,
+    RowCount,
+    check_measured,
+    count_rows,
+)
 from coralx.search import budget
 from coralx.search.breeding import draw_founders
 from coralx.search.footprint import adapted_blocks, base_bytes, block_linears
@@ -25,8 +31,6 @@ from coralx.steps import LEAST_LOSSES, LEAST_NORMS, count_batches, stage_steps
 from coralx.steps import whole_steps as round_up
 
 DRAWN = 256  # genomes that FLOPs and memory are estimated from, at most
-CHARACTERS_PER_TOKEN = 4.5  # of English in word pieces
-SPECIAL_TOKENS = 2
 
 Plan = dict[str, Any]
 

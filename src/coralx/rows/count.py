@@ -22,11 +22,13 @@ from coralx.rows.values import (
 from coralx.settings.sections import DataSettings
 
 SET_ASIDE = 20  # per cent of the training rows for a split without a file
+CHARACTERS_PER_TOKEN = 4.5  # of English in word pieces
+SPECIAL_TOKENS = 2
 
 
 @dataclass(frozen=True)
 class RowCount:
-    """The training rows of a run and the mean characters of their texts.
+    """The training rows of a run and the mean characters of their texts, as far as these are read.
 
     `exact` is False where shares are set aside, of which strata and copies decide the size, or
     where bad rows are left out; `pictured` says whether any row names a picture, of a Parquet file
@@ -76,7 +78,8 @@ def _read(name: str, path: Path, settings: DataSettings) -> RowCount:
     """The usable rows of the file of one split."""
     safe = name == "clean_holdout"
     columns = settings.text_column, settings.label_column
-    faults, labels, characters = Faults(path), Counter[int](), 0
+    faults, labels, characters = Faults(path), Counter[int](), 0.0
+    most = (settings.max_tokens - SPECIAL_TOKENS) * CHARACTERS_PER_TOKEN  # the rest is cut
     found = dict.fromkeys(name_columns(path) if path.suffix.lower() == ".parquet" else ())
     pictured = settings.image_column in found
     for number, row in enumerate(iterate_rows(path, columns), start=1):
@@ -88,7 +91,7 @@ def _read(name: str, path: Path, settings: DataSettings) -> RowCount:
         try:
             check_text(text)
             labels[(read_safe if safe else read_label)(label)] += 1
-            characters += len(str(text))
+            characters += min(len(str(text)), most)
         except DataError as error:
             faults.add(number, error)
     if not found:

@@ -134,8 +134,10 @@ class Predictor:
                 row. All rows before it have been given.
         """
         columns = text_column or self.text_column, image_column or self.image_column
+        met: set[bool] = set()  # whether rows have the pictures' column
 
         def read(number: int, row: Row) -> _Read:
+            met.add(columns[1] in row)
             place = _place(number, row)
             _check_names(place, row, skip)
             try:
@@ -156,7 +158,12 @@ class Predictor:
             if bad is not None:
                 raise bad
             if not chunk:
-                return
+                break
+        if self.reads_pictures and met == {False}:  # told last: a row may lack it lawfully
+            self._say(
+                f"warning: no row has a column {columns[1]!r}, so all were scored on their text "
+                "alone; name the pictures' column with --image-column"
+            )
 
     def _score_chunk(self, chunk: Sequence[_Read]) -> Iterator[dict[str, Any]]:
         good = [row for row in chunk if row.error is None]

@@ -102,8 +102,7 @@ def load_splits(
             left_out.add(path, found.left_out, len(found.rows) + len(found.left_out))
     check_optional(settings, columns)
     _warn_of_lacking_tasks(files, paths, say)
-    rows = {name: found.rows for name, found in files.items()}
-    rows = _keep_apart(rows, paths, settings.on_bad_rows, left_out)
+    rows = _keep_apart(files, paths, settings.on_bad_rows, left_out)
     whole = rows["train"]
     for salt, name in enumerate(("test", "validation"), start=1):
         if name not in rows:
@@ -188,7 +187,10 @@ def set_aside(rows: Rows, percentage: float, seed: int) -> tuple[Rows, Rows]:
 
 
 def _keep_apart(
-    rows: dict[str, Rows], paths: Mapping[str, Path | None], on_bad_rows: str, left_out: _LeftOut
+    files: Mapping[str, CheckedFile],
+    paths: Mapping[str, Path | None],
+    on_bad_rows: str,
+    left_out: _LeftOut,
 ) -> dict[str, Rows]:
     """A row (its text and picture) may stand in one split: what was trained on says nothing when
     measured. In mode skip the row stays where it is measured and is left out of the others.
@@ -200,26 +202,29 @@ def _keep_apart(
     kept: dict[str, Rows] = {}
     bad: list[str] = []
     for name in ("test", "clean_holdout", "validation", "train"):
-        if name not in rows:
+        if name not in files:
             continue
-        own = rows[name].keys()
+        found = files[name]
+        own = found.rows.keys()
         fresh = [i for i, key in enumerate(own) if key not in seen]
         twice = []
         for i in sorted(set(range(len(own))) - set(fresh)):
-            other, place = seen[own[i]]
-            twice.append(f"row {i + 1} of {paths[name]} is row {place + 1} of {paths[other]}")
+            other, number = seen[own[i]]
+            twice.append(
+                f"row {found.numbers[i]} of {paths[name]} is row {number} of {paths[other]}"
+            )
         if on_bad_rows == "skip":
-            left_out.add(paths[name], twice, len(own))
+            left_out.add(paths[name], twice, len(own) + len(found.left_out))
         bad.extend(twice)
-        seen.update({own[i]: (name, i) for i in fresh})
-        kept[name] = rows[name].take(fresh) if len(fresh) < len(own) else rows[name]
+        seen.update({own[i]: (name, found.numbers[i]) for i in fresh})
+        kept[name] = found.rows.take(fresh) if len(fresh) < len(own) else found.rows
     if bad and on_bad_rows == "refuse":
         raise DataError(
             f"{len(bad)} row(s) are in two splits (same text and picture), so they would be "
-            "measured after being trained on; take them out of one file, or set "
+            "measured after being trained on or chosen by; take them out of one file, or set "
             f"data.on_bad_rows: skip\n{list_some(bad)}"
         )
-    return {name: kept[name] for name in rows}
+    return {name: kept[name] for name in files}
 
 
 def _limit(rows: Rows, most: int | None, seed: int) -> Rows:

@@ -223,8 +223,13 @@ class Workbench:
 
     def _load_tower(self, say: Callable[[str], None]) -> VisionTower | None:
         """The tower, if the rows have pictures and the configuration wants them read."""
-        name = self.config.vision_tower
+        name, column = self.config.vision_tower, self.config.data.image_column
         if not any(self.splits.train.images):
+            if name is not None and column is not None:
+                say(
+                    f"no training row has a picture in column {column!r} (data.image_column): rows "
+                    "are read as text alone"
+                )
             return None
         if name is None:
             raise ModelError(
