@@ -107,8 +107,10 @@ def test_columns_are_named_by_the_settings(write: Write, tmp_path: Path) -> None
 
 
 def test_tasks_become_strings_and_a_missing_one_is_all(write: Write) -> None:
-    rows = [{**PLAIN[0], "task": 3}, {**PLAIN[1], "task": None}]
-    assert _read(write(rows)).tasks == ("3", "all")
+    rows = [{**PLAIN[0], "task": 3}, {**PLAIN[1], "task": None}, {**PLAIN[0], "task": " \t"}]
+    path = write(rows)
+    assert _read(path).tasks == ("3", "all", "all")
+    assert read_rows(path, DataSettings()).without_task == 2
 
 
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.csv", "rows.parquet"])
