@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import threading
 
 import numpy as np
 import pytest
@@ -180,6 +181,18 @@ def test_a_picture_seen_before_is_not_computed_again(
     assert not torch.equal(first[0], first[1])
     monkeypatch.setattr(tower, "_network", None)
     assert torch.equal(tower.features([other, picture]), first[:2].flip(0))
+
+
+def test_pictures_are_decoded_where_the_system_starts_no_more_threads(
+    tower: VisionTower, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    pictures = [_save(Image.new("RGB", (40, 40), colour)) for colour in ("olive", "pink", "navy")]
+    expected = tower.compute(pictures)
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert torch.equal(tower.features(pictures), expected)
 
 
 def test_no_pictures_have_no_features(tower: VisionTower) -> None:

@@ -77,7 +77,7 @@ class VisionTower:
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
             for first in range(0, len(fresh), self.batch):
                 part = slice(first, first + self.batch)
-                pixels = list(pool.map(self._pixels, fresh[part]))
+                pixels = self._decode(pool, fresh[part])
                 known.update(zip(names[part], self._see(pixels), strict=True))
         if not keys:
             return torch.zeros(0, self.tokens, self.width, device=self.device)
@@ -86,6 +86,12 @@ class VisionTower:
     def compute(self, images: Sequence[bytes]) -> Tensor:
         """Features of a batch of images, computed anew: (n, S, V)."""
         return self._see([self._pixels(data) for data in images])
+
+    def _decode(self, pool: ThreadPoolExecutor, images: Sequence[bytes]) -> list[Tensor]:
+        try:
+            return list(pool.map(self._pixels, images))
+        except RuntimeError:  # the system starts no more threads, of which a picture needs none
+            return [self._pixels(data) for data in images]
 
     @torch.no_grad()
     def _see(self, pictures: Sequence[Tensor]) -> Tensor:
