@@ -18,14 +18,14 @@ def test_few_rows_of_a_class_say_what_they_are_too_few_for(
     assert (
         f"validation has {unsafe} unsafe rows; choices need at least about 30" in said
     ) == chance
-    assert ("and below 10 probabilities are left uncalibrated; add rows" in said) == uncalibrated
+    assert ("and below 10 probabilities are left uncalibrated; give more" in said) == uncalibrated
 
 
 def test_test_rows_calibrate_nothing() -> None:
     (said,) = scarce({"test": {"unsafe": 2, "safe": 3}})
     assert said == (
         "test has 2 unsafe and 3 safe rows; final figures need at least about 30 of each class to "
-        "be more than chance; add rows or give data.test"
+        "be more than chance; give more as data.test"
     )
 
 
@@ -33,7 +33,8 @@ def test_tasks_that_lack_a_class_are_named_the_first_three() -> None:
     lacking = {"insults": ["safe"], "b": ["unsafe", "safe"], "c": ["unsafe"], "d": ["safe"]}
     assert one_sided({"validation": {}, "test": lacking}) == [
         "task_skill on test rows leaves out tasks without both classes: 'insults' (no safe row), "
-        "'b' (no unsafe and no safe row), 'c' (no unsafe row), 1 more; add rows or give data.test"
+        "'b' (no unsafe and no safe row), 'c' (no unsafe row), 1 more; give rows of both as "
+        "data.test"
     ]
 
 

@@ -243,7 +243,7 @@ def scarce(classes: Mapping[str, Mapping[str, int]]) -> list[str]:
             need = f"need at least about {LEAST_ROWS} of each class to be more than chance"
             if name == "validation" and min(n for _, n in few) < LEAST_SCALED:
                 need += f", and below {LEAST_SCALED} probabilities are left uncalibrated"
-            found.append(f"{name} has {counts} rows; {use} {need}; add rows or give data.{name}")
+            found.append(f"{name} has {counts} rows; {use} {need}; give more as data.{name}")
     return found
 
 
@@ -258,7 +258,7 @@ def one_sided(missing: Mapping[str, Mapping[str, Sequence[str]]]) -> list[str]:
         if shown:
             found.append(
                 f"task_skill on {name} rows leaves out tasks without both classes: "
-                f"{', '.join(shown)}; add rows or give data.{name}"
+                f"{', '.join(shown)}; give rows of both as data.{name}"
             )
     return found
 

@@ -237,7 +237,7 @@ def test_rows_without_a_task_are_told_where_others_have_one(tmp_path: Path) -> N
 def test_rows_of_one_class_are_refused(label: int, tmp_path: Path) -> None:
     path = _write(tmp_path / "train.jsonl", [label] * 10)
     pattern = f"rows: both classes are needed, got {label * 6} unsafe and {6 - label * 6} safe of 6"
-    with pytest.raises(DataError, match=pattern):
+    with pytest.raises(DataError, match=f"{pattern}; add rows of both$"):
         load_splits(DataSettings(train=path), seed=0)
 
 
@@ -246,5 +246,6 @@ def test_a_given_split_of_one_class_is_refused_by_name(tmp_path: Path) -> None:
         train=_write(tmp_path / "train.jsonl", [0, 1] * 10),
         validation=_write(tmp_path / "validation.jsonl", [1, 1]),
     )
-    with pytest.raises(DataError, match="validation rows: both classes are needed, got 2 unsafe"):
+    said = "validation rows: both classes are needed, got 2 unsafe .*; add rows of both$"
+    with pytest.raises(DataError, match=said):
         load_splits(settings, seed=0)

@@ -110,7 +110,7 @@ def load_splits(
     _check_left(paths, whole, rows["train"])
     rows = {name: _limit(part, settings.max_rows, seed) for name, part in rows.items()}
     for name in ("train", "validation", "test"):
-        _check_classes(paths[name] or paths["train"], name, rows[name])
+        _check_classes(paths, name, rows[name])
     _warn_of_pictures(rows, paths, say)
     clean = rows.get("clean_holdout")
     empty = rows["train"].take([])
@@ -270,13 +270,15 @@ def _check_left(paths: Mapping[str, Path | None], whole: Rows, left: Rows) -> No
             )
 
 
-def _check_classes(path: Path | None, name: str, rows: Rows) -> None:
+def _check_classes(paths: Mapping[str, Path | None], name: str, rows: Rows) -> None:
+    path, advice = paths[name], "add rows of both"
+    if path is None:  # its rows are a share of the training rows
+        path, advice = paths["train"], f"{advice}, or give {name} a file of its own"
     positive = int(rows.labels.sum())
     if positive in (0, len(rows)):
         raise DataError(
             f"{path}: {name} rows: both classes are needed, got {positive} unsafe and "
-            f"{len(rows) - positive} safe of {len(rows)}; add rows of both, or give {name} a file "
-            "of its own"
+            f"{len(rows) - positive} safe of {len(rows)}; {advice}"
         )
     classes = defaultdict(set)
     for task, label in zip(rows.tasks, rows.labels.tolist(), strict=True):
