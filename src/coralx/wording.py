@@ -157,6 +157,11 @@ def plural(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
+def epochs(number: float) -> str:
+    """So many epochs, a part of one among them, in all digits that say something."""
+    return f"{number:,.10g} epoch" + ("" if number == 1 else "s")
+
+
 def gene_value(value: Any) -> str:
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: "none"}[value]

@@ -122,6 +122,6 @@ def test_what_is_no_table_or_not_in_it_is_said(tmp_path: Path) -> None:
         read_table(path, "b")
     longer = DEFAULT_STAGES[2].model_copy(update={"epoch_budget": 1.5})
     with pytest.raises(
-        ConfigError, match=r"S2_serious \(1 epochs of 100 %\).*got S2_serious \(1\.5"
+        ConfigError, match=r"S2_serious \(1 epoch of 100 %\).*got S2_serious \(1\.5"
     ):
         read_table(path, "a").look_up(genome, longer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import json
 import math
@@ -308,6 +309,13 @@ def test_page_has_every_chapter_and_headline(page: Page) -> None:
         "gradient norm 7.31 is above the limit of 5",
     ):
         assert words in page.text
+
+
+@pytest.mark.parametrize(("epochs", "said"), [(1, "1 epoch of all"), (2.5, "2.5 epochs of all")])
+def test_naive_epochs_are_counted_in_plain_english(epochs: float, said: str) -> None:
+    config = load_config({"hyperband": {"naive_epochs": epochs}})
+    history = dataclasses.replace(make_history(), config=config)
+    assert said in Page(render_page(history)).text
 
 
 def test_page_loads_nothing_and_only_its_own_scripts_run(page: Page) -> None:

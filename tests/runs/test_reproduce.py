@@ -172,6 +172,7 @@ def outcome(again: str, difference: float | None) -> Reproduction:
 
 
 def test_the_outcome_is_told_in_words() -> None:
+    assert "trained again in 1 job, 5 steps of a genome" in outcome("a/S1-1", 0.0).describe()
     assert "bit for bit" in outcome("a/S1-1", 0.0).describe()
     assert "differ by up to 0.25" in outcome("a/S1-2", 0.25).describe()
     assert "no longer there" in outcome("a/S1-2", None).describe()

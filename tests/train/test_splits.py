@@ -126,8 +126,8 @@ def test_pictures_that_are_only_measured_are_told(tmp_path: Path) -> None:
     said: list[str] = []
     load_splits(DataSettings(train=train, test=test), seed=0, say=said.append)
     assert said == [
-        f"warning: {test}: 2 test rows have a picture, and no training row has; the pictures are "
-        "not looked at"
+        f"warning: {test}: 2 test rows with a picture, and no training row has one; the pictures "
+        "are not looked at"
     ]
     said.clear()
     load_splits(DataSettings(train=train, test=test, image_column=None), seed=0, say=said.append)

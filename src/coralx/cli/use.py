@@ -15,6 +15,7 @@ from coralx.cli.arguments import RunFolder
 from coralx.cli.terminal import notes, open_console, print_pairs, quiet_stdout, tell
 from coralx.durable import follow, write_aside
 from coralx.errors import DataError, StoreError
+from coralx.wording import plural
 
 STANDARD_INPUT = Path("-")
 
@@ -206,7 +207,7 @@ def predict(
     else:
         with write_aside(out, ", or name another --out") as file:
             count = write_lines(scored, file)
-        tell(f"{out}: {count} rows, unsafe from {predictor.threshold:.4f}")
+        tell(f"{out}: {plural(count, 'row')}, unsafe from {predictor.threshold:.4f}")
     if predictor.bad:
         tell(f"{predictor.bad} of {count} rows have an `error` and no score")
 

@@ -22,6 +22,7 @@ from coralx.records import Genome, Record, Start, Stop, TrainingResult, Training
 from coralx.search import gates
 from coralx.search.space import Space, active, build, ladder, position, values
 from coralx.settings.genes import Choice, Gene
+from coralx.wording import epochs
 
 METADATA = b"coralx"
 Row = dict[str, Any]
@@ -99,12 +100,11 @@ class ReplayTable:
         for index, known in enumerate(self.stages):
             if _budget(known) == _budget(stage):
                 return index
-        listed = "; ".join("{} ({:g} epochs of {:g} %)".format(*_budget(s)) for s in self.stages)
-        name, epochs, share = _budget(stage)
+        listed = "; ".join(_describe(s) for s in self.stages)
         rule = f"a replay has the stages that were recorded: {listed}"
         raise ConfigError(
             "hyperband.training_stages",
-            [f"{rule}; got {name} ({epochs:g} epochs of {share:g} %); use those"],
+            [f"{rule}; got {_describe(stage)}; use those"],
         )
 
 
@@ -249,3 +249,7 @@ def _is_ordered(gene: Gene) -> bool:
 
 def _budget(stage: TrainingStage) -> tuple[str, float, float]:
     return stage.name, stage.epoch_budget, stage.data_percentage
+
+
+def _describe(stage: TrainingStage) -> str:
+    return f"{stage.name} ({epochs(stage.epoch_budget)} of {stage.data_percentage:g} %)"

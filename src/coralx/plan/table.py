@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from coralx.plan.cost import Plan
-from coralx.wording import count, fewer, large, megabytes, plural, tera
+from coralx.wording import count, epochs, fewer, large, megabytes, plural, tera
 
 UNSEEN = (
     "Not looked at, as a run does before it trains: pictures and tasks, rows that stand in two "
@@ -54,9 +54,9 @@ def render_plan(plan: Plan, console: Console) -> None:
 
 
 def _describe_saving(plan: Plan) -> str:
-    epochs = _exactly(plan["naive_epochs"]) + (" epoch" if plan["naive_epochs"] == 1 else " epochs")
     lines = [
-        f"\nNaive full training, {epochs} each: {_exactly(plan['naive_steps'])} steps; "
+        f"\nNaive full training, {epochs(plan['naive_epochs'])} each: "
+        f"{_exactly(plan['naive_steps'])} steps; "
         f"staged: {_exactly(plan['hyperband_steps'])} steps; {fewer(plan['speedup'])}."
     ]
     run = plan["run"]

@@ -10,6 +10,7 @@ from coralx.report.markup import Markup, element, empty, join, section, table
 from coralx.report.plots import card
 from coralx.store import History
 from coralx.summary import by_generation
+from coralx.wording import epochs
 
 MOST_DOTS = 48  # beyond this a cell shows a bar: dots would no longer be countable
 
@@ -63,8 +64,7 @@ def stopped_section(history: History) -> Markup:
 
 
 def _budget(stage: TrainingStage) -> str:
-    epochs = f"{stage.epoch_budget:g} epoch" + ("" if stage.epoch_budget == 1 else "s")
-    return f"{epochs} of {stage.data_percentage:g}% of the rows"
+    return f"{epochs(stage.epoch_budget)} of {stage.data_percentage:g}% of the rows"
 
 
 def _row(generation: int, columns: Sequence[Sequence[Life]]) -> Markup:

@@ -13,6 +13,7 @@ from coralx.summary import Summary
 from coralx.wording import (
     count,
     duration,
+    epochs,
     measured_part,
     plural,
     ratio,
@@ -41,7 +42,7 @@ def ledger_section(history: History, summary: Summary) -> Markup:
     words = (
         "What was spent, measured while it was spent. The comparison is exact in steps: naive "
         f"training gives each of the {plural(summary['genomes'], 'genome')} "
-        f"{history.config.hyperband.full_epochs:g} epochs of all rows. In seconds, naive is an "
+        f"{epochs(history.config.hyperband.full_epochs)} of all rows. In seconds, naive is an "
         "estimate: its steps at the seconds per step of this run. "
     )
     caption = join(

@@ -15,6 +15,7 @@ from coralx.runs.provenance import Provenance
 from coralx.runs.repair import train_again
 from coralx.store import History, read_history
 from coralx.summary import current_front
+from coralx.wording import plural
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,8 @@ class Reproduction:
     def describe(self) -> str:
         """The outcome in a few lines."""
         lines = [
-            f"genome {self.genome}, {self.stage}: trained again in {len(self.jobs)} jobs, "
-            f"{self.steps} steps of a genome",
+            f"genome {self.genome}, {self.stage}: trained again in "
+            f"{plural(len(self.jobs), 'job')}, {plural(self.steps, 'step')} of a genome",
             f"recorded {self.recorded}",
             f"again    {self.again}",
         ]

@@ -166,8 +166,8 @@ def _warn_of_pictures(
         count = sum(image is not None for image in rows[name].images)
         if count and not any(rows["train"].images):
             say(
-                f"warning: {paths[name]}: {count} {name} rows have a picture, and no training row "
-                "has; the pictures are not looked at"
+                f"warning: {paths[name]}: {plural(count, f'{name} row')} with a picture, and no "
+                "training row has one; the pictures are not looked at"
             )
 
 
