@@ -76,6 +76,7 @@ def test_a_base_model_in_a_folder_is_found_from_anywhere(
     for name, found in {
         "base": str(job / "base"),
         "mine": str(work / "mine"),
+        "../work/mine": str(work / "mine"),
         str(job / "base"): str(job / "base"),
         "all-minilm-l6-v2": "all-minilm-l6-v2",
         "owner/name": "owner/name",

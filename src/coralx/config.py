@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from coralx.errors import ConfigError
-from coralx.models import find_folder
+from coralx.models import find_folder, make_absolute
 from coralx.records import TrainingStage, Whole
 from coralx.settings.file import read_settings
 from coralx.settings.genes import (
@@ -246,7 +246,7 @@ def _anchor_model(data: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
     their adapters find it from anywhere. What is none there may be a short name or a hub id."""
     name = data.get("base_model")
     found = find_folder(folder / _at_home(name)) if isinstance(name, str) and name else None
-    return data if found is None else {**data, "base_model": str(found.absolute())}
+    return data if found is None else {**data, "base_model": str(make_absolute(found))}
 
 
 def _at_home(path: str) -> Path:

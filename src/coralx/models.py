@@ -61,6 +61,13 @@ def find_folder(name: str | Path) -> Path | None:
         return None
 
 
+def make_absolute(folder: Path) -> Path:
+    """A folder's path from anywhere. A `..` in it would fail once the folder that it leads out of
+    is gone; links elsewhere stay as they are."""
+    path = folder.absolute()
+    return path.resolve() if ".." in path.parts else path
+
+
 def _describe_search(name: str) -> str:
     """Where `find_folder` was asked for a relative name: load_config asks it beside the file."""
     return f" (looked in {Path.cwd()} and beside the settings file)" if name[0] == "." else ""

@@ -106,7 +106,12 @@ def test_stock_peft_finds_the_base_of_an_adapter_by_itself(
 
 
 @pytest.mark.parametrize(
-    ("name", "named"), [("owner/model", "owner/model"), ("./mine", "{here}/mine")]
+    ("name", "named"),
+    [
+        ("owner/model", "owner/model"),
+        ("./mine", "{here}/mine"),
+        ("../{here.name}/mine", "{here}/mine"),
+    ],
 )
 def test_a_base_is_named_so_that_others_find_it(
     name: str,
@@ -120,7 +125,7 @@ def test_a_base_is_named_so_that_others_find_it(
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "config.json").write_text("{}", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(base, "name", name)
+    monkeypatch.setattr(base, "name", name.format(here=tmp_path))
     own = genome(r=2, layers=1)
     export_adapter(tmp_path / "a", base, own, own.lora_cfg, draw_weights(base, own), {})
     stock = read(tmp_path / "a" / "adapter_config.json")

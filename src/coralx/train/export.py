@@ -26,7 +26,7 @@ from coralx.config import Config
 from coralx.durable import make_folder
 from coralx.errors import ModelError, StoreError
 from coralx.interrupts import unbroken
-from coralx.models import resolve_model
+from coralx.models import make_absolute, resolve_model
 from coralx.records import Genome, LoRAConfig, TrainingResult, jsonable
 from coralx.train.adapters import Weights, all_finite
 from coralx.train.backbone import Backbone
@@ -175,7 +175,7 @@ def _peft_tensors(backbone: Backbone, weights: Weights) -> dict[str, Tensor]:
 def _find_base(backbone: Backbone) -> str:
     """The base model by a name that stock transformers knows: its folder, or its hub id."""
     found = resolve_model(backbone.name)
-    return str(Path(found).absolute()) if Path(found).is_dir() else found
+    return str(make_absolute(Path(found))) if Path(found).is_dir() else found
 
 
 def read_sidecar(folder: Path) -> dict[str, Any]:
