@@ -150,6 +150,14 @@ def test_bad_input_is_refused() -> None:
         HyperbandTrainer({"data": {"max_rows": 96}}).train_population([])
 
 
+def test_a_genome_deeper_than_the_base_model_is_refused(trainer: HyperbandTrainer) -> None:
+    deep = Genome(lora_cfg=LoRAConfig(r=4, layers=7))
+    with pytest.raises(
+        CoralXError, match=rf"{deep.id}: layers: .* has 6 blocks, got 7; give 6 or fewer, or 'all'"
+    ):
+        trainer.train_population([GENOMES[0], deep])
+
+
 @pytest.mark.parametrize("config", [5, [1], {1}])
 def test_a_configuration_of_another_kind_is_refused(config: Any) -> None:
     with pytest.raises(ConfigError, match="must be a mapping of settings, the path"):

@@ -66,7 +66,8 @@ class HyperbandTrainer:
         There is no journal, as a run has one: what an error breaks off is begun anew.
 
         Raises:
-            CoralXError: no genomes, something else than genomes, or one id twice.
+            CoralXError: no genomes, something else than genomes, one id twice, or one that adapts
+                more blocks than the base model has.
             ExtinctError: every genome was stopped; the message lists each reason.
         """
         from coralx.executors import open_executor
@@ -75,6 +76,7 @@ class HyperbandTrainer:
         settings = self.config.evolution.model_copy(update={"generations": 1})
         config = self.config.model_copy(update={"evolution": settings})
         bench = self.worker.bench
+        _check_depth(population, config.base_model, bench.backbone.depth)
         evolution = new_search(config, population, bench.has_images, bench.shape)
         with open_executor(self.worker, self._observe) as executor:
             run(evolution, executor, MemoryStore(), History(config, {}))
@@ -91,6 +93,18 @@ class HyperbandTrainer:
             self.worker.bench.steps_per_epoch,
             self.config.hyperband.full_epochs,
         )
+
+
+def _check_depth(population: Iterable[Genome], base_model: str, blocks: int) -> None:
+    """Deeper genomes would train as those of all blocks do, and be recorded as what they are not;
+    runs refuse a space of them."""
+    for genome in population:
+        layers = genome.lora_cfg.layers
+        if layers != "all" and layers > blocks:
+            raise CoralXError(
+                f"genome {genome.id}: layers: {base_model} has {blocks} blocks, got {layers}; give "
+                f"{blocks} or fewer, or 'all'"
+            )
 
 
 def _check_population(genomes: Iterable[Genome]) -> list[Genome]:
