@@ -75,13 +75,14 @@ def trained(
 def test_what_serving_must_know_is_kept(
     images: bool, tmp_path: Path, base: Backbone, trained: TrainingResult
 ) -> None:
-    settings = {"training": {"dtype": "bfloat16"}, "data": {"max_tokens": 48}}
-    config = load_config(None, settings)
+    data = {"max_tokens": 48, "image_column": "photo"}
+    config = load_config(None, {"training": {"dtype": "bfloat16"}, "data": data})
     export_result(config, base, tmp_path, trained, images, tmp_path / "adapter")
     facts, stock = (read(tmp_path / "adapter" / name) for name in (SIDECAR, "adapter_config.json"))
     assert (facts["dtype"], facts["max_tokens"]) == ("bfloat16", 48)
     assert facts["vision_tower"] == (config.vision_tower if images else None)
     assert config.vision_tower
+    assert facts["image_column"] == "photo"  # without a tower, too: predict tells of pictures
     assert stock["use_rslora"] is True
 
 

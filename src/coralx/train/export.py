@@ -70,7 +70,7 @@ def export_result(
         "image_tokens": config.image_tokens,
         "max_tokens": config.data.max_tokens,
         "text_column": config.data.text_column,
-        "image_column": config.data.image_column if images else None,
+        "image_column": config.data.image_column,
         "threshold": result.details[SERVED],
         "stage": result.stage,
     }

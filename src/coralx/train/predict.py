@@ -44,7 +44,7 @@ class Facts(BaseModel):
     threshold: float = Field(ge=0, le=1)
     lora_cfg: LoRAConfig
     text_column: str = "text"
-    image_column: str | None = None  # None where no pictures were trained on
+    image_column: str | None = None  # None where it was switched off
 
 
 @dataclass(frozen=True)
