@@ -41,7 +41,8 @@ Value = Record | Mapping[str, Any] | Sequence[Record]
 @dataclass
 class History:
     """What a journal says, in its order. `facts` are those of the start of the run:
-    `steps_per_epoch`, `rows`, `left_out` (rows of each file), `versions`, `machine`.
+    `steps_per_epoch`, `rows`, `left_out` (rows of each file), `versions`, `machine`. `resumed` are
+    those of where each later sitting computes.
 
     `seconds` counts every sitting up to its last record; a killed one is known no further.
     """
@@ -53,6 +54,7 @@ class History:
     generations: list[Generation] = field(default_factory=list)
     tests: list[TestResult] = field(default_factory=list)
     repairs: list[Repair] = field(default_factory=list)
+    resumed: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
     finished: bool = False
 
@@ -234,7 +236,9 @@ def _apply(history: History, kind: str, value: Any) -> None:
             history.tests.append(TestResult.model_validate(value))
         case "repaired":
             history.repairs.append(Repair.model_validate(value))
-        case "resumed" | "paused":
+        case "resumed":
+            history.resumed.append(dict(value))
+        case "paused":
             pass
         case "run_finished":
             history.finished = True

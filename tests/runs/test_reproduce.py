@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -200,6 +201,25 @@ def test_the_winner_is_reproduced_from_its_lineage_in_another_process(finished: 
     assert done.returncode == 0, done.stdout + done.stderr
     assert "bit for bit" in done.stdout
     assert find_result(history, finished, child).checkpoint in done.stdout
+
+
+def test_a_sitting_on_another_machine_is_told(finished: Path, tmp_path: Path) -> None:
+    """The run began where it is reproduced, and a part of it was trained elsewhere."""
+    run = shutil.copytree(finished, tmp_path / "run")
+    facts = read_history(run).facts
+    other = facts | {"numerics": facts["numerics"] | {"threads": 64}}
+    store = Store(run)
+    for elsewhere in (other, facts, other):
+        store.append("resumed", elsewhere)
+    store.close()
+    said: list[str] = []
+    name = read_history(run).generations[0].front[0]
+    assert reproduce(run, name, said.append).identical
+    warnings = [line for line in said if "the bits may not be the same" in line]
+    threads = facts["numerics"]["threads"]
+    assert warnings == [
+        f"warning: the bits may not be the same, because of threads: 64 then, {threads} now"
+    ]
 
 
 def test_a_schedule_that_was_tampered_with_is_found_out(

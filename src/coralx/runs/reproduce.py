@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from coralx.errors import CheckpointError, StoreError
 from coralx.records import TrainingResult
@@ -16,6 +17,9 @@ from coralx.runs.repair import train_again
 from coralx.store import History, read_history
 from coralx.summary import current_front
 from coralx.wording import plural
+
+if TYPE_CHECKING:
+    from coralx.train.worker import Worker
 
 
 @dataclass(frozen=True)
@@ -83,8 +87,7 @@ def reproduce(
     with tempfile.TemporaryDirectory(prefix="coralx-reproduce-") as folder:
         checkpoints = Path(folder) / CHECKPOINTS
         worker = Worker(history.config, checkpoints, say)
-        if changed := find_changes(history.facts, machine_facts(worker)):
-            say(f"warning: the bits may not be the same, because of {'; '.join(changed)}")
+        _warn_of_change(history, worker, say)
         again, taken = None, 0
         for place, pack in enumerate(packs, start=1):
             members = ", ".join(genome.id for genome in pack.job.genomes)
@@ -102,6 +105,14 @@ def reproduce(
             again=name,
             difference=_compare(checkpoints, name, directory / CHECKPOINTS, recorded),
         )
+
+
+def _warn_of_change(history: History, worker: Worker, say: Callable[[str], None]) -> None:
+    """Each sitting may have trained a part of the lineage."""
+    sittings, now = (history.facts, *history.resumed), machine_facts(worker)
+    changed = dict.fromkeys(change for then in sittings for change in find_changes(then, now))
+    if changed:
+        say(f"warning: the bits may not be the same, because of {'; '.join(changed)}")
 
 
 def find_result(history: History, directory: Path, begin: str) -> TrainingResult:
