@@ -34,21 +34,13 @@ def export_genome(directory: Path, genome: str, target: Path, watcher: Watcher) 
             without its pictures, or it must be trained again while another process is at work in
             the run.
     """
-    from coralx.train.export import export_result, load_backbone
-
     history = read_history(directory)
     best = find_result(history, directory, genome)
     _check_scored_whole(history, best)
-    config, images = history.config, bool(history.facts["images"])
-    watcher.say(f"loading base model {config.base_model}")
-    backbone = load_backbone(config)
-    try:
-        checkpoints = directory / CHECKPOINTS
-        export_result(config, backbone, checkpoints, best, images, target)
-    except CheckpointError:  # rows are needed only to train it again
+    if left := export_whole(directory, history, {target: best}, watcher):
         # For its lock alone: the journal says nothing of exports.
         with contextlib.closing(opening.open_journal(directory, watcher)):
-            export_mended(directory, history, {target: best}, watcher)
+            export_mended(directory, history, left, watcher)
     return best
 
 
@@ -60,6 +52,24 @@ def _check_scored_whole(history: History, result: TrainingResult) -> None:
             "their text alone (hyperband.cross_modal_proxy), so no decision threshold for their "
             "pictures is measured; export a genome that reached a later stage"
         )
+
+
+def export_whole(
+    directory: Path, history: History, adapters: Mapping[Path, TrainingResult], watcher: Watcher
+) -> dict[Path, TrainingResult]:
+    """Write results as adapters without reading rows, which only training needs. Gives those that
+    are left: their checkpoints are missing or damaged."""
+    from coralx.train.export import export_result, load_backbone
+
+    config, images = history.config, bool(history.facts["images"])
+    watcher.say(f"loading base model {config.base_model}")
+    backbone, left = load_backbone(config), {}
+    for target, result in adapters.items():
+        try:
+            export_result(config, backbone, directory / CHECKPOINTS, result, images, target)
+        except CheckpointError:
+            left[target] = result
+    return left
 
 
 def export_mended(

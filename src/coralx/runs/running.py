@@ -18,7 +18,7 @@ from coralx.models import check_layers
 from coralx.records import TrainingResult, jsonable
 from coralx.report.page import write_report
 from coralx.runs import opening
-from coralx.runs.exporting import export_mended
+from coralx.runs.exporting import export_mended, export_whole
 from coralx.runs.facts import machine_facts, run_facts, warn_of_change
 from coralx.runs.folder import REPORT, SETTINGS, SUMMARY, adapter_folder, check_new, check_writable
 from coralx.runs.repair import Mender
@@ -98,7 +98,8 @@ def _complete(directory: Path, history: History, watcher: Watcher) -> None:
     if lost:
         names = ", ".join(result.genome.id for result in lost.values())
         watcher.say(f"adapters of the front that are missing or damaged are written again: {names}")
-        export_mended(directory, history, lost, watcher)
+        if left := export_whole(directory, history, lost, watcher):
+            export_mended(directory, history, left, watcher)
     _write_outputs(directory, history)
 
 
