@@ -162,6 +162,33 @@ def test_an_adapter_is_written_whole_before_a_signal_stops_its_writer(
     assert is_whole(tmp_path / "a", {})
 
 
+def test_a_new_folder_is_there_once_it_is_whole(
+    tmp_path: Path,
+    base: Backbone,
+    genome: Callable[..., Genome],
+    draw_weights: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A process that is killed leaves nothing in the way, and nothing that the next one keeps."""
+    own = genome(r=2, layers=1)
+    weights = draw_weights(base, own)
+
+    def die(*_: object) -> None:
+        raise SystemExit
+
+    monkeypatch.setattr("coralx.train.export.seal_adapter", die)
+    with pytest.raises(SystemExit):
+        export_adapter(tmp_path / "a", base, own, own.lora_cfg, weights, {})
+    (left,) = tmp_path.iterdir()
+    assert left.name == ".a.writing"
+    (left / "projector.safetensors").touch()
+    monkeypatch.undo()
+    export_adapter(tmp_path / "a", base, own, own.lora_cfg, weights, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert is_whole(tmp_path / "a", {})
+    assert not (tmp_path / "a" / "projector.safetensors").exists()
+
+
 def test_an_export_that_fails_over_an_older_one_leaves_no_sidecar_of_that(
     base: Backbone,
     genome: Callable[..., Genome],

@@ -4,6 +4,7 @@ written, checked and read back."""
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,8 +23,9 @@ from coralx.adapter_files import (
     read_facts,
     seal_adapter,
 )
+from coralx.checkpoint_files import WRITING
 from coralx.config import Config
-from coralx.durable import make_folder
+from coralx.durable import make_folder, sync_folder
 from coralx.errors import ModelError, StoreError
 from coralx.interrupts import unbroken
 from coralx.models import make_absolute, resolve_model
@@ -112,29 +114,37 @@ def export_adapter(
         files[PROJECTOR] = projector
     sidecar = {"genome": jsonable(genome), "lora_cfg": jsonable(lora_cfg), **facts}
     # A part of an adapter would be in the way of the same command.
-    with unbroken(), _taken_back(folder, [SETTINGS, *files, SIDECAR]):
-        make_folder(folder)
-        (folder / SIDECAR).unlink(missing_ok=True)  # of one that this takes the place of
-        settings.save_pretrained(str(folder))
+    with unbroken(), _all_or_none(folder, [SETTINGS, *files, SIDECAR]) as place:
+        make_folder(place)
+        (place / SIDECAR).unlink(missing_ok=True)  # of one that this takes the place of
+        settings.save_pretrained(str(place))
         for name, tensors in files.items():
-            save_tensors(folder / name, tensors, {"format": "pt"})
-        seal_adapter(folder, [SETTINGS, *files], sidecar)
+            save_tensors(place / name, tensors, {"format": "pt"})
+        seal_adapter(place, [SETTINGS, *files], sidecar)
 
 
 @contextlib.contextmanager
-def _taken_back(folder: Path, names: Iterable[str]) -> Iterator[None]:
-    """Remove these files if not all can be written, and the folder if they were all it held.
+def _all_or_none(folder: Path, names: Iterable[str]) -> Iterator[Path]:
+    """Where to write these files: of a new folder, beside it, where a process that is killed leaves
+    them for the next to remove. If not all can be written, they are removed, and the folder if they
+    were all it held.
 
     Raises:
         StoreError: they cannot.
     """
+    place = folder if folder.exists() else folder.with_name(f".{folder.name}{WRITING}")
     try:
-        yield
+        if place != folder:
+            shutil.rmtree(place, ignore_errors=True)
+        yield place
+        if place != folder:
+            place.rename(folder)
+            sync_folder(folder.parent)
     except (OSError, StoreError) as error:
         with contextlib.suppress(OSError):
             for name in names:
-                (folder / name).unlink(missing_ok=True)
-            folder.rmdir()
+                (place / name).unlink(missing_ok=True)
+            place.rmdir()
         if isinstance(error, StoreError):
             raise
         raise StoreError(say_unwritable(folder, error)) from None
