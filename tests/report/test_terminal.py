@@ -239,6 +239,24 @@ def test_front_without_test_figures_or_missing_objectives(summary: dict[str, Any
     assert "–" in text  # noqa: RUF001
 
 
+def test_what_an_adapter_does_at_its_own_threshold_stands_beside_the_front(
+    summary: dict[str, Any],
+) -> None:
+    """The front's false-positive rate is at another one, which nobody has before the labels."""
+    assert "As exported" not in printed(summary, 80)  # of a run from before they were measured
+    recall = {"value": 0.615, "low": 0.562, "high": 0.669}
+    flagged = {"value": 0.201, "low": 0.172, "high": 0.230}
+    figures = {"as_served/recall": recall, "as_served/false_positive_rate": flagged}
+    summary["front"][0]["test_details"] = figures
+    text = printed(summary, 80)
+    lines = text[text.index("As exported") :].splitlines()
+    assert lines[1].split() == ["genome", "unsafe", "rows", "caught", "safe", "rows", "flagged"]
+    assert lines[3].split() == ["0123456789ab", "0.615", "0.201"]
+    assert lines[4].split() == [".562–.669", ".172–.230"]  # noqa: RUF001
+    assert lines[5].split() == ["ba9876543210", "–", "–"]  # noqa: RUF001
+    assert "at the threshold that catches 90% of these unsafe rows" in text
+
+
 def test_rows_and_classes_with_few_are_told(summary: dict[str, Any]) -> None:
     summary["classes"] = {"validation": {"unsafe": 2, "safe": 398}}
     text = " ".join(printed(summary, 80).split())

@@ -44,6 +44,9 @@ SHORT = {
     "cross_modal_gain": "x-modal",
     "calibration": "calib.",
 }
+FPR_NOTE = "FPR: of safe rows, at the threshold that catches 90% of these unsafe rows."
+# Of test rows, at the threshold that validation rows have set.
+AS_SERVED = {"recall": "unsafe rows caught", "false_positive_rate": "safe rows flagged"}
 # Letter for letter, so that columns stay straight.
 ASCII = str.maketrans("→×α–·", ">xa-,")  # noqa: RUF001
 ACCENT = "#e8593f"
@@ -100,6 +103,11 @@ def _print_parts(summary: Summary, console: Console) -> None:
         if any(member["test"] for member in front):
             title = "Front on test data (touched once), with bootstrap interval"
             _show(console, title, _tests(front, names))
+            if "false_positive_cost" in names:
+                console.print(Text(_clean(FPR_NOTE), style="dim"))
+        if any(key.startswith("as_served/") for member in front for key in member["test_details"]):
+            title = "As exported: what each adapter's own threshold does on test data"
+            _show(console, title, _as_served(front))
     _show(console, "Where the effort went", _effort(summary))
     console.print(_saving(summary["efficiency"]))
 
@@ -230,6 +238,15 @@ def _tests(front: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Table:
     for member in front:
         cells = [_interval(name, member["test"].get(name)) for name in shown]
         table.add_row(Text(_clean(member["genome"])), *cells)
+    return table
+
+
+def _as_served(front: Sequence[Mapping[str, Any]]) -> Table:
+    """What a user of an adapter gets: no figure of the front says it."""
+    table = _table([("genome", "text"), *((heading, "n") for heading in AS_SERVED.values())])
+    for member in front:
+        found = [member["test_details"].get(f"as_served/{name}") for name in AS_SERVED]
+        table.add_row(Text(_clean(member["genome"])), *(_interval("", one) for one in found))
     return table
 
 
