@@ -110,10 +110,18 @@ def test_objectives_that_were_asked_for_and_cannot_be_measured_are_named() -> No
     asked = load_config({**blind, "objectives": ["task_skill", "safety", "cross_modal_gain"]})
     assert asked.unmeasured(pictured=False) == [
         "objectives: safety is not measured and selects nobody: training.attack_rows is 0",
-        "objectives: cross_modal_gain is not measured and selects nobody: both classes need rows "
-        "with a picture",
+        "objectives: cross_modal_gain is not measured and selects nobody: both classes need "
+        "validation rows with a picture",
     ]
     assert len(asked.unmeasured(pictured=True)) == 1
+
+
+def test_pictures_that_training_reads_ask_for_what_they_bring() -> None:
+    (said,) = load_config({}).unmeasured(pictured=False, trained=True)
+    assert said.startswith("objectives: cross_modal_gain is not measured")
+    assert load_config({}).unmeasured(pictured=True, trained=True) == []
+    skill = load_config({"objectives": ["task_skill"]})
+    assert skill.unmeasured(pictured=False, trained=True) == []
 
 
 @pytest.mark.parametrize("name", ["pace", "lr", "lora_alpha"])

@@ -114,22 +114,28 @@ class Config(Settings):
         last = stage.name == self.hyperband.stages[-1].name
         return last or stage.selects or self.evolution.exploit_below > 0
 
-    def unmeasured(self, pictured: bool) -> list[str]:
+    def unmeasured(self, pictured: bool, trained: bool = False) -> list[str]:
         """What is to be said of each objective that was asked for and cannot be measured. The
-        default, all there are, asks for none of them.
+        default, all there are, asks for none of them but for what pictures bring, where training
+        reads any.
 
         Args:
             pictured: among the validation rows both classes have pictures that are read.
+            trained: some training rows have.
         """
         reasons = {
-            "cross_modal_gain": "" if pictured else "both classes need rows with a picture",
+            "cross_modal_gain": ""
+            if pictured
+            else "both classes need validation rows with a picture",
             "safety": "" if self.training.attack_rows else "training.attack_rows is 0",
         }
-        asked = () if set(self.objectives) == set(OBJECTIVES) else self.objectives
+        asked = set(self.objectives)
+        if asked == set(OBJECTIVES):
+            asked = {"cross_modal_gain"} if trained else set()
         return [
             f"objectives: {name} is not measured and selects nobody: {reasons[name]}"
-            for name in asked
-            if reasons.get(name)
+            for name in self.objectives
+            if name in asked and reasons.get(name)
         ]
 
 

@@ -25,7 +25,7 @@ BODIES = {
     "exits": ("raise SystemExit(3)", "SystemExit: 3"),
     "NaN": ("return float('nan')", "must be a finite number, got nan"),
     "infinity": ("return rows.scores.sum() * float('inf')", "must be a finite number, got inf"),
-    "words": ("return 'good'", "ValueError: could not convert string to float: 'good'"),
+    "a text": ("return '0.3'", "TypeError: must be a number, got '0.3'"),
     "nothing": ("return None", "TypeError: float() argument must be a string or a real number"),
     "an array": ("return rows.scores", "TypeError: only "),
 }

@@ -14,7 +14,8 @@ from coralx.wording import count, epochs, fewer, large, megabytes, plural, tera
 
 UNSEEN = (
     "Not looked at, as a run does before it trains: pictures and tasks, rows that stand in two "
-    "files, what setting rows aside leaves, the model's weights and tokenizer."
+    "files, what setting rows aside leaves, the model's weights and tokenizer, functions of your "
+    "own."
 )
 
 

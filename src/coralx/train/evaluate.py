@@ -299,7 +299,10 @@ def apply_objective(
         ObjectiveError: it raises, or gives no finite number.
     """
     try:
-        value = float(function(rows))
+        found = function(rows)
+        if isinstance(found, str):
+            raise TypeError(f"must be a number, got {found!r}")
+        value = float(found)
     except (Exception, SystemExit) as error:  # whatever the function does
         raise ObjectiveError(name, genome, f"{type(error).__name__}: {error}") from error
     if not math.isfinite(value):

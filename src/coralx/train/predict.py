@@ -82,7 +82,7 @@ class Predictor:
         self.bad = 0  # rows that were given an error
         self.text_column, self.image_column = facts.text_column, facts.image_column or "image"
         self._max_tokens, self._say, self._warned = facts.max_tokens, say, False
-        self._device = choose_device(device)
+        self._device = choose_device(device, "device")
         dtype = FORMATS[facts.dtype]
         self._backbone = Backbone(facts.base_model, self._device, dtype, trust_remote_code)
         self._tower = None

@@ -243,7 +243,7 @@ class Workbench:
         rows = self.splits.validation
         pairs = zip(rows.labels.tolist(), rows.images, strict=True)
         classes = {label for label, image in pairs if self.tower and image is not None}
-        for text in self.config.unmeasured(len(classes) == 2):
+        for text in self.config.unmeasured(len(classes) == 2, self.tower is not None):
             say(f"warning: {text}")
 
     def _encode(self, say: Callable[[str], None]) -> EncodedRows:
@@ -284,13 +284,16 @@ def _set_threads(settings: TrainingSettings) -> None:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // settings.workers))
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(name: str, setting: str = "training.device") -> torch.device:
     """auto is CUDA where there is one, else the CPU.
+
+    Args:
+        setting: where the name was given, for errors.
 
     Raises:
         ModelError: CUDA was asked for and there is none.
     """
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
-        raise ModelError("training.device: cuda asked for, but torch sees no CUDA device; use auto")
+        raise ModelError(f"{setting}: cuda asked for, but torch sees no CUDA device; use auto")
     return torch.device("cuda" if name == "cuda" or (name == "auto" and available) else "cpu")
