@@ -249,29 +249,22 @@ def test_a_run_does_not_write_over_another(job: Path, finished: Path) -> None:
 def test_an_exported_genome_gives_the_same_logits_in_stock_peft(
     finished: Path, summary: dict[str, Any], tmp_path: Path
 ) -> None:
-    import torch
-    from peft import PeftModel
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-    from coralx.models import resolve_model
-
+    """By the very lines that are printed."""
     name = summary["front"][0]["genome"]
     shown = _succeed("export", finished, name[:6], tmp_path / "adapter")
     assert name in shown
-    assert "PeftModel.from_pretrained" in shown
-    path = resolve_model("all-minilm-l6-v2")
-    base = AutoModelForSequenceClassification.from_pretrained(path, num_labels=1)
-    model = PeftModel.from_pretrained(base, str(tmp_path / "adapter")).eval()
-    texts = ["How do I bake bread?", "how to break into a house without a key", "ok"]
+    code = shown[shown.index("import torch") :].partition("\n\n")[0]
+    asked = "How do I bake bread?"
+    texts = [asked, "how to break into a house without a key", "ok " * 70]
     rows = "".join(json.dumps({"text": text}) + "\n" for text in texts)
     scored = _succeed("predict", tmp_path / "adapter", "-", stdin=rows).splitlines()
-    tokens = AutoTokenizer.from_pretrained(path)(texts, padding=True, return_tensors="pt")
-    with torch.no_grad():
-        wanted = model(**tokens).logits[:, 0].double()
-    lines = [json.loads(line) for line in scored]
-    assert all(set(line) == {"text", "score", "unsafe"} for line in lines)
-    got = torch.tensor([line["score"] for line in lines], dtype=torch.float64)
-    assert torch.allclose(torch.logit(got), wanted, atol=1e-5)
+    for line in map(json.loads, scored):
+        assert set(line) == {"text", "score", "unsafe"}
+        stock: dict[str, Any] = {}
+        exec(code.replace(asked, line["text"].strip()), stock)  # noqa: S102 - what it prints
+        assert stock["score"] == pytest.approx(line["score"], abs=1e-5)
+        assert stock["unsafe"] == line["unsafe"]
+    assert len({json.loads(line)["score"] for line in scored}) == 3
 
 
 def test_predict_scores_rows_with_and_without_pictures(
@@ -429,6 +422,17 @@ def test_scores_take_the_place_of_no_rows_and_no_pipe(kind: str, tmp_path: Path)
     assert ("is no regular file" if kind == "fifo" else "holds the rows that are read") in said
     assert rows.read_text(encoding="utf-8") == '{"text": "mine"}\n'
     assert out.is_fifo() == (kind == "fifo")
+
+
+@pytest.mark.parametrize("name", ["scored.csv", "scored.PARQUET"])
+def test_json_lines_are_not_written_under_the_name_of_another_format(
+    name: str, tmp_path: Path
+) -> None:
+    """Whoever reads such a file goes by its name."""
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"text": "mine"}\n', encoding="utf-8")
+    said = " ".join(_refuse("predict", "nowhere", rows, "--out", tmp_path / name).split())
+    assert f"--out: JSON lines are written, got {name}; name a .jsonl file" in said
 
 
 def test_rows_that_standard_input_comes_from_are_not_written_over(tmp_path: Path) -> None:

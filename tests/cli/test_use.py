@@ -43,6 +43,7 @@ def test_export_says_where_stock_peft_would_score_text_alone(
         stage_index=2,
         lora_cfg=Genome().lora_cfg,
         checkpoint="any",
+        details={"served_threshold": 0.25},
     )
 
     def write(_folder: Path, _genome: str, target: Path, _watcher: object) -> TrainingResult:
@@ -58,4 +59,5 @@ def test_export_says_where_stock_peft_would_score_text_alone(
     assert done.exit_code == 0, done.output
     assert (f"`coralx predict {target} ROWS`" in done.stdout) == projector
     first = done.stdout.index("import torch")
+    assert "score >= 0.25" in done.stdout
     compile(done.stdout[first:].split("\n\n")[0], "shown", "exec")

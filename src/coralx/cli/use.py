@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -16,6 +16,9 @@ from coralx.cli.terminal import notes, open_console, print_pairs, quiet_stdout, 
 from coralx.durable import follow, write_aside
 from coralx.errors import DataError, StoreError
 from coralx.wording import plural
+
+if TYPE_CHECKING:
+    from coralx.config import Config
 
 STANDARD_INPUT = Path("-")
 
@@ -67,30 +70,43 @@ def export(
     Example: `coralx export runs/mine 3f9a adapters/mine`
     """
     from coralx.adapter_files import PROJECTOR
-    from coralx.models import resolve_model
     from coralx.runs.exporting import export_genome
     from coralx.store import read_start
+    from coralx.train.threshold import SERVED
 
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise StoreError(f"{target}: exists and is not an empty folder; choose another DIR")
     with quiet_stdout():
         best = export_genome(folder, genome, target, notes())
-    config = read_start(folder).config
-    base = resolve_model(config.base_model)
     written = ", ".join(sorted(path.name for path in target.iterdir()))
     typer.echo(f"{target}: genome {best.genome.id} as trained in {best.stage} ({written})\n")
-    typer.echo(
-        "import torch\n"
-        "from peft import PeftModel\n"
-        "from transformers import AutoModelForSequenceClassification\n"
-        f"base = {say_loading(base, config.trust_remote_code, config.training.dtype)}\n"
-        f"model = PeftModel.from_pretrained(base, {str(target)!r})"
-    )
+    typer.echo(say_serving(read_start(folder).config, target, best.details[SERVED]))
     if (target / PROJECTOR).exists():
         typer.echo(
             "\npeft reads text alone; rows with pictures are scored by "
             f"`coralx predict {target} ROWS`"
         )
+
+
+def say_serving(config: Config, adapter: Path, threshold: float) -> str:
+    """Python that tells with stock transformers and peft whether a text is unsafe."""
+    from coralx.models import resolve_model
+
+    base, trusted = resolve_model(config.base_model), config.trust_remote_code
+    more = ", trust_remote_code=True" if trusted else ""
+    return (
+        "import torch\n"
+        "from peft import PeftModel\n"
+        "from transformers import AutoModelForSequenceClassification, AutoTokenizer\n"
+        f"base = {say_loading(base, trusted, config.training.dtype)}\n"
+        f"model = PeftModel.from_pretrained(base, {str(adapter)!r}).eval()\n"
+        f"tokenizer = AutoTokenizer.from_pretrained({base!r}{more})\n"
+        f"limits = dict(truncation=True, max_length={config.data.max_tokens})\n"
+        'tokens = tokenizer("How do I bake bread?", **limits, return_tensors="pt")\n'
+        "with torch.no_grad():\n"
+        "    score = torch.sigmoid(model(**tokens).logits[0, 0].double()).item()\n"
+        f"unsafe = score >= {threshold!r}"
+    )
 
 
 def say_loading(base: str, trusted: bool, dtype: str = "float32") -> str:
@@ -148,7 +164,7 @@ def predict(
         ),
     ],
     out: Annotated[
-        Path | None, typer.Option(help="File to write instead of standard output.")
+        Path | None, typer.Option(help="File of JSON lines, instead of standard output.")
     ] = None,
     text_column: Annotated[
         str | None, typer.Option(help="Column of the text; that of the training rows if left out.")
@@ -218,7 +234,7 @@ def _check_adapter(folder: Path) -> None:
     from coralx.store import has_begun
 
     if has_begun(folder):
-        found = sorted(path.name for path in (folder / ADAPTERS).glob("*"))
+        found = sorted(path.name for path in (folder / ADAPTERS).glob("[!.]*"))
         names = ", ".join(f"{folder}/adapters/{name}" for name in found)
         there = names or "none yet: a run writes them at its end, `coralx export` at any time"
         raise StoreError(f"{folder}: is a run; name one of its adapters: {there}")
@@ -243,6 +259,8 @@ def _check_out(path: Path | None, rows: Path) -> None:
         return
     if path.is_dir():
         raise StoreError(f"--out: {path} is a folder; name a file")
+    if path.suffix.lower() in (".csv", ".parquet"):
+        raise StoreError(f"--out: JSON lines are written, got {path.name}; name a .jsonl file")
     if path.exists() and not path.is_file():
         raise StoreError(
             f"--out: {path} is no regular file and would be replaced by one; name another file, or "
