@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -15,9 +16,11 @@ from typing import Any
 
 import pytest
 import yaml
+from click.testing import Result
 from typer.testing import CliRunner
 
 from coralx.cli import app
+from coralx.cli.progress import View
 from coralx.cli.starter import write_starter
 
 ROOT = Path(__file__).parents[2]
@@ -36,8 +39,9 @@ HEAVY = ("torch", "transformers", "datasets", "pandas", "sklearn", "plotly", "pe
 LIMIT = 240  # seconds; the machine may be busy
 
 
-def _coralx(*arguments: str | Path, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+def _succeed(*arguments: str | Path, stdin: str | None = None) -> str:
+    """The command in a process of its own."""
+    done = subprocess.run(
         [sys.executable, "-m", "coralx", *map(str, arguments)],
         cwd=ROOT,
         input=stdin,
@@ -46,18 +50,28 @@ def _coralx(*arguments: str | Path, stdin: str | None = None) -> subprocess.Comp
         timeout=LIMIT,
         env={**os.environ, "COLUMNS": "100"},
     )
-
-
-def _succeed(*arguments: str | Path, stdin: str | None = None) -> str:
-    done = _coralx(*arguments, stdin=stdin)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def _refuse(*arguments: str | Path, stdin: str | None = None) -> str:
+def _call(*arguments: str | Path) -> Result:
+    """The command in this process: the same but for a start that takes a second, and signals."""
+    with contextlib.chdir(ROOT):
+        return CliRunner().invoke(
+            app, list(map(str, arguments)), prog_name="coralx", env={"COLUMNS": "100"}
+        )
+
+
+def _show(*arguments: str | Path) -> str:
+    done = _call(*arguments)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def _refuse(*arguments: str | Path) -> str:
     """What a refused command says: exit code 2, nothing on stdout, no traceback."""
-    done = _coralx(*arguments, stdin=stdin)
-    assert done.returncode == 2, (done.returncode, done.stderr)
+    done = _call(*arguments)
+    assert done.exit_code == 2, (done.exit_code, done.output, done.exception)
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
     return done.stderr
@@ -69,10 +83,12 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cli") / "job"
     write_starter(folder)
     settings = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    settings["data"]["max_rows"] = 64
+    settings["data"] |= {"max_rows": 64, "max_tokens": 32}
     settings["evolution"] = {"population": 3, "generations": 1, "seed": 3}
     settings["space"]["layers"] = {"kind": "choice", "values": [2]}
     settings["training"] |= {"attack_rows": 4, "bootstrap_draws": 50, "threads": 1}
+    settings["hyperband"]["training_stages"][1]["epoch_budget"] = 1.0
+    settings["hyperband"]["naive_epochs"] = 1.5
     (folder / "config.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     return folder
 
@@ -110,18 +126,18 @@ def test_every_detail_is_documented(summary: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_shows_an_example(command: str) -> None:
-    shown = _succeed(command, "--help")
+    shown = _show(command, "--help")
     assert f"coralx {command}" in shown
     assert "Example" in shown
 
 
 @pytest.mark.parametrize("command", ["run", "plan", "compare"])
 def test_an_argument_that_may_be_left_out_is_bracketed_once(command: str) -> None:
-    assert f"coralx {command} [OPTIONS] [CONFIG]" in _succeed(command, "--help")
+    assert f"coralx {command} [OPTIONS] [CONFIG]" in _show(command, "--help")
 
 
 def test_help_lists_every_command() -> None:
-    shown = _succeed("--help")
+    shown = _show("--help")
     assert all(command in shown for command in COMMANDS)
 
 
@@ -129,31 +145,33 @@ def test_version() -> None:
     assert re.fullmatch(r"coralx \d+\.\d+\.\d+\n", _succeed("--version"))
 
 
-@pytest.mark.parametrize(
-    "code",
-    [
-        "import coralx",
-        "from coralx.cli import app; app(['--help'])",
-        "from coralx.cli import app; app(['run', '--help'])",
-        "from coralx.cli import app; app(['compare', '--help'])",
-        "from coralx.cli import app; app(['plan'])",
-        "from coralx.cli import app; app(['plan', 'configs/seed.yaml', '--json'])",
-    ],
-)
-def test_what_must_be_instant_loads_nothing_heavy(code: str) -> None:
-    script = (
-        f"import sys\ntry:\n    {code}\nexcept SystemExit as end:\n    assert not end.code\n"
-        f"print('loaded:', [name for name in {HEAVY!r} if name in sys.modules])"
-    )
+INSTANT = """
+import sys
+import coralx
+from coralx.cli import app
+
+for arguments in [["--help"], ["run", "--help"], ["compare", "--help"], ["plan"],
+                  ["plan", "configs/seed.yaml", "--json"]]:
+    try:
+        app(arguments)
+    except SystemExit as end:
+        assert not end.code
+    print("loaded:", [name for name in {heavy!r} if name in sys.modules], "by", *arguments)
+"""
+
+
+def test_what_must_be_instant_loads_nothing_heavy() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", script],
+        [sys.executable, "-c", INSTANT.format(heavy=HEAVY)],
         cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=LIMIT,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.endswith("loaded: []\n")
+    loaded = [line for line in done.stdout.splitlines() if line.startswith("loaded:")]
+    assert len(loaded) == 5
+    assert [line for line in loaded if not line.startswith("loaded: [] by ")] == []
 
 
 def test_plan_prints_the_arithmetic_of_the_specification() -> None:
@@ -167,12 +185,12 @@ def test_plan_prints_the_arithmetic_of_the_specification() -> None:
         (4, 4000),
         (1, 2000),
     ]
-    shown = _succeed(*arguments)
+    shown = _show(*arguments)
     assert all(figure in shown for figure in ("16,000", "6,500", "2.46x"))
 
 
 def test_plan_options_override_the_configuration() -> None:
-    plan = json.loads(_succeed("plan", "--population", "4", "--generations", "5", "--json"))
+    plan = json.loads(_show("plan", "--population", "4", "--generations", "5", "--json"))
     assert (plan["population"], plan["run"]["generations"]) == (4, 5)
 
 
@@ -219,7 +237,7 @@ def test_the_summary_names_adapters_that_are_there(summary: dict[str, Any], fini
 def test_report_writes_its_files_anew(finished: Path, summary: dict[str, Any]) -> None:
     (finished / "report.html").unlink()
     (finished / "summary.json").unlink()
-    shown = _succeed("report", finished)
+    shown = _show("report", finished)
     assert str(finished / "report.html") in shown
     assert (finished / "report.html").is_file()
     assert json.loads((finished / "summary.json").read_text(encoding="utf-8")) == summary
@@ -228,21 +246,21 @@ def test_report_writes_its_files_anew(finished: Path, summary: dict[str, Any]) -
 def test_report_works_on_a_run_that_is_not_finished(finished: Path, tmp_path: Path) -> None:
     lines = (finished / "journal.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     (tmp_path / "journal.jsonl").write_text("".join(lines[:3]), encoding="utf-8")
-    assert json.loads(_succeed("report", tmp_path, "--json"))["finished"] is False
-    assert "not finished yet" in _succeed("report", tmp_path)
+    assert json.loads(_show("report", tmp_path, "--json"))["finished"] is False
+    assert "not finished yet" in _show("report", tmp_path)
 
 
 def test_resuming_a_finished_run_trains_nothing(finished: Path) -> None:
     before = (finished / "journal.jsonl").read_bytes()
-    shown = _succeed("resume", finished)
+    shown = _show("resume", finished)
     assert "Efficiency ratio" in shown
     assert "loading" not in shown
     assert (finished / "journal.jsonl").read_bytes() == before
 
 
 def test_a_run_does_not_write_over_another(job: Path, finished: Path) -> None:
-    done = _coralx("run", job / "config.yaml", "--out", finished)
-    assert done.returncode == 2
+    done = _call("run", job / "config.yaml", "--out", finished)
+    assert done.exit_code == 2
     assert f"coralx resume {finished}" in done.stderr
 
 
@@ -251,7 +269,7 @@ def test_an_exported_genome_gives_the_same_logits_in_stock_peft(
 ) -> None:
     """By the very lines that are printed."""
     name = summary["front"][0]["genome"]
-    shown = _succeed("export", finished, name[:6], tmp_path / "adapter")
+    shown = _show("export", finished, name[:6], tmp_path / "adapter")
     assert name in shown
     code = shown[shown.index("import torch") :].partition("\n\n")[0]
     asked = "How do I bake bread?"
@@ -299,15 +317,24 @@ def test_compare_prints_one_document_and_tells_the_rest_on_stderr(job: Path) -> 
     assert "Warning" not in done.stderr
 
 
-def test_an_interrupted_comparison_prints_what_was_measured(job: Path) -> None:
-    arguments = ["compare", str(job / "config.yaml"), "--genomes", "2", "--rows", "32"]
-    code, shown, said = _interrupt(arguments, "naive 1/2", signal.SIGINT, stream="stderr")
-    assert code == 130
-    assert "stopped; what was measured so far" in said
-    assert "Traceback" not in said
-    assert "naive 1/2" in shown
-    assert "simulation: no training, figures invented" in shown
-    assert "hyperband against naive" not in shown
+def test_an_interrupted_comparison_prints_what_was_measured(
+    job: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    say = View.say
+
+    def interrupt(view: View, message: str) -> None:
+        say(view, message)
+        if message.startswith("naive 1/2: "):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(View, "say", interrupt)
+    done = _call("compare", job / "config.yaml", "--genomes", "2", "--rows", "32")
+    assert done.exit_code == 130
+    assert "stopped; what was measured so far" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "naive 1/2" in done.stdout
+    assert "simulation: no training, figures invented" in done.stdout
+    assert "hyperband against naive" not in done.stdout
 
 
 def test_init_writes_a_job_and_names_the_next_command(tmp_path: Path) -> None:
@@ -485,11 +512,8 @@ def test_what_cannot_be_written_is_told(arguments: list[str], tmp_path: Path) ->
     assert "Traceback" not in done.stderr
 
 
-def _interrupt(
-    arguments: list[str], awaited: str, kind: signal.Signals, stream: str = "stdout"
-) -> tuple[int, str, str]:
-    """Run until a line of `stream` holds `awaited`, send the signal, give exit code and the rest
-    of stdout and stderr."""
+def _interrupt(arguments: list[str], awaited: str, kind: signal.Signals) -> tuple[int, str]:
+    """Run until a line of stdout holds `awaited`, send the signal, give exit code and stderr."""
     process = subprocess.Popen(
         [sys.executable, "-m", "coralx", *arguments],
         cwd=ROOT,
@@ -497,12 +521,13 @@ def _interrupt(
         stderr=subprocess.PIPE,
         text=True,
     )
-    for line in getattr(process, stream):
+    assert process.stdout is not None
+    for line in process.stdout:
         if awaited in line:
             break
     process.send_signal(kind)
-    shown, said = process.communicate(timeout=LIMIT)
-    return process.returncode, shown, said
+    _, said = process.communicate(timeout=LIMIT)
+    return process.returncode, said
 
 
 def test_an_interrupted_run_says_how_to_go_on_and_does(
@@ -510,12 +535,12 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(
 ) -> None:
     folder = tmp_path / "run"
     arguments = ["run", str(job / "config.yaml"), "--out", str(folder)]
-    code, _, said = _interrupt(arguments, "short:", signal.SIGINT)
+    code, said = _interrupt(arguments, "short:", signal.SIGINT)
     assert code == 130
     assert f"coralx resume {folder}" in said
     assert "Traceback" not in said
-    assert "Efficiency ratio" in _succeed("resume", folder)
-    again = json.loads(_succeed("report", folder, "--json"))
+    assert "Efficiency ratio" in _show("resume", folder)
+    again = json.loads(_show("report", folder, "--json"))
     assert again["finished"] is True
     assert again["funnel"] == summary["funnel"]
     assert [m["genome"] for m in again["front"]] == [m["genome"] for m in summary["front"]]
@@ -527,7 +552,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(
 def test_sigterm_before_training_leaves_nothing_behind(job: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     arguments = ["run", str(job / "config.yaml"), "--out", str(folder)]
-    code, _, said = _interrupt(arguments, "run folder", signal.SIGTERM)
+    code, said = _interrupt(arguments, "run folder", signal.SIGTERM)
     assert code == 130
     assert "nothing was written" in said
     assert not folder.exists()
