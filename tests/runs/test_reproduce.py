@@ -11,7 +11,6 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from kill_runs import CONFIG
 
 from coralx.config import Config, load_config
 from coralx.errors import StoreError
@@ -27,8 +26,6 @@ from coralx.records import (
 from coralx.report.lives import read_lives
 from coralx.runs.provenance import Provenance
 from coralx.runs.reproduce import Reproduction, find_result, reproduce
-from coralx.runs.running import start_run
-from coralx.runs.watcher import Watcher
 from coralx.store import JOURNAL, History, Store, read_history
 from coralx.summary import current_front
 
@@ -179,20 +176,13 @@ def test_the_outcome_is_told_in_words() -> None:
     assert "no longer there" in outcome("a/S1-2", None).describe()
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("reproduce") / "run"
-    start_run(load_config(CONFIG), directory, Watcher())
-    return directory
-
-
-def test_the_winner_is_reproduced_from_its_lineage_in_another_process(finished: Path) -> None:
-    history = read_history(finished)
+def test_the_winner_is_reproduced_from_its_lineage_in_another_process(whole: Path) -> None:
+    history = read_history(whole)
     front = history.generations[-1].front
-    child = next((name for name in front if find_result(history, finished, name).genome.parents),
+    child = next((name for name in front if find_result(history, whole, name).genome.parents),
                  front[0])  # fmt: skip
     done = subprocess.run(
-        [sys.executable, "-m", "coralx", "reproduce", str(finished), child],
+        [sys.executable, "-m", "coralx", "reproduce", str(whole), child],
         capture_output=True,
         text=True,
         timeout=240,
@@ -200,7 +190,7 @@ def test_the_winner_is_reproduced_from_its_lineage_in_another_process(finished: 
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "bit for bit" in done.stdout
-    assert find_result(history, finished, child).checkpoint in done.stdout
+    assert find_result(history, whole, child).checkpoint in done.stdout
 
 
 def test_a_sitting_on_another_machine_is_told(finished: Path, tmp_path: Path) -> None:
@@ -223,12 +213,12 @@ def test_a_sitting_on_another_machine_is_told(finished: Path, tmp_path: Path) ->
 
 
 def test_a_schedule_that_was_tampered_with_is_found_out(
-    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another learning rate in the journal than what was trained with: other weights."""
-    history = read_history(finished)
+    history = read_history(whole)
     name = history.generations[-1].front[0]
-    target = find_result(history, finished, name)
+    target = find_result(history, whole, name)
 
     def faster(genome: Genome) -> Genome:
         changed = {"learning_rate": genome.learning_rate * 2}
@@ -253,4 +243,4 @@ def test_a_schedule_that_was_tampered_with_is_found_out(
     assert len(packs) > 1
     taken = sum(result.cost.steps for pack in packs for result in pack.results)
     assert found.steps == taken
-    assert json.loads((finished / JOURNAL).read_text("utf-8").splitlines()[0])
+    assert json.loads((whole / JOURNAL).read_text("utf-8").splitlines()[0])

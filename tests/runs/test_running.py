@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,21 @@ class Listener(Watcher):
         self.said.append(message)
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the sound settings, to be copied."""
+    directory = tmp_path_factory.mktemp("sound") / "run"
+    start_run(load_config(SOUND), directory, Watcher())
+    return directory
+
+
+def cut(finished: Path, directory: Path, records: int) -> None:
+    """A copy of the run whose journal ends after so many records."""
+    shutil.copytree(finished, directory)
+    journal = directory / JOURNAL
+    journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:records]))
+
+
 def test_rows_left_out_or_cut_are_told(tmp_path: Path) -> None:
     rows = [{"text": f"text no {i}", "label": i % 2} for i in range(40)]
     rows.append({"text": "", "label": 0})
@@ -122,12 +138,9 @@ def test_a_run_that_dies_out_leaves_a_report_of_what_was_tried(tmp_path: Path) -
         resume_run(directory, listener)
 
 
-def test_a_resumed_run_reports_what_it_trains_itself(tmp_path: Path) -> None:
+def test_a_resumed_run_reports_what_it_trains_itself(tmp_path: Path, finished: Path) -> None:
     directory, lines = tmp_path / "run", list[str]()
-    start_run(load_config(SOUND), directory, Watcher())
-    journal = directory / JOURNAL
-    whole = journal.read_bytes().splitlines(keepends=True)
-    journal.write_bytes(b"".join(whole[:3]))  # the start, the only job, its results
+    cut(finished, directory, 3)  # the start, the only job, its results
     view = View(load_config(SOUND), lines.append)
     resume_run(directory, view)
     view.flush()
@@ -136,12 +149,10 @@ def test_a_resumed_run_reports_what_it_trains_itself(tmp_path: Path) -> None:
 
 
 def test_a_resume_reads_its_journal_once_and_again_at_the_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory, readings = tmp_path / "run", list[Path]()
-    start_run(load_config(SOUND), directory, Watcher())
-    journal = directory / JOURNAL
-    journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:3]))
+    cut(finished, directory, 3)
 
     def read(path: Path) -> History:
         readings.append(path)
@@ -152,11 +163,13 @@ def test_a_resume_reads_its_journal_once_and_again_at_the_end(
     assert len(readings) == 2
 
 
-def test_half_filled_files_of_a_killed_sitting_are_removed_by_the_next(tmp_path: Path) -> None:
+def test_half_filled_files_of_a_killed_sitting_are_removed_by_the_next(
+    tmp_path: Path, finished: Path
+) -> None:
     directory, left = tmp_path / "run", list[Path]()
-    start_run(load_config(SOUND), directory, Watcher())
-    journal = directory / JOURNAL
-    journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:2]) + b"torn")
+    cut(finished, directory, 2)
+    with (directory / JOURNAL).open("ab") as journal:
+        journal.write(b"torn")
     (directory / PREFIX_FOLDER).mkdir()
     for name in ("key.bin", "key.1.part"):
         (directory / PREFIX_FOLDER / name).write_bytes(b"")
@@ -204,10 +217,10 @@ def test_a_genome_last_scored_by_its_text_alone_is_not_exported(tmp_path: Path) 
 
 
 def test_exporting_whole_weights_reads_no_rows(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    directory, listener = tmp_path / "run", Listener()
-    history = start_run(load_config(SOUND), directory, listener)
+    directory, listener = shutil.copytree(finished, tmp_path / "run"), Listener()
+    history = read_history(directory)
     genome = history.results[-1].genome.id
     with monkeypatch.context() as patch:
         patch.setattr("coralx.runs.opening.load_worker", None)

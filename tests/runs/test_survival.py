@@ -31,6 +31,7 @@ from coralx.store import JOURNAL, History, Store, has_begun, read_history
 from coralx.train.checkpoint import is_stand_in, load_checkpoint
 from coralx.train.worker import Worker
 
+StopIn = Callable[[str, Path], list[Start]]
 KILLS = 30
 ONE_CORE = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}  # they fork
 
@@ -50,11 +51,6 @@ def test_a_run_killed_at_random_instants_ends_as_if_left_alone() -> None:
     assert min(count.values()) > 0
 
 
-@pytest.fixture(scope="module")
-def worker(tmp_path_factory: pytest.TempPathFactory) -> Worker:
-    return Worker(load_config(kill_runs.CONFIG), tmp_path_factory.mktemp("none"))
-
-
 @pytest.fixture(autouse=True)
 def _share_worker(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     """The model and rows are loaded once for all tests."""
@@ -64,17 +60,6 @@ def _share_worker(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
         return worker
 
     monkeypatch.setattr(opening, "load_worker", lend)
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, worker: Worker) -> Path:
-    """A run that nothing happened to."""
-    directory = tmp_path_factory.mktemp("whole") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        worker.bench.checkpoints = directory / "checkpoints"
-        patch.setattr(opening, "load_worker", lambda *_: worker)
-        start_run(worker.config, directory, Watcher())
-    return directory
 
 
 class Stopper(Watcher):
@@ -95,11 +80,27 @@ class Stopper(Watcher):
             raise KeyboardInterrupt
 
 
-def stop_in(job: str, directory: Path, worker: Worker) -> list[Start]:
+def stop_anew(job: str, directory: Path, worker: Worker) -> list[Start]:
     """A run stopped in that job; the starts of the job."""
     with pytest.raises(KeyboardInterrupt):
         start_run(worker.config, directory, Stopper(job))
     return list(read_history(directory).jobs[-1].starts)
+
+
+@pytest.fixture(scope="module")
+def stop_in(tmp_path_factory: pytest.TempPathFactory, worker: Worker) -> StopIn:
+    """`stop_anew`, of which each test gets a copy."""
+    made: dict[str, tuple[Path, list[Start]]] = {}
+
+    def stop(job: str, directory: Path) -> list[Start]:
+        if job not in made:
+            first = tmp_path_factory.mktemp("stopped") / "run"
+            made[job] = first, stop_anew(job, first, worker)
+        shutil.copytree(made[job][0], directory)
+        worker.bench.checkpoints = directory / "checkpoints"
+        return made[job][1]
+
+    return stop
 
 
 def damage(path: Path) -> None:
@@ -114,12 +115,12 @@ LOSSES: dict[str, Callable[[Path], None]] = {"deleted": Path.unlink, "damaged": 
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize(("job", "kind"), [("g0-short-1", "continue"), ("g1-first-0", "inherit")])
 def test_a_lost_checkpoint_is_trained_again_with_a_warning_and_never_used(
-    loss: str, job: str, kind: str, tmp_path: Path, whole: Path, worker: Worker
+    loss: str, job: str, kind: str, tmp_path: Path, whole: Path, stop_in: StopIn, worker: Worker
 ) -> None:
     """Named failures of today's PBT tools: checkpoint deleted before exploit; resume fails after
     losing a worker's disk. The run ends with the same bits as one that lost nothing."""
     directory = tmp_path / "run"
-    start = stop_in(job, directory, worker)[0]
+    start = stop_in(job, directory)[0]
     assert start.kind == kind
     assert start.checkpoint is not None
     LOSSES[loss](checkpoint_path(directory / "checkpoints", start.checkpoint))
@@ -136,11 +137,11 @@ def test_a_lost_checkpoint_is_trained_again_with_a_warning_and_never_used(
 
 
 def test_a_folder_in_the_place_of_a_checkpoint_is_an_error_with_advice(
-    tmp_path: Path, whole: Path, worker: Worker
+    tmp_path: Path, whole: Path, stop_in: StopIn
 ) -> None:
     """One that is needed; another's place is nobody's concern."""
     directory = tmp_path / "run"
-    start = stop_in("g1-first-0", directory, worker)[0]
+    start = stop_in("g1-first-0", directory)[0]
     assert start.checkpoint is not None
     path = checkpoint_path(directory / "checkpoints", start.checkpoint)
     path.unlink()
@@ -165,7 +166,7 @@ def test_both_lost_parents_of_a_merged_child_are_trained_again(
     whole = start_run(config, tmp_path / "whole", Watcher())
     job = next(j for j in whole.jobs if any(start.kind == "merge" for start in j.starts))
     directory = tmp_path / "run"
-    starts = stop_in(job.id, directory, worker)
+    starts = stop_anew(job.id, directory, worker)
     lost = next(start.sources for start in starts if start.kind == "merge")
     for name in lost:
         checkpoint_path(directory / "checkpoints", name).unlink()
@@ -179,11 +180,11 @@ def test_both_lost_parents_of_a_merged_child_are_trained_again(
 
 
 def test_repairing_one_of_a_pack_leaves_the_others_weights_as_they_are(
-    tmp_path: Path, worker: Worker, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, stop_in: StopIn, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Elsewhere a repair comes to other bits; figures of a mate are of the weights it has."""
     directory = tmp_path / "run"
-    stop_in("g1-first-0", directory, worker)
+    stop_in("g1-first-0", directory)
     folder = directory / "checkpoints"
     there = [r for r in read_history(directory).results if r.checkpoint
              and checkpoint_path(folder, r.checkpoint).exists()]  # fmt: skip
@@ -201,10 +202,12 @@ def test_repairing_one_of_a_pack_leaves_the_others_weights_as_they_are(
     assert checkpoint_path(folder, mate.checkpoint or "").read_bytes() == before
 
 
-def test_damage_that_two_jobs_met_is_repaired_once(tmp_path: Path, worker: Worker) -> None:
+def test_damage_that_two_jobs_met_is_repaired_once(
+    tmp_path: Path, stop_in: StopIn, worker: Worker
+) -> None:
     """On workers: both have failed before either is heard."""
     directory = tmp_path / "run"
-    lost = stop_in("g1-first-0", directory, worker)[0].checkpoint or ""
+    lost = stop_in("g1-first-0", directory)[0].checkpoint or ""
     path = checkpoint_path(directory / "checkpoints", lost)
     path.unlink()
     mender = Mender(directory, worker)
@@ -232,11 +235,11 @@ def test_damage_that_two_jobs_met_is_repaired_once(tmp_path: Path, worker: Worke
 
 
 def test_an_heir_never_gets_another_genomes_weights(
-    tmp_path: Path, whole: Path, worker: Worker
+    tmp_path: Path, whole: Path, stop_in: StopIn
 ) -> None:
     """The named failure of today's PBT tools: exploit loads another trial's weights."""
     directory = tmp_path / "run"
-    starts = stop_in("g1-first-1", directory, worker)
+    starts = stop_in("g1-first-0", directory)
     folder = directory / "checkpoints"
     mine = next(s.checkpoint for s in starts if s.checkpoint)
     other = next(p for p in folder.glob("*/*") if p != checkpoint_path(folder, mine))
@@ -247,10 +250,10 @@ def test_an_heir_never_gets_another_genomes_weights(
     assert kill_runs.differences(whole, directory) == ["repairs"]
 
 
-def test_all_checkpoints_lost_is_survived(tmp_path: Path, whole: Path, worker: Worker) -> None:
+def test_all_checkpoints_lost_is_survived(tmp_path: Path, whole: Path, stop_in: StopIn) -> None:
     """Resume after losing the machine that held the checkpoints: the journal is enough."""
     directory = tmp_path / "run"
-    stop_in("g1-short-0", directory, worker)
+    stop_in("g1-short-0", directory)
     shutil.rmtree(directory / "checkpoints")
     resume_run(directory, Stopper())
     assert set(kill_runs.differences(whole, directory)) == {"repairs"}
@@ -270,10 +273,12 @@ def test_what_the_final_figures_bring_back_is_no_more_than_was_there(
     assert kill_runs.differences(whole, directory) == ["repairs"]
 
 
-def test_resume_after_losing_a_worker_in_a_job(tmp_path: Path, whole: Path, worker: Worker) -> None:
+def test_resume_after_losing_a_worker_in_a_job(
+    tmp_path: Path, whole: Path, stop_in: StopIn
+) -> None:
     """It dies in the middle of a pack: that pack is trained again, nothing that was done is."""
     directory = tmp_path / "run"
-    stop_in("g0-long-0", directory, worker)
+    stop_in("g0-long-0", directory)
     done = {result.job for result in read_history(directory).results}
     watcher = Stopper()
     resume_run(directory, watcher)
@@ -369,11 +374,11 @@ def test_the_journal_alone_brings_back_the_front_of_a_finished_run(
 
 
 def test_a_record_of_another_job_cannot_be_made_again(
-    tmp_path: Path, worker: Worker, whole: Path
+    tmp_path: Path, stop_in: StopIn, whole: Path
 ) -> None:
     """Where the journal does not say how, nothing is made up."""
     directory = tmp_path / "run"
-    stop_in("g0-short-0", directory, worker)
+    stop_in("g0-short-0", directory)
     history = read_history(directory)
     (directory / JOURNAL).unlink()
     store = Store(directory)
@@ -385,9 +390,9 @@ def test_a_record_of_another_job_cannot_be_made_again(
         resume_run(directory, Stopper())
 
 
-def test_a_change_of_versions_is_told(tmp_path: Path, worker: Worker) -> None:
+def test_a_change_of_versions_is_told(tmp_path: Path, stop_in: StopIn) -> None:
     directory = tmp_path / "run"
-    stop_in("g0-first-1", directory, worker)
+    stop_in("g0-short-0", directory)
     history = read_history(directory)
     (directory / JOURNAL).unlink()
     store = Store(directory)
@@ -470,11 +475,11 @@ def test_files_that_may_not_grow_are_a_clear_error_and_the_run_goes_on_after(
 
 
 def test_a_read_only_directory_is_a_clear_error(
-    small_disk: Path, whole: Path, worker: Worker
+    small_disk: Path, whole: Path, stop_in: StopIn, worker: Worker
 ) -> None:
     subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
     directory = small_disk / "run"
-    stop_in("g0-short-0", directory, worker)
+    stop_in("g0-short-0", directory)
     before = (directory / JOURNAL).read_bytes()
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     with pytest.raises(StoreError, match="Read-only file system"):
@@ -543,10 +548,14 @@ def test_a_second_process_is_refused_and_sigterm_stops_the_first_at_once(
 
 @pytest.mark.parametrize("broken", ["no reader", "full disk"])
 def test_a_stdout_that_breaks_does_not_stop_the_run(
-    broken: str, tmp_path: Path, whole: Path, worker: Worker
+    broken: str, tmp_path: Path, whole: Path, stop_in: StopIn
 ) -> None:
+    """One has a job left to train, the other the outcome to show."""
     directory = tmp_path / "run"
-    stop_in("g1-long-0", directory, worker)
+    if broken == "no reader":
+        stop_in("g1-long-0", directory)
+    else:
+        shutil.copytree(whole, directory)
     reading, writing = os.pipe()
     os.close(reading)
     full = os.open("/dev/full", os.O_WRONLY)
