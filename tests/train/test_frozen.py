@@ -118,7 +118,7 @@ def test_what_was_asked_for_is_done_but_for_a_base_in_bfloat16() -> None:
 @pytest.fixture(scope="module")
 def rounding_worker(tmp_path_factory: pytest.TempPathFactory) -> Worker:
     settings = {
-        "data": {"max_rows": 64},
+        "data": {"max_rows": 64, "max_tokens": 16},
         "training": {"frozen_products": "bfloat16", "attack_rows": 2, "bootstrap_draws": 0},
         "hyperband": {
             "training_stages": [

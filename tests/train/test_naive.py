@@ -24,7 +24,8 @@ from coralx.train.workbench import Workbench
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
-    config = load_config({"data": {"max_rows": 40}, "training": {"attack_rows": 2}})
+    data = {"max_rows": 40, "max_tokens": 16}
+    config = load_config({"data": data, "training": {"attack_rows": 2}})
     return Workbench(config, Path(tmp_path_factory.mktemp("checkpoints")))
 
 

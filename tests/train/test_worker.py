@@ -339,8 +339,24 @@ SHORTAGES = [
 
 @pytest.mark.parametrize("shortage", SHORTAGES, ids=[type(e).__name__ + str(i) for i, e in
                                                      enumerate(SHORTAGES)])  # fmt: skip
+def test_whatever_says_that_memory_is_short_parts_the_pack(
+    shortage: Exception, worker: Worker
+) -> None:
+    sizes: list[int] = []
+
+    def attempt(part: Job, _: list[Member]) -> list[TrainingResult]:
+        sizes.append(len(part.genomes))
+        if len(part.genomes) > 1:
+            raise shortage
+        return [part.result(0)]
+
+    results = train_parted(make_job(worker, HEALTHY[:2]), attempt)
+    assert sizes == [2, 1, 1]
+    assert [r.pack for r in results] == [("a",), ("b",)]
+
+
 def test_out_of_memory_parts_the_pack_and_stops_who_does_not_fit_alone(
-    shortage: Exception, worker: Worker, monkeypatch: pytest.MonkeyPatch
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The real trainer on an allocator that fails for packs above two and for one genome."""
     genomes = [*HEALTHY, genome("huge"), genome("d")]
@@ -349,7 +365,7 @@ def test_out_of_memory_parts_the_pack_and_stops_who_does_not_fit_alone(
     def run_short(members: Sequence[Member], *rest: Any) -> None:
         sizes.append(len(members))
         if len(members) > 2 or any(member.genome.id == "huge" for member in members):
-            raise shortage
+            raise torch.OutOfMemoryError("CUDA out of memory.")
         train(members, *rest)
 
     with monkeypatch.context() as short:
