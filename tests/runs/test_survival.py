@@ -540,9 +540,7 @@ def test_a_second_process_is_refused_and_sigterm_stops_the_first_at_once(
     assert len(after.results) <= before + 2, "no job but the one that ended meanwhile is waited for"
     assert first.returncode == 130
     assert f"coralx resume {directory}" in said
-    third = run_command("resume", directory)
-    _, said = third.communicate(timeout=240)
-    assert third.returncode == 0, said
+    resume_run(directory, Watcher())
     assert kill_runs.differences(whole, directory) == [], "another process, the same bits"
 
 
