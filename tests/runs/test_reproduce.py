@@ -193,9 +193,9 @@ def test_the_winner_is_reproduced_from_its_lineage_in_another_process(whole: Pat
     assert find_result(history, whole, child).checkpoint in done.stdout
 
 
-def test_a_sitting_on_another_machine_is_told(finished: Path, tmp_path: Path) -> None:
+def test_a_sitting_on_another_machine_is_told(whole: Path, tmp_path: Path) -> None:
     """The run began where it is reproduced, and a part of it was trained elsewhere."""
-    run = shutil.copytree(finished, tmp_path / "run")
+    run = shutil.copytree(whole, tmp_path / "run")
     facts = read_history(run).facts
     other = facts | {"numerics": facts["numerics"] | {"threads": 64}}
     store = Store(run)

@@ -236,7 +236,9 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Memory]:
     made = Memory()
     monkeypatch.setattr(torch, "Generator", StandInGenerator)
     for module in (workbench, predict):
-        monkeypatch.setattr(module, "choose_device", lambda name: CPU if name == "cpu" else CUDA)
+        monkeypatch.setattr(
+            module, "choose_device", lambda name, *_: CPU if name == "cpu" else CUDA
+        )
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "stand-in")
     monkeypatch.setattr(frozen, "_multiplies_bfloat16", lambda _: False)
     for module in (backbone_module, naive):

@@ -245,7 +245,15 @@ def _count_by_torch(
     return noted, counter.get_total_flops() - 2 * others
 
 
-TARGETS = [("all-linear",), ("query", "value"), ("output",), ("up",), ("down",), ("key", "down")]
+TARGETS = [
+    ("all-linear",),
+    ("query",),
+    ("query", "value"),
+    ("output",),
+    ("up",),
+    ("down",),
+    ("key", "down"),
+]
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3, "all"])
