@@ -123,10 +123,9 @@ class Config(Settings):
             pictured: among the validation rows both classes have pictures that are read.
             trained: some training rows have.
         """
+        unpictured = "both classes need validation rows with a picture"
         reasons = {
-            "cross_modal_gain": ""
-            if pictured
-            else "both classes need validation rows with a picture",
+            "cross_modal_gain": "" if pictured else unpictured,
             "safety": "" if self.training.attack_rows else "training.attack_rows is 0",
         }
         asked = set(self.objectives)

@@ -51,6 +51,16 @@ def base(tiny_model: Callable[[str], Backbone]) -> Backbone:
 
 
 @pytest.fixture
+def export_to(
+    base: Backbone, genome: Callable[..., Genome], draw_weights: Any
+) -> Callable[[Path], None]:
+    """Write one adapter to a folder."""
+    own = genome(r=2, layers=1)
+    weights = draw_weights(base, own)
+    return lambda folder: export_adapter(folder, base, own, own.lora_cfg, weights, {})
+
+
+@pytest.fixture
 def trained(
     tmp_path: Path, base: Backbone, genome: Callable[..., Genome], draw_weights: Any
 ) -> TrainingResult:
@@ -146,9 +156,7 @@ def test_equal_adapters_are_equal_files(
 
 def test_an_adapter_is_written_whole_before_a_signal_stops_its_writer(
     tmp_path: Path,
-    base: Backbone,
-    genome: Callable[..., Genome],
-    draw_weights: Any,
+    export_to: Callable[[Path], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def press(*arguments: Any) -> None:
@@ -156,49 +164,40 @@ def test_an_adapter_is_written_whole_before_a_signal_stops_its_writer(
         save_tensors(*arguments)
 
     monkeypatch.setattr("coralx.train.export.save_tensors", press)
-    own = genome(r=2, layers=1)
     with pytest.raises(KeyboardInterrupt), stoppable():
-        export_adapter(tmp_path / "a", base, own, own.lora_cfg, draw_weights(base, own), {})
+        export_to(tmp_path / "a")
     assert is_whole(tmp_path / "a", {})
 
 
 def test_a_new_folder_is_there_once_it_is_whole(
     tmp_path: Path,
-    base: Backbone,
-    genome: Callable[..., Genome],
-    draw_weights: Any,
+    export_to: Callable[[Path], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A process that is killed leaves nothing in the way, and nothing that the next one keeps."""
-    own = genome(r=2, layers=1)
-    weights = draw_weights(base, own)
 
     def die(*_: object) -> None:
         raise SystemExit
 
     monkeypatch.setattr("coralx.train.export.seal_adapter", die)
     with pytest.raises(SystemExit):
-        export_adapter(tmp_path / "a", base, own, own.lora_cfg, weights, {})
+        export_to(tmp_path / "a")
     (left,) = tmp_path.iterdir()
     assert left.name == ".a.writing"
     (left / "projector.safetensors").touch()
     monkeypatch.undo()
-    export_adapter(tmp_path / "a", base, own, own.lora_cfg, weights, {})
+    export_to(tmp_path / "a")
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     assert is_whole(tmp_path / "a", {})
     assert not (tmp_path / "a" / "projector.safetensors").exists()
 
 
 def test_an_export_that_fails_over_an_older_one_leaves_no_sidecar_of_that(
-    base: Backbone,
-    genome: Callable[..., Genome],
-    draw_weights: Any,
+    export_to: Callable[[Path], None],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    own = genome(r=2, layers=1)
-    weights = draw_weights(base, own)
-    export_adapter(tmp_path, base, own, own.lora_cfg, weights, {})
+    export_to(tmp_path)
     assert (tmp_path / SIDECAR).exists()
 
     def fail(*_: object) -> None:
@@ -206,16 +205,14 @@ def test_an_export_that_fails_over_an_older_one_leaves_no_sidecar_of_that(
 
     monkeypatch.setattr("coralx.train.export.save_tensors", fail)
     with pytest.raises(StoreError, match="full"):
-        export_adapter(tmp_path, base, own, own.lora_cfg, weights, {})
+        export_to(tmp_path)
     assert not (tmp_path / SIDECAR).exists()
 
 
 @pytest.mark.parametrize("error", [StoreError("full"), OSError(28, "No space left on device")])
 def test_an_export_that_fails_leaves_nothing_in_the_way_of_the_next(
     error: Exception,
-    base: Backbone,
-    genome: Callable[..., Genome],
-    draw_weights: Any,
+    export_to: Callable[[Path], None],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -223,12 +220,11 @@ def test_an_export_that_fails_leaves_nothing_in_the_way_of_the_next(
         raise error
 
     monkeypatch.setattr("coralx.train.export.seal_adapter", fail)
-    own = genome(r=2, layers=1)
     with pytest.raises(StoreError):
-        export_adapter(tmp_path / "a", base, own, own.lora_cfg, draw_weights(base, own), {})
+        export_to(tmp_path / "a")
     assert not (tmp_path / "a").exists()
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "mine").touch()
     with pytest.raises(StoreError):
-        export_adapter(tmp_path / "b", base, own, own.lora_cfg, draw_weights(base, own), {})
+        export_to(tmp_path / "b")
     assert [path.name for path in (tmp_path / "b").iterdir()] == ["mine"]
