@@ -7,7 +7,6 @@ each adapter. Each side chooses on validation rows and is reported on test rows.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import tempfile
 import time
@@ -30,7 +29,7 @@ from coralx.steps import count_batches, whole_steps
 from coralx.wording import duration, plural
 
 if TYPE_CHECKING:
-    from coralx.train.naive import NaiveResult, NaiveTrainer
+    from coralx.train.naive import NaiveResult
     from coralx.train.workbench import Workbench
     from coralx.train.worker import Worker
 
@@ -159,8 +158,6 @@ def small_version(config: Config, count: int, rows: int) -> tuple[Config, tuple[
 def forecast(config: Config, worker: Worker, genome: Genome) -> str:
     """What the real sides will take: steps by plan, and seconds at the pace of a few naive steps
     taken now, where there are enough to tell it from."""
-    from coralx.train.naive import NaiveTrainer
-
     bench, epochs = worker.bench, config.hyperband.full_epochs
     each = whole_steps(epochs * bench.steps_per_epoch)
     naive, staged = config.evolution.population * each, _staged_steps(config, bench)
@@ -170,7 +167,7 @@ def forecast(config: Config, worker: Worker, genome: Genome) -> str:
     )
     if each <= PACE_STEPS:
         return said
-    seconds = _measure_pace(NaiveTrainer(bench, epochs), genome) * (naive + staged)
+    seconds = _measure_pace(bench, genome, epochs) * (naive + staged)
     return f"{said}; about {duration(seconds)} on this machine, and what evaluation takes"
 
 
@@ -188,21 +185,13 @@ def _staged_steps(config: Config, bench: Workbench) -> int:
     return total
 
 
-class _Enough(Exception):
-    """The few steps wanted are taken."""
+def _measure_pace(bench: Workbench, genome: Genome, epochs: float) -> float:
+    """Seconds of a naive step."""
+    from coralx.train.naive import NaiveRun
 
-
-def _measure_pace(trainer: NaiveTrainer, genome: Genome) -> float:
-    """Seconds of a step."""
     marks: list[float] = []
-
-    def mark(_step: int, _steps: int) -> None:
-        marks.append(time.perf_counter())
-        if len(marks) == PACE_STEPS:
-            raise _Enough
-
-    with contextlib.suppress(_Enough):
-        trainer.train(genome, mark)
+    run = NaiveRun(bench, genome, epochs)
+    run.train_to(PACE_STEPS / bench.steps_per_epoch, lambda *_: marks.append(time.perf_counter()))
     return float(np.median(np.diff(marks)))
 
 
