@@ -164,12 +164,23 @@ def test_a_signal_while_the_command_is_imported_ends_it_alike() -> None:
     assert (done.returncode, done.stderr) == (130, "")
 
 
-def test_any_command_ends_alike_on_sigterm(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("command", "work"),
+    [
+        ("plan", "coralx.plan.cost.plan_run"),
+        ("run", "coralx.runs.running.start_run"),
+        ("compare", "coralx.compare.comparison.Comparison.measure"),
+    ],
+)
+def test_any_command_ends_alike_on_sigterm(
+    command: str, work: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """So that what it would remove at its end, such as temporary files, is removed."""
     from typer.testing import CliRunner
 
     from coralx.cli import app
-    from coralx.plan import cost
 
-    monkeypatch.setattr(cost, "plan_run", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-    assert CliRunner().invoke(app, ["plan"]).exit_code == 130
+    monkeypatch.setattr(work, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    done = CliRunner().invoke(app, [command])
+    assert done.exit_code == 130
+    assert command == "plan" or "stopped" in done.stderr

@@ -10,7 +10,7 @@ import typer
 
 from coralx.cli.arguments import ConfigFile, Generations, Population, Seed, load
 from coralx.cli.terminal import open_console, quiet_stdout, quote
-from coralx.interrupts import INTERRUPTED, stoppable
+from coralx.interrupts import INTERRUPTED
 
 MOST_STEPS = 1e12  # of an epoch; sums of steps are finite and exact far beyond
 
@@ -85,7 +85,7 @@ def compare(
     resolve_model(settings.base_model)  # a wrong name is told before torch is loaded
     comparison, stopped = Comparison(settings, chosen), False
     try:
-        with stoppable(), quiet_stdout(), follow(settings, open_console(stderr=True)) as view:
+        with quiet_stdout(), follow(settings, open_console(stderr=True)) as view:
             comparison.measure(view)
     except KeyboardInterrupt:
         stopped = True

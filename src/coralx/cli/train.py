@@ -11,7 +11,7 @@ import typer
 
 from coralx.cli.arguments import ConfigFile, Generations, Population, RunFolder, Seed, load
 from coralx.cli.terminal import open_lasting_console, print_pairs, quote, tell
-from coralx.interrupts import INTERRUPTED, stoppable
+from coralx.interrupts import INTERRUPTED
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -93,7 +93,7 @@ def _train(config: Config, directory: Path, work: Callable[[Watcher], History]) 
     check_name(directory)  # before it is printed, which may fail, too
     console = open_lasting_console()
     try:
-        with stoppable(), follow(config, console) as view:
+        with follow(config, console) as view:
             view.emit(f"run folder {directory}")
             history = work(view)
     except KeyboardInterrupt:
