@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
@@ -40,5 +41,5 @@ class LocalExecutor:
     def completed(self) -> Iterable[Sequence[TrainingResult]]:
         while self._waiting:
             job = self._waiting[0]
-            yield self._heal(lambda job=job: self.worker.train(job, self._observe))  # type: ignore[misc]
+            yield self._heal(functools.partial(self.worker.train, job, self._observe))
             self._waiting.popleft()

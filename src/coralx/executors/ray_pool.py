@@ -8,6 +8,7 @@ made before anyone is asked to train them. Workers share the run's folder, where
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -71,7 +72,7 @@ class RayPool:
             if not done:
                 self._look()
         for own in [running[promise] for promise in done]:
-            yield self._heal(lambda own=own: self._take(own))  # type: ignore[misc]
+            yield self._heal(functools.partial(self._take, own))
             del self._running[own.job.id]
             self._free.append(own.worker)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -84,7 +85,7 @@ def export_mended(
         worker = opening.load_worker(history.config, directory, watcher)
         mender = Mender(directory, worker, say=watcher.say, observe=watcher.observe)
         for target, result in adapters.items():
-            mender.heal(lambda member=result, to=target: worker.export(member, to))  # type: ignore[misc]
+            mender.heal(functools.partial(worker.export, result, target))
     finally:
         Retention(checkpoints, 0).drop_orphans(kept)
         shutil.rmtree(directory / PREFIX_FOLDER, ignore_errors=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -162,9 +163,9 @@ def _measure_front(
     known = {(test.genome, test.stage) for test in history.tests}
     for result in front:
         if (result.genome.id, result.stage) not in known:
-            store.append("test", mender.heal(lambda member=result: worker.test(member)))  # type: ignore[misc]
+            store.append("test", mender.heal(functools.partial(worker.test, result)))
         folder = adapter_folder(directory, result.genome.id)
-        mender.heal(lambda member=result, to=folder: worker.export(member, to))  # type: ignore[misc]
+        mender.heal(functools.partial(worker.export, result, folder))
 
 
 def _record_ending(store: Store, ending: str) -> None:
