@@ -266,7 +266,7 @@ def test_what_a_job_starts_from_was_referred_to_before(asha, answer, rng, worker
     search, crew = new_search(config), Workers(workers, rng, answer)
     sizes = []
     while not search.finished:
-        kept = set(search.references())
+        kept = search.references()
         sizes.append(len(kept - {r.checkpoint for r in search.front()}))
         for job in crew.step(search):
             assert {name for start in job.starts for name in start.sources} <= kept
@@ -274,7 +274,7 @@ def test_what_a_job_starts_from_was_referred_to_before(asha, answer, rng, worker
                 assert job.genomes[0].parents, "born of those told so far"
     # Of eight each: generations that a worker is at, one being born, parents and candidates.
     assert max(sizes) <= 8 * (workers + 3), "bounded but for the front, however long the run"
-    assert {r.checkpoint for r in search.front()} <= set(search.references())
+    assert {r.checkpoint for r in search.front()} <= search.references()
 
 
 def test_memory_bounds_packs(asha) -> None:

@@ -260,7 +260,7 @@ def test_what_a_child_is_merged_of_is_kept_until_it_is_told(settings, answer) ->
     while not evolution.finished:
         (job,) = evolution.ask(1)
         needed = {name for start in job.starts for name in start.sources}
-        assert needed <= set(evolution.references())
+        assert needed <= evolution.references()
         merged += sum(start.kind == "merge" and len(start.sources) == 2 for start in job.starts)
         for result in answer(job):
             evolution.tell(result)
@@ -293,7 +293,7 @@ def test_a_checkpoint_let_go_is_never_missed(settings, answer, seed: int, evolut
             assert set(result.start.sources) <= disk
         for result in answer(job):
             search.tell(result)
-            disk = (disk | {result.checkpoint}) & set(search.references())
+            disk = (disk | {result.checkpoint}) & search.references()
     assert {result.checkpoint for result in search.front()} <= disk
 
 
@@ -468,7 +468,7 @@ def test_the_checkpoint_of_a_copys_model_is_referred_to_until_the_copy_is_told(
         shuffler.shuffle(jobs)
         for place, job in enumerate(jobs):
             needed = {name for other in jobs[place:] for s in other.starts for name in s.sources}
-            assert needed <= set(evolution.references())
+            assert needed <= evolution.references()
             for result in answer(job):
                 evolution.tell(result)
 

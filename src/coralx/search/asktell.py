@@ -110,16 +110,15 @@ class Search(ABC):
         stage = self._config.hyperband.stages[result.stage_index]
         return result.model_copy(update={"stopped": gates.check(stage, result)})
 
-    def references(self) -> Counter[str]:
-        """How many reasons there are to keep each checkpoint; one without any is not in it.
-
-        They are: an open job starts from it; a genome that may yet go on, survive or breed left it
-        last; it is on the front, which is measured and exported at the end.
+    def references(self) -> set[str]:
+        """The checkpoints that there is a reason to keep: an open job starts from it; a genome that
+        may yet go on, survive or breed left it last; it is on the front, which is measured and
+        exported at the end.
         """
         starts = (start for job in self._open.values() for start in job.starts)
         kept = [r for r in (*self._needed(), *self._front.points()) if r.stopped is None]
         names = [name for start in starts for name in start.sources]
-        return Counter([*names, *(r.checkpoint for r in kept if r.checkpoint)])
+        return {*names, *(r.checkpoint for r in kept if r.checkpoint)}
 
     def front(self) -> list[TrainingResult]:
         """The results that nothing dominates among those measured in full; until there are any, at
