@@ -32,6 +32,7 @@ class _Inactive(Enum):
 
 INACTIVE = _Inactive.INACTIVE  # in place of a value, of a gene that is at rest
 
+DEFAULTS = Genome().genes()
 # Below this many possible genomes per genome wanted, repeats are likely: draw without replacement.
 _SPARSE = 10
 
@@ -152,9 +153,7 @@ def active(space: Space, genes: Genes) -> set[str]:
 
 def rest(name: str) -> GeneValue:
     """The value of an inactive gene: its field's default, None for a user's own."""
-    fields = LoRAConfig.model_fields if name in LoRAConfig.model_fields else Genome.model_fields
-    known = name in LoRAConfig.model_fields or name in TRAINING_GENES
-    return fields[name].default if known else None
+    return DEFAULTS.get(name)
 
 
 def settle(
