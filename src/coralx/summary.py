@@ -16,7 +16,7 @@ from coralx.json_values import plain
 from coralx.records import Generation, Interval, TestResult, TrainingResult, jsonable
 from coralx.search.budget import efficiency
 from coralx.search.correlation import stage_correlations
-from coralx.search.selection import front, latest
+from coralx.search.selection import front
 from coralx.store import History
 
 Summary = dict[str, Any]
@@ -83,10 +83,11 @@ def front_results(
     history: History, generations: Iterable[Generation]
 ) -> list[list[TrainingResult]]:
     """The results on each generation's front; not always those of their genomes' highest stages."""
-    by_genome: dict[str, list[TrainingResult]] = defaultdict(list)
-    for result in history.results:
-        by_genome[result.genome.id].append(result)
-    return [_on_front(generation, by_genome) for generation in generations]
+    known = {(result.genome.id, result.stage): result for result in history.results}
+    return [
+        [known[place] for place in zip(own.front, own.front_stages, strict=True) if place in known]
+        for own in generations
+    ]
 
 
 def current_front(history: History) -> list[TrainingResult]:
@@ -104,16 +105,6 @@ def count_merged(results: Iterable[TrainingResult]) -> dict[str, int]:
         if "auroc_at_start" in result.details
     ]
     return {"children": len(pairs), "beat_better_parent": sum(own > best for own, best in pairs)}
-
-
-def _on_front(
-    generation: Generation, by_genome: Mapping[str, list[TrainingResult]]
-) -> list[TrainingResult]:
-    stages = dict(zip(generation.front, generation.front_stages, strict=True))
-    members = []
-    for name in generation.front:
-        members += latest(r for r in by_genome[name] if stages[name] == r.stage)
-    return members
 
 
 def _front(history: History) -> list[dict[str, Any]]:
