@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from coralx.config import OBJECTIVES
 from coralx.records import GeneValue, Genome, TrainingResult, TrainingStage
 from coralx.search import selection
-from coralx.search.space import build, ladder, sample, values
+from coralx.search.space import build, ladder, sample
 from coralx.search.tiebreak import TIE_BREAKS
 from coralx.settings.genes import Choice, Float, Gene, Integer
 
@@ -189,7 +189,7 @@ class Optuna:
             return trial.suggest_float(name, gene.low, gene.high, log=gene.log)
         if isinstance(gene, Integer):
             return trial.suggest_int(name, gene.low, gene.high)
-        count = len(options(name, gene))
+        count = len(options(gene))
         if ladder(gene) is not None:  # numbers: their order is worth knowing
             return trial.suggest_int(name, 0, count - 1)
         return trial.suggest_categorical(name, list(range(count)))
@@ -215,20 +215,20 @@ class SyneTune:
                 apart = TIE_BREAKS["crowding"](objectives, front, len(front))
                 return np.argsort(np.lexsort((-apart, front)), kind="stable")
 
-        def domain(name: str, gene: Gene) -> Any:
+        def domain(gene: Gene) -> Any:
             if isinstance(gene, Float):
                 draw = config_space.loguniform if gene.log else config_space.uniform
                 return draw(gene.low, gene.high)
             if isinstance(gene, Integer):
                 return config_space.randint(gene.low, gene.high)
-            return config_space.choice(list(range(len(options(name, gene)))))
+            return config_space.choice(list(range(len(options(gene)))))
 
         np.random.seed(seed)  # what it samples from
         self.rungs = tuple(range(1, len(problem.stages)))
         self._names = [f"loss{place}" for place in range(len(problem.objectives))]
         self._space = problem.space
         self._scheduler = MOASHA(
-            config_space={name: domain(name, gene) for name, gene in problem.space.items()},
+            config_space={name: domain(gene) for name, gene in problem.space.items()},
             metrics=self._names,
             time_attr="rung",
             max_t=3 ** (len(self.rungs) - 1),
@@ -257,14 +257,14 @@ class SyneTune:
         return goes_on
 
 
-def options(name: str, gene: Choice) -> Sequence[GeneValue]:
-    return ladder(gene) or values(name, gene)
+def options(gene: Choice) -> Sequence[GeneValue]:
+    return ladder(gene) or gene.values
 
 
 def decode(space: Mapping[str, Gene], drawn: Mapping[str, Any]) -> dict[str, GeneValue]:
     """Genes of what a searcher drew: choices are drawn by their number."""
     return {
-        name: options(name, gene)[drawn[name]] if isinstance(gene, Choice) else drawn[name]
+        name: options(gene)[drawn[name]] if isinstance(gene, Choice) else drawn[name]
         for name, gene in space.items()
     }
 

@@ -75,7 +75,7 @@ def test_nsga2_trains_every_adapter_in_full():
 def test_every_draw_is_a_genome_of_the_space(name):
     module: ModuleType = import_module(name)
     genes = {**CONFIG.space, "r": space.Integer(low=1, high=2)}
-    domains = {n: module.domain(n, gene) for n, gene in genes.items()}
+    domains = {n: module.domain(gene) for n, gene in genes.items()}
     np.random.seed(0)
     drawn = [module.decode(genes, {n: d.sample() for n, d in domains.items()}) for _ in range(40)]
     for genome in drawn:

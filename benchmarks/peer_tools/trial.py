@@ -121,18 +121,17 @@ class Task:
         return objectives
 
 
-def labels(name: str, gene: Choice) -> dict[str, GeneValue]:
+def labels(gene: Choice) -> dict[str, GeneValue]:
     """The values of a choice under names: not every tool takes lists as values."""
     return {
-        "+".join(value) if isinstance(value, tuple) else str(value): value
-        for value in space.values(name, gene)
+        "+".join(value) if isinstance(value, tuple) else str(value): value for value in gene.values
     }
 
 
 def decode(genes: Mapping[str, Gene], picked: Mapping[str, Any]) -> Genome:
     """The genome that a tool picked, choices by their names."""
     values = {
-        name: labels(name, gene)[picked[name]] if isinstance(gene, Choice) else picked[name]
+        name: labels(gene)[picked[name]] if isinstance(gene, Choice) else picked[name]
         for name, gene in genes.items()
     }
     return space.build(values)

@@ -65,7 +65,7 @@ def draw(task: Task, trial: Any) -> Genome:
 
 def suggest(trial: Any, name: str, gene: Gene) -> Any:
     if isinstance(gene, Choice):
-        return trial.suggest_categorical(name, list(labels(name, gene)))
+        return trial.suggest_categorical(name, list(labels(gene)))
     if isinstance(gene, Integer):
         return trial.suggest_int(name, gene.low, gene.high)
     return trial.suggest_float(name, gene.low, gene.high, log=gene.log)

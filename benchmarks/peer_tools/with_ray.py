@@ -40,7 +40,7 @@ def asha(task: Task) -> None:
             trainable = tune.with_parameters(PeftTrainable, settings=settings)
             tuner = tune.Tuner(
                 tune.with_resources(trainable, {"cpu": cores}),
-                param_space={n: domain(n, gene) for n, gene in sorted(task.config.space.items())},
+                param_space={n: domain(gene) for n, gene in sorted(task.config.space.items())},
                 tune_config=tune.TuneConfig(
                     metric="task_skill",
                     mode="max",
@@ -117,9 +117,9 @@ class Recorder(tune.Stopper):  # type: ignore[misc]
         return self._over
 
 
-def domain(name: str, gene: Gene) -> Any:
+def domain(gene: Gene) -> Any:
     if isinstance(gene, Choice):
-        return tune.choice(list(labels(name, gene)))
+        return tune.choice(list(labels(gene)))
     if isinstance(gene, Integer):
         return tune.randint(gene.low, gene.high + 1)
     return tune.loguniform(gene.low, gene.high) if gene.log else tune.uniform(gene.low, gene.high)

@@ -27,7 +27,7 @@ def moasha(task: Task) -> None:
     """
     np.random.seed(task.seed % 2**32)  # it draws from numpy's global stream
     scheduler = MOASHA(
-        {name: domain(name, gene) for name, gene in sorted(task.config.space.items())},
+        {name: domain(gene) for name, gene in sorted(task.config.space.items())},
         metrics=list(task.names),
         time_attr="budget",
         max_t=FULL,
@@ -54,9 +54,9 @@ def follow(task: Task, scheduler: Any, trial: Trial) -> None:
     scheduler.on_trial_remove(trial)
 
 
-def domain(name: str, gene: Gene) -> Any:
+def domain(gene: Gene) -> Any:
     if isinstance(gene, Choice):
-        return choice(list(labels(name, gene)))
+        return choice(list(labels(gene)))
     if isinstance(gene, Integer):
         return randint(gene.low, gene.high)
     return loguniform(gene.low, gene.high) if gene.log else uniform(gene.low, gene.high)

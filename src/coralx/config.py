@@ -25,6 +25,7 @@ from coralx.settings.genes import (
     Float,
     Gene,
     Integer,
+    SearchSpace,
     Settings,
     check_conditions,
     check_gene,
@@ -61,7 +62,7 @@ class Config(Settings):
     image_tokens: Whole = Field(default=1, ge=1, le=64)
     objectives: tuple[str, ...] = Field(default=tuple(OBJECTIVES), min_length=1)
     data: DataSettings = DataSettings()
-    space: dict[str, Gene] = Field(default=DEFAULT_SPACE, min_length=1)
+    space: SearchSpace = Field(default=DEFAULT_SPACE, min_length=1)
     evolution: EvolutionSettings = EvolutionSettings()
     training: TrainingSettings = TrainingSettings()
     storage: StorageSettings = StorageSettings()

@@ -79,6 +79,12 @@ class LoRAConfig(Record):
     layers: Whole | Literal["all"] = "all"
     use_rslora: bool = False
 
+    @field_validator("target_modules", mode="before")
+    @classmethod
+    def _list_one(cls, names: Any) -> Any:
+        """One name alone stands for a list of one."""
+        return (names,) if isinstance(names, str) else names
+
     @model_validator(mode="after")
     def _check_layers(self) -> LoRAConfig:
         if self.layers != "all" and self.layers < 1:

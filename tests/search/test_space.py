@@ -261,3 +261,16 @@ def test_conditions_come_from_yaml_and_are_checked() -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             load(text)
+
+
+def test_a_module_named_alone_stands_for_a_list_of_one() -> None:
+    def load(*modules: object) -> dict:
+        targets = {"kind": "choice", "values": modules}
+        ranks = {"kind": "choice", "values": [2, 4], "when": {"target_modules": modules[:1]}}
+        return load_config({"space": {"target_modules": targets, "r": ranks}}).space
+
+    lone, listed = load("query", ["query"], "value"), load(["query"], ["value"])
+    assert lone == listed
+    drawn = space.sample_distinct(lone, 3, np.random.default_rng(0))
+    assert [genome.id for genome in drawn] == ["57ccbaac8669", "c2a3d4cc12ce", "fded58594079"]
+    assert LoRAConfig.model_validate({"target_modules": "key"}).target_modules == ("key",)

@@ -20,8 +20,8 @@ from pydantic import Field
 from coralx.errors import ConfigError, DataError
 from coralx.records import Genome, Record, Start, Stop, TrainingResult, TrainingStage
 from coralx.search import gates
-from coralx.search.space import Space, active, build, ladder, position, values
-from coralx.settings.genes import Choice, Gene
+from coralx.search.space import Space, active, build, ladder, position
+from coralx.settings.genes import Choice, Gene, SearchSpace
 from coralx.wording import epochs
 
 METADATA = b"coralx"
@@ -41,7 +41,7 @@ class TableFacts(Record):
     behind; `origin` is for reading: command, versions, machine, when.
     """
 
-    space: dict[str, Gene]
+    space: SearchSpace
     stages: tuple[TrainingStage, ...]
     seed: int
     max_rows: int | None = None
@@ -125,10 +125,7 @@ def places(space: Space, genome: Genome) -> list[float]:
     a value that the gene cannot have, infinity for a gene that is inactive."""
     genes = genome.genes()
     on = active(space, genes)
-    return [
-        _place(name, gene, genes.get(name)) if name in on else np.inf
-        for name, gene in space.items()
-    ]
+    return [_place(gene, genes.get(name)) if name in on else np.inf for name, gene in space.items()]
 
 
 def read_table(path: Path, task: str) -> ReplayTable:
@@ -232,12 +229,12 @@ def _group(row: Row, kind: str) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _place(name: str, gene: Gene, value: Any) -> float:
+def _place(gene: Gene, value: Any) -> float:
     if not isinstance(gene, Choice):
         known = isinstance(value, int | float) and not isinstance(value, bool)
         return position(gene, value) if known else np.nan
     rungs: Sequence[Any] | None = ladder(gene)
-    listed = values(name, gene) if rungs is None else rungs
+    listed = gene.values if rungs is None else rungs
     if value not in listed:
         return np.nan
     return listed.index(value) / (1 if rungs is None else max(len(rungs) - 1, 1))

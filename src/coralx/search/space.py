@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from coralx.errors import ConfigError
 from coralx.records import TRAINING_GENES, GeneValue, Genome, LoRAConfig
-from coralx.settings.genes import Choice, Float, Gene, Integer, read_values
+from coralx.settings.genes import Choice, Float, Gene, Integer
 
 if TYPE_CHECKING:
     from numpy.random import Generator
@@ -65,8 +65,6 @@ def sample_distinct(space: Space, count: int, rng: Generator) -> tuple[Genome, .
 def build(genes: Genes, parents: Sequence[str] = (), generation: int = 0) -> Genome:
     """The genome that has these genes; those not given take the record's defaults."""
     lora = {name: genes[name] for name in LoRAConfig.model_fields if name in genes}
-    if isinstance(modules := lora.get("target_modules"), str):
-        lora["target_modules"] = (modules,)
     training = {name: genes[name] for name in TRAINING_GENES if name in genes}
     extra = {name: genes[name] for name in genes if name not in lora and name not in training}
     facts = {"lora_cfg": lora, **training, "extra": extra}
@@ -169,29 +167,24 @@ def settle(
             continue
         found.add(name)
         if name not in chosen:
-            settled[name] = draw(name, space[name], rng)
+            settled[name] = draw(space[name], rng)
     return settled
 
 
-def count(name: str, gene: Gene) -> float:
+def count(gene: Gene) -> float:
     """How many values a gene can take; infinity for a continuous one."""
     if isinstance(gene, Choice):
-        return len(values(name, gene))
+        return len(gene.values)
     if isinstance(gene, Integer):
         return gene.high - gene.low + 1
     return math.inf if gene.low < gene.high else 1
 
 
-def draw(name: str, gene: Gene, rng: Generator) -> GeneValue:
+def draw(gene: Gene, rng: Generator) -> GeneValue:
     """One value of the gene, uniform on its own scale."""
     if isinstance(gene, Float):
         return at(gene, rng.random())
-    return _pick(name, gene, int(rng.integers(int(count(name, gene)))))
-
-
-def values(name: str, gene: Choice) -> tuple[GeneValue, ...]:
-    """The different values of a choice. One module name alone stands for a list of one."""
-    return read_values(name, gene.values)
+    return _pick(gene, int(rng.integers(int(count(gene)))))
 
 
 def ladder(gene: Choice) -> list[int | float] | None:
@@ -221,8 +214,8 @@ def at(gene: Integer | Float, place: float) -> int | float:
     return min(max(value, gene.low), gene.high)
 
 
-def _pick(name: str, gene: Choice | Integer, place: int) -> GeneValue:
-    return values(name, gene)[place] if isinstance(gene, Choice) else gene.low + place
+def _pick(gene: Choice | Integer, place: int) -> GeneValue:
+    return gene.values[place] if isinstance(gene, Choice) else gene.low + place
 
 
 def _is_met(gene: Gene, genes: Genes, found: Container[str]) -> bool:
@@ -241,7 +234,7 @@ def _forms(space: Space) -> Iterator[tuple[dict[str, GeneValue], list[str]]]:
             return
         name, gene = deciders[place]
         met = _is_met(gene, genes, active(space, genes))
-        for value in values(name, gene) if met else (rest(name),):
+        for value in gene.values if met else (rest(name),):
             yield from combine(place + 1, {**genes, name: value})
 
     for genes in combine(0, {}):
@@ -251,7 +244,7 @@ def _forms(space: Space) -> Iterator[tuple[dict[str, GeneValue], list[str]]]:
 
 
 def _count_form(space: Space, free: Sequence[str]) -> float:
-    return math.prod(count(name, space[name]) for name in free)
+    return math.prod(count(space[name]) for name in free)
 
 
 def _nth(space: Space, place: int) -> dict[str, GeneValue]:
@@ -263,8 +256,8 @@ def _nth(space: Space, place: int) -> dict[str, GeneValue]:
         genes, free = next(forms)
     for name in free:
         gene = space[name]
-        place, digit = divmod(place, int(count(name, gene)))
-        genes[name] = at(gene, 0.0) if isinstance(gene, Float) else _pick(name, gene, digit)
+        place, digit = divmod(place, int(count(gene)))
+        genes[name] = at(gene, 0.0) if isinstance(gene, Float) else _pick(gene, digit)
     return genes
 
 
@@ -315,14 +308,14 @@ def _groups(space: Space, name: str) -> int:
     """How many states of a gene are 1 apart from one another."""
     gene = space[name]
     ordered_values = not isinstance(gene, Choice) or ladder(gene) is not None
-    states = min(count(name, gene), 2) if ordered_values else count(name, gene)
+    states = min(count(gene), 2) if ordered_values else count(gene)
     return int(states) + _can_rest(space, name)
 
 
 def _can_rest(space: Space, name: str) -> bool:
     """Whether some value of a gene that it depends on puts it to rest, or that one can rest."""
     return any(
-        len(set(few)) < count(other, space[other]) or _can_rest(space, other)
+        len(set(few)) < count(space[other]) or _can_rest(space, other)
         for other, few in space[name].when.items()
     )
 
@@ -331,18 +324,18 @@ def _broken_rule(name: str, gene: Gene, value: GeneValue, on: bool) -> str | Non
     if not on:
         resting = rest(name)
         return None if value == resting else f"{resting!r} while its `when` is not met"
-    return None if _allows(name, gene, value) else _rule(name, gene)
+    return None if _allows(gene, value) else _rule(gene)
 
 
-def _allows(name: str, gene: Gene, value: GeneValue) -> bool:
+def _allows(gene: Gene, value: GeneValue) -> bool:
     if isinstance(gene, Choice):
-        return value in values(name, gene)
+        return value in gene.values
     number = isinstance(value, int if isinstance(gene, Integer) else int | float)
     return number and not isinstance(value, bool) and gene.low <= value <= gene.high  # type: ignore[operator]
 
 
-def _rule(name: str, gene: Gene) -> str:
+def _rule(gene: Gene) -> str:
     if isinstance(gene, Choice):
-        return f"one of {', '.join(repr(value) for value in values(name, gene))}"
+        return f"one of {', '.join(repr(value) for value in gene.values)}"
     kind = "a whole number" if isinstance(gene, Integer) else "a number"
     return f"{kind} from {gene.low} to {gene.high}"

@@ -17,7 +17,6 @@ from coralx.search.space import (
     ladder,
     position,
     settle,
-    values,
 )
 from coralx.settings.genes import Choice, Float, Gene, Integer
 from coralx.settings.sections import EvolutionSettings
@@ -66,26 +65,26 @@ def mutate(space: Space, genes: Genes, rate: float, rng: Generator) -> dict[str,
     A gene that becomes active by that is drawn. Nothing changes where no gene has a second value.
     """
     on = active(space, genes)
-    names = [name for name in sorted(on) if count(name, space[name]) > 1]
+    names = [name for name in sorted(on) if count(space[name]) > 1]
     if not names:
         return dict(genes)
     chosen = [name for name in names if rng.random() < rate]
     chosen = chosen or [names[int(rng.integers(len(names)))]]
-    changed = {name: _step(name, space[name], genes.get(name), rng) for name in chosen}
+    changed = {name: _step(space[name], genes.get(name), rng) for name in chosen}
     return settle(space, {**genes, **changed}, on, rng)
 
 
-def _step(name: str, gene: Gene, value: GeneValue, rng: Generator) -> GeneValue:
+def _step(gene: Gene, value: GeneValue, rng: Generator) -> GeneValue:
     """Another value of the gene: near the old one where the gene has an order."""
     rungs = ladder(gene) if isinstance(gene, Choice) else None
     numeric = isinstance(value, int | float) and not isinstance(value, bool)
     if isinstance(gene, Choice):
         if rungs and numeric:
             return _neighbour(rungs, value, rng)  # type: ignore[arg-type]
-        others = [other for other in values(name, gene) if other != value]
+        others = [other for other in gene.values if other != value]
         return others[int(rng.integers(len(others)))]
     if not numeric:  # a genome from outside the space may lack the gene
-        return draw(name, gene, rng)
+        return draw(gene, rng)
     return _walk(gene, value, rng)  # type: ignore[arg-type]
 
 

@@ -7,6 +7,7 @@ from graphlib import CycleError, TopologicalSorter
 from typing import Annotated, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -41,20 +42,6 @@ class GeneSettings(Settings):
 
     when: dict[str, Annotated[tuple[GeneValue, ...], Field(min_length=1)]] = {}
 
-    @field_validator("when")
-    @classmethod
-    def _read_modules(
-        cls, when: dict[str, tuple[GeneValue, ...]]
-    ) -> dict[str, tuple[GeneValue, ...]]:
-        return {name: read_values(name, values) for name, values in when.items()}
-
-
-def read_values(name: str, values: tuple[GeneValue, ...]) -> tuple[GeneValue, ...]:
-    """The different values of a gene. One module name alone stands for a list of one."""
-    if name == "target_modules":
-        values = tuple((value,) if isinstance(value, str) else value for value in values)
-    return tuple(dict.fromkeys(values))
-
 
 class Choice(GeneSettings):
     """One of a list of values, each as likely."""
@@ -73,7 +60,7 @@ class Choice(GeneSettings):
                 raise ValueError(
                     f"must not be equal under two names, got {twin!r} and {value!r}; keep one"
                 )
-        return values
+        return tuple(dict.fromkeys(values))
 
 
 class Integer(GeneSettings):
@@ -120,6 +107,26 @@ def _check_not_below(high: float, info: ValidationInfo) -> None:
 
 
 Gene = Annotated[Choice | Integer | Float, Field(discriminator="kind")]
+
+
+def _list_modules(space: dict[str, Gene]) -> dict[str, Gene]:
+    """The space with each module's name that stands alone as a list of one, as genomes have it."""
+
+    def listed(values: tuple[GeneValue, ...]) -> tuple[GeneValue, ...]:
+        return tuple(dict.fromkeys((v,) if isinstance(v, str) else v for v in values))
+
+    found = {}
+    for name, gene in space.items():
+        if name == "target_modules" and isinstance(gene, Choice):
+            gene = gene.model_copy(update={"values": listed(gene.values)})
+        if modules := gene.when.get("target_modules"):
+            when = {**gene.when, "target_modules": listed(modules)}
+            gene = gene.model_copy(update={"when": when})
+        found[name] = gene
+    return found
+
+
+SearchSpace = Annotated[dict[str, Gene], AfterValidator(_list_modules)]
 
 # Shaped by the tuned-LoRA literature: Biderman et al. 2024, "LoRA Learns Less and Forgets Less"
 # (arXiv:2405.09673); Schulman et al. 2025, "LoRA Without Regret" (Thinking Machines Lab); Dettmers
@@ -177,9 +184,8 @@ def check_gene(name: str, gene: Gene) -> list[str]:
     record = Genome if name in TRAINING_GENES else LoRAConfig
     problems = []
     for value in values:
-        alone = name == "target_modules" and isinstance(value, str)
         try:
-            record.model_validate({name: (value,) if alone else value}, strict=True)
+            record.model_validate({name: value}, strict=True)
         except ValidationError as error:
             rules = dict.fromkeys(rule for line in explain(error, {}) for rule in [_bare(line)])
             problems.append(f"{' or '.join(rules)}, got {describe_value(value)}; change its values")
@@ -232,7 +238,7 @@ def check_conditions(space: Mapping[str, Gene]) -> list[str]:
                 rule = "must be a gene of the space that is a choice"
                 problems.append(f"{place}: {rule}, got {other!r}{hint}")
                 continue
-            strange = [v for v in wanted if v not in read_values(other, decider.values)]
+            strange = [v for v in wanted if v not in decider.values]
             problems += [
                 f"{place}: must list values of {other}, got {describe_value(value)}; "
                 f"choose among {', '.join(map(describe_value, decider.values))}"

@@ -217,9 +217,8 @@ class Workbench:
         """Every target that a genome may draw is there: told now, not in the middle of a run."""
         gene = self.config.space.get("target_modules")
         for value in gene.values if isinstance(gene, Choice) else ():
-            names = (value,) if isinstance(value, str) else value
-            if isinstance(names, tuple):
-                self.backbone.find_targets(names, "all")
+            if isinstance(value, tuple):
+                self.backbone.find_targets(value, "all")
 
     def _load_tower(self, say: Callable[[str], None]) -> VisionTower | None:
         """The tower, if the rows have pictures and the configuration wants them read."""
