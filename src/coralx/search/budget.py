@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -170,26 +170,22 @@ def efficiency(
 
 
 def _spent(results: Sequence[TrainingResult]) -> dict[str, Any]:
+    # Sums are exact, so that the order in which results arrived cannot show in the last digit.
     costs = [result.cost for result in results]
     seconds = [cost.train_seconds + cost.eval_seconds for cost in costs]
-    busy = _sum(s * cost.busy_share for s, cost in zip(seconds, costs, strict=True))
+    busy = math.fsum(s * cost.busy_share for s, cost in zip(seconds, costs, strict=True))
     return {
         "genomes": len({result.genome.id for result in results}),
         "steps": sum(cost.steps for cost in costs),
-        "planned_steps": _sum(cost.planned_steps for cost in costs),
+        "planned_steps": math.fsum(cost.planned_steps for cost in costs),
         "tokens": sum(cost.tokens for cost in costs),
         "computed_tokens": sum(cost.computed_tokens for cost in costs),
-        "flops": _sum(cost.flops for cost in costs),
-        "seconds": _sum(seconds),
-        "busy_share": busy / _sum(seconds) if any(seconds) else 0.0,
+        "flops": math.fsum(cost.flops for cost in costs),
+        "seconds": math.fsum(seconds),
+        "busy_share": busy / math.fsum(seconds) if any(seconds) else 0.0,
         "peak_memory": max((cost.peak_memory for cost in costs), default=0),
         "stopped": sum(result.stopped is not None for result in results),
     }
-
-
-def _sum(numbers: Iterable[float]) -> float:
-    """Exact, so that the order in which results arrived cannot show in the last digit."""
-    return math.fsum(numbers)
 
 
 def _share_out(total: float, shares: Sequence[float], steps: Sequence[float]) -> list[float]:
