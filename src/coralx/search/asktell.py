@@ -57,6 +57,11 @@ class Search(ABC):
         founders = _check_given(config, population) if population is not None else None
         self._founders = founders or breeding.draw_founders(config.space, config.evolution)
         self._size = len(self._founders)
+        self._begin()
+
+    @abstractmethod
+    def _begin(self) -> None:
+        """Get ready to be asked for the founders."""
 
     @property
     @abstractmethod

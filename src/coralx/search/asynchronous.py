@@ -13,9 +13,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from coralx.config import Config
 from coralx.errors import ExtinctError
-from coralx.records import Generation, Genome, Job, ModelShape, TrainingResult
+from coralx.records import Generation, Genome, Job, TrainingResult
 from coralx.search import breeding, budget
 from coralx.search.asktell import Search, explain_extinction
 
@@ -42,14 +41,7 @@ class AsynchronousEvolution(Search):
     what was known by then. `generation` is the newest one told.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        population: Sequence[Genome] | None = None,
-        image_task: bool = False,
-        shape: ModelShape | None = None,
-    ) -> None:
-        super().__init__(config, population, image_task, shape)
+    def _begin(self) -> None:
         self._told: dict[Rung, list[TrainingResult]] = defaultdict(list)
         self._entered: dict[Rung, dict[str, None]] = defaultdict(dict)  # genomes, told or awaited
         self._due: dict[Rung, list[Genome]] = {}  # who goes on from a rung, best first

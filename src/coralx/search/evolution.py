@@ -33,21 +33,14 @@ class Evolution(Search):
     """Successive halving: promotion waits for the whole stage, so within a stage the order of
     arrival makes no difference; telling a journal's results again leads to the same state."""
 
-    def __init__(
-        self,
-        config: Config,
-        population: Sequence[Genome] | None = None,
-        image_task: bool = False,
-        shape: ModelShape | None = None,
-    ) -> None:
-        super().__init__(config, population, image_task, shape)
-        self.alive: tuple[Genome, ...] = ()  # the genomes of the current stage
-        self._finished = False
+    alive: tuple[Genome, ...]  # the genomes of the current stage; nobody at the end
+
+    def _begin(self) -> None:
         self._enter_generation(self._founders)
 
     @property
     def finished(self) -> bool:
-        return self._finished
+        return not self.alive
 
     def tell(self, result: TrainingResult) -> TrainingResult | None:
         kept = self.judge(result)
@@ -85,7 +78,7 @@ class Evolution(Search):
         promoted = self._promote(entered, count)
         born = self._last_of(self._born)
         if not self._parents and all(result.stopped for result in born):
-            self._finish()
+            self.alive = ()
             raise ExtinctError(explain_extinction(self.stage, born))
         if promoted and self.stage_index + 1 < len(self._stages):
             going = self._exploit([result.genome for result in promoted])
@@ -117,16 +110,13 @@ class Evolution(Search):
             self.generation += 1
             self._enter_generation(children)
         else:
-            self._finish()
+            self.alive = ()
 
     def _next_generation(self) -> tuple[Genome, ...]:
         index, seed = self.generation + 1, self._config.evolution.seed
         chance = breeding.stream(seed, index, breeding.Purpose.BREED)
         parents = [result.genome for result in self._parents]
         return self._breed(parents, self._size, index, chance)
-
-    def _finish(self) -> None:
-        self._finished, self.alive = True, ()
 
     def _has_next(self) -> bool:
         return self.generation + 1 < self._config.evolution.generations
