@@ -27,6 +27,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 # Pixels of a kept picture's longer side, several times what a tower looks at. Pictures stay in
 # memory while a run lasts, and photos as they are would be gigabytes.
 MAX_SIDE = 512
+PIXELS = 128  # side of the square that the tower looks at
 QUALITY = 95  # of their JPEG
 
 
@@ -35,7 +36,6 @@ class VisionTower:
 
     Args:
         tokens: S, features per image: the mean over the S parts of the feature grid.
-        pixels: side of the square that pictures are scaled to.
         batch: pictures computed together; more are slower, as their layers' outputs are too large
             for the allocator to keep.
         keep: whether to remember the features of every picture, for rows that come again.
@@ -51,7 +51,6 @@ class VisionTower:
         name: str,
         tokens: int,
         device: torch.device,
-        pixels: int = 128,
         batch: int = 8,
         keep: bool = True,
     ) -> None:
@@ -59,7 +58,7 @@ class VisionTower:
             raise ModelError(
                 f"vision_tower: {name!r} is not known; choose {', '.join(VISION_TOWERS)} or null"
             )
-        self.tokens, self.device, self.pixels, self.batch = tokens, device, pixels, batch
+        self.tokens, self.device, self.batch = tokens, device, batch
         self._keep = keep
         self._known: dict[bytes, Tensor] = {}  # features by the hash of the image's bytes
         network: Any = _load_network()
@@ -95,7 +94,7 @@ class VisionTower:
 
     @torch.no_grad()
     def _see(self, pictures: Sequence[Tensor]) -> Tensor:
-        """Features of pictures (3, pixels, pixels): (n, S, V)."""
+        """Features of pictures (3, PIXELS, PIXELS): (n, S, V)."""
         pixels = torch.stack(list(pictures))
         pixels = pixels.to(self.device, memory_format=torch.channels_last)
         # By default CUDA convolves float32 in TF32, of 10 bits of mantissa.
@@ -109,9 +108,9 @@ class VisionTower:
         return sum(p.numel() * p.element_size() for p in self._network.parameters())
 
     def _pixels(self, data: bytes) -> Tensor:
-        """(3, pixels, pixels), normalised as the tower was trained."""
-        picture = decode_image(data, self.pixels)
-        picture = picture.resize((self.pixels, self.pixels), Image.Resampling.BILINEAR)
+        """(3, PIXELS, PIXELS), normalised as the tower was trained."""
+        picture = decode_image(data, PIXELS)
+        picture = picture.resize((PIXELS, PIXELS), Image.Resampling.BILINEAR)
         values = np.asarray(picture, dtype=np.float32) / 255
         mean, deviation = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
         normed = ((values - mean) / deviation).astype(np.float32)
