@@ -208,8 +208,8 @@ class Search(ABC):
     def _refuse(self, result: TrainingResult, awaited: str) -> CoralXError:
         return CoralXError(
             f"a result must be one that was asked for, got genome {result.genome.id} in stage "
-            f"{result.stage} of generation {result.generation} while {awaited}; was the journal "
-            "written with other settings? Resume with its own config.yaml"
+            f"{result.stage} of generation {result.generation} while {awaited}; the journal was "
+            "changed, or written by another version: restore it, or go on with that version"
         )
 
 
