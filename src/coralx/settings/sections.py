@@ -185,7 +185,7 @@ class HyperbandSettings(Settings):
         if not isinstance(data, Mapping) or not isinstance(data.get("training_stages"), list):
             return data
         known = {stage.name: stage for stage in DEFAULT_STAGES}
-        gates = ("min_auroc", "max_grad_norm", "stop_if_loss_rises")
+        gates = [n for n, field in TrainingStage.model_fields.items() if not field.is_required()]
         filled = []
         for stage in data["training_stages"]:
             name = stage.get("name") if isinstance(stage, Mapping) else None
