@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from coralx.config import OBJECTIVES
+from coralx.objectives import minimised
 from coralx.records import GeneValue, Genome, TrainingResult, TrainingStage
 from coralx.search import selection
 from coralx.search.space import build, ladder, sample
@@ -132,7 +132,7 @@ def limits(problem: Problem) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     pairs = []
     for name in problem.objectives:
         low, high = problem.bounds[name]
-        pairs.append((low, high) if OBJECTIVES.get(name) == "min" else (-high, -low))
+        pairs.append((low, high) if minimised(name) else (-high, -low))
     table = np.array(pairs)
     return table[:, 0], table[:, 1]
 

@@ -24,9 +24,10 @@ from typing import Any
 import numpy as np
 from results import between, describe_machine, spread, table, write_results
 
-from coralx.config import OBJECTIVES, Config, load_config
+from coralx.config import Config, load_config
 from coralx.executors.local import LocalExecutor
 from coralx.loop import Executor, run
+from coralx.objectives import OBJECTIVES
 from coralx.records import Cost, CurvePoint, Genome, Job, ModelShape, TrainingResult
 from coralx.runs.retention import Retention
 from coralx.search import selection

@@ -38,9 +38,10 @@ from typing import Any
 from figures import draw_curves
 from results import FOLDER, describe_machine, spread, table, write_results
 
-from coralx.config import OBJECTIVES, Config, load_config
+from coralx.config import Config, load_config
 from coralx.executors.local import LocalExecutor
 from coralx.loop import run
+from coralx.objectives import OBJECTIVES
 from coralx.records import Genome, TrainingResult
 from coralx.search import selection
 from coralx.search.asktell import Search

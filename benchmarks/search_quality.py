@@ -38,11 +38,12 @@ from fidelity_problems import PROBLEMS
 from numpy.typing import NDArray
 from results import FOLDER, describe_machine, write_results
 
-from coralx.config import OBJECTIVES, Config, load_config
+from coralx.config import Config, load_config
 from coralx.errors import ExtinctError
 from coralx.executors.replay import ReplayExecutor
 from coralx.executors.replay_table import ReplayTable, read_rows, read_table
 from coralx.loop import run
+from coralx.objectives import OBJECTIVES
 from coralx.records import Genome, TrainingResult, TrainingStage
 from coralx.search import selection
 from coralx.search.asktell import Search
@@ -148,8 +149,9 @@ def load_problem(name: str, path: Path) -> Problem:
     table = read_table(path, name)
     last = measured_in_full(table)
     objectives = tuple(n for n in OBJECTIVES if all(n in r.objectives for r in last))
-    bounds = selection.BOUNDS | selection.observed_bounds(last, objectives)
-    return TableProblem(table, objectives, {name: bounds[name] for name in objectives})
+    seen = selection.observed_bounds(last, objectives)
+    bounds = {name: OBJECTIVES[name].bounds or seen[name] for name in objectives}
+    return TableProblem(table, objectives, bounds)
 
 
 @functools.cache

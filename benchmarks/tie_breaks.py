@@ -20,9 +20,9 @@ import numpy as np
 from moocore import hypervolume
 from results import describe_machine, spread, write_results
 
-from coralx.config import OBJECTIVES
+from coralx.objectives import OBJECTIVES, minimised
 from coralx.records import Genome, LoRAConfig, TrainingResult
-from coralx.search.selection import BOUNDS, survive
+from coralx.search.selection import survive
 from coralx.search.tiebreak import TIE_BREAKS, Matrix
 
 SHAPES = {"convex": 0.5, "flat": 1.0, "concave": 2.0}  # sum of losses ** power = 1
@@ -82,8 +82,8 @@ def measure(losses: Matrix) -> dict[str, tuple[float, ...]]:
 
 def worth(name: str, loss: float) -> float:
     """The objective's value whose place between its best bound and its worst is `loss`."""
-    low, high = BOUNDS.get(name, (0.0, 1.0))
-    return loss if OBJECTIVES[name] == "min" else high - (high - low) * loss
+    low, high = OBJECTIVES[name].bounds or (0.0, 1.0)
+    return loss if minimised(name) else high - (high - low) * loss
 
 
 def shares(losses: Matrix, kept: Matrix) -> tuple[float, float]:

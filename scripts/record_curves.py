@@ -37,10 +37,11 @@ import numpy as np
 import pyarrow.compute
 import pyarrow.parquet
 
-from coralx.config import OBJECTIVES, Config, load_config
+from coralx.config import Config, load_config
 from coralx.errors import CoralXError, DataError
 from coralx.executors.replay_table import Row, TableFacts, as_row, read_rows, write_rows
 from coralx.interrupts import stoppable, unbroken
+from coralx.objectives import OBJECTIVES
 from coralx.records import Genome, TrainingResult
 from coralx.rows.file import builtin_file
 from coralx.search.jobs import plan_jobs

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import record_curves
 
-from coralx.config import OBJECTIVES
 from coralx.executors.replay_table import read_rows, read_table
+from coralx.objectives import OBJECTIVES
 from coralx.settings.sections import DEFAULT_STAGES
 
 TASK = "harmful_request"

@@ -7,7 +7,7 @@ from typing import Any
 
 import optuna
 
-from coralx.config import OBJECTIVES
+from coralx.objectives import minimised
 from coralx.records import Genome
 from coralx.settings.genes import Choice, Gene, Integer
 from peer_tools.trial import ETA, FULL, RUNGS, OutOfTime, Task, decode, labels
@@ -45,7 +45,7 @@ def nsga2(task: Task) -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     size = max(2, task.config.evolution.population)
     study = optuna.create_study(
-        directions=["minimize" if OBJECTIVES[n] == "min" else "maximize" for n in task.names],
+        directions=["minimize" if minimised(n) else "maximize" for n in task.names],
         sampler=optuna.samplers.NSGAIISampler(population_size=size, seed=task.seed),
     )
 

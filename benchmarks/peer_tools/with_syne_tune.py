@@ -13,7 +13,7 @@ from syne_tune.config_space import choice, loguniform, randint, uniform
 from syne_tune.optimizer.scheduler import SchedulerDecision
 from syne_tune.optimizer.schedulers.multiobjective.moasha import MOASHA
 
-from coralx.config import OBJECTIVES
+from coralx.objectives import minimised
 from coralx.settings.genes import Choice, Gene, Integer
 from peer_tools.trial import ETA, FULL, RUNGS, OutOfTime, Task, decode, labels
 
@@ -47,7 +47,7 @@ def follow(task: Task, scheduler: Any, trial: Trial) -> None:
     adapter = task.begin(decode(task.config.space, trial.config))
     for budget in RUNGS:
         found = task.objectives_at(trial.trial_id, adapter, budget)
-        costs = {n: found[n] if OBJECTIVES[n] == "min" else -found[n] for n in task.names}
+        costs = {n: found[n] if minimised(n) else -found[n] for n in task.names}
         decision = scheduler.on_trial_result(trial, {"budget": budget, **costs})
         if decision == SchedulerDecision.STOP:  # at the last rung always
             break

@@ -17,6 +17,7 @@ from pydantic import (
 
 from coralx.errors import ConfigError
 from coralx.models import find_folder, make_absolute
+from coralx.objectives import OBJECTIVES
 from coralx.records import TrainingStage, Whole
 from coralx.settings.file import read_settings
 from coralx.settings.genes import (
@@ -40,14 +41,6 @@ from coralx.settings.sections import (
     TrainingSettings,
 )
 
-OBJECTIVES = {
-    "task_skill": "max",
-    "safety": "max",
-    "false_positive_cost": "min",
-    "memory": "min",
-    "cross_modal_gain": "max",
-    "calibration": "max",
-}
 VISION_TOWERS = ("efficientnet-lite0",)
 PREFIX_FOLDER = "prefix"  # of a run: frozen outputs that do not fit in memory
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from coralx.config import OBJECTIVES
 from coralx.durable import write_whole
 from coralx.json_values import plain
+from coralx.objectives import OBJECTIVES, describe, loss
 from coralx.records import Generation, Interval, TestResult, TrainingResult, jsonable
 from coralx.search.budget import efficiency
 from coralx.search.correlation import stage_correlations
@@ -68,7 +67,7 @@ def write_summary(history: History, path: Path) -> None:
 
 def directions(objectives: Iterable[str]) -> dict[str, str]:
     """`max` or `min` per objective; a user's own `module:function` is maximised."""
-    return {name: OBJECTIVES.get(name, "max") for name in objectives}
+    return {name: describe(name).direction for name in objectives}
 
 
 def by_generation(results: Iterable[TrainingResult]) -> defaultdict[int, list[TrainingResult]]:
@@ -111,16 +110,8 @@ def _front(history: History) -> list[dict[str, Any]]:
     members = current_front(history)
     tests = {(test.genome, test.stage): test for test in history.tests}
     first = history.config.objectives[0]
-    sign = 1 if directions([first])[first] == "min" else -1
-
-    def place(result: TrainingResult) -> float:
-        value = result.objectives.get(first, math.nan)
-        return math.inf if math.isnan(value) else sign * value
-
-    return [
-        _member(result, tests.get((result.genome.id, result.stage)))
-        for result in sorted(members, key=place)
-    ]
+    members.sort(key=lambda result: loss(first, result.objectives.get(first)))
+    return [_member(result, tests.get((result.genome.id, result.stage))) for result in members]
 
 
 def _member(result: TrainingResult, test: TestResult | None) -> dict[str, Any]:

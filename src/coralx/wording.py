@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from coralx.objectives import describe
 from coralx.records import Genome
 
 LEAST_ROWS = 30  # of a class: below, AUROC and false-positive rate are mostly chance
@@ -13,24 +14,6 @@ LISTED = 3  # tasks that a warning names
 LEAST_SCALED = 10  # of a class: below, probabilities are not scaled to validation rows
 
 MISSING = "–"  # noqa: RUF001 - an en dash says "no value" better than a hyphen does
-
-LABELS = {
-    "task_skill": "Task skill",
-    "safety": "Safety",
-    "false_positive_cost": "False positives",
-    "memory": "Memory",
-    "cross_modal_gain": "Cross-modal gain",
-    "calibration": "Calibration",
-}
-
-MEASURES = {
-    "task_skill": "AUROC, macro-average over tasks",
-    "safety": "AUROC under attack, mean over attack kinds",
-    "false_positive_cost": "false-positive rate at 90% recall",
-    "memory": "peak memory to serve, MB",
-    "cross_modal_gain": "AUROC with all modalities minus text alone",
-    "calibration": "1 − expected calibration error",  # noqa: RUF001
-}
 
 GENE_SIGNS = {
     "learning_rate": "lr",
@@ -42,7 +25,7 @@ GENE_SIGNS = {
 
 def label(objective: str) -> str:
     """The name of an objective in a heading; a user's own keeps its name."""
-    return LABELS.get(objective, objective)
+    return describe(objective).label
 
 
 def better(direction: str) -> str:

@@ -1,7 +1,7 @@
 """The instant heuristic: quick, repeatable, and good for nothing but to be told from the real."""
 
 from coralx.compare.simulation import simulate
-from coralx.config import OBJECTIVES
+from coralx.objectives import OBJECTIVES
 from coralx.records import Genome, LoRAConfig
 
 GENOMES = [

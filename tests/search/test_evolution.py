@@ -414,7 +414,7 @@ def test_genomes_that_will_breed_must_lie_in_the_space(settings, generations: in
 def test_a_result_nobody_asked_for_is_refused(settings, answer, change) -> None:
     evolution = Evolution(settings())
     result = answers(evolution, answer)[0].model_copy(update=change)
-    with pytest.raises(CoralXError, match="must be one that was asked for.*written by another"):
+    with pytest.raises(CoralXError, match=r"must be one that was asked for.*written by another"):
         evolution.tell(result)
     assert evolution.results == []
 

@@ -15,6 +15,7 @@ from pymoo.core.population import Population
 from pymoo.core.problem import Problem
 from pymoo.operators.survival.rank_and_crowding import RankAndCrowding
 
+from coralx.objectives import OBJECTIVES
 from coralx.records import Stop, TrainingResult
 from coralx.search import selection
 
@@ -275,8 +276,8 @@ def test_the_front_of_a_large_default_run_has_an_exact_hypervolume(
     make_result, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(selection, "_exact_share", lambda scaled: len(scaled))
-    results = spread(make_result, 800, [*selection.BOUNDS, "memory"])
-    assert selection.hypervolume(results, [*selection.BOUNDS, "memory"]) == 800
+    results = spread(make_result, 800, list(OBJECTIVES))
+    assert selection.hypervolume(results, list(OBJECTIVES)) == 800
 
 
 def test_cross_modal_gain_counts_from_minus_one_to_one(make_result) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.random import Generator
 
-from coralx.config import OBJECTIVES
+from coralx.objectives import minimised
 from coralx.records import Genome, TrainingResult
 
 NOTE = "simulation: no training, figures invented"
@@ -63,4 +63,4 @@ def _invent(name: str, genome: Genome, quality: float, rng: Generator) -> float:
     if name == "cross_modal_gain":
         return float(np.clip(quality / 10 + noise, -1, 1))
     value = float(np.clip(LEAST_SKILL + SKILL_SPAN * quality + noise, 0, 1))
-    return 1 - value if OBJECTIVES.get(name) == "min" else value
+    return 1 - value if minimised(name) else value

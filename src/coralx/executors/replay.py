@@ -10,8 +10,9 @@ import heapq
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from coralx.config import OBJECTIVES, Config
+from coralx.config import Config
 from coralx.errors import ConfigError, ExecutorError
+from coralx.objectives import OBJECTIVES
 from coralx.records import Genome, Job, TrainingResult, TrainingStage
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from coralx.objectives import describe
 from coralx.report.lives import Life
 from coralx.report.markup import Markup, element, empty, join, plot_text, section, table
 from coralx.report.plots import CORAL, SEA, STONE, Trace, card, chooser, controls, plot, whisker
 from coralx.summary import Summary
 from coralx.wording import (
-    MEASURES,
     MISSING,
     absent,
     better,
@@ -111,7 +111,7 @@ def table_section(summary: Summary) -> Markup:
 
 
 def _axis(name: str, directions: Mapping[str, str]) -> str:
-    measure = MEASURES.get(name)
+    measure = describe(name).measure
     detail = f"{measure}; {better(directions[name])}" if measure else better(directions[name])
     return f"{plot_text(label(name))}<br><i>{plot_text(detail)}</i>"
 
@@ -170,7 +170,7 @@ def _values(
     ranges = {name: _range(front, "test", name) for name in measured}
     headings = [
         "Genome",
-        *(join([label(name), element("small", MEASURES.get(name, ""))]) for name in measured),
+        *(join([label(name), element("small", describe(name).measure)]) for name in measured),
     ]
     rows = []
     for member in front:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from coralx.objectives import loss
 from coralx.records import CurvePoint, Genome, TrainingResult
 from coralx.report.markup import Markup, element, hover, join
 from coralx.report.plots import CORAL, SEA, STONE
@@ -89,15 +89,13 @@ def read_lives(history: History) -> list[Life]:
     return lives
 
 
-def by_interest(lives: Iterable[Life], objective: str, direction: str) -> list[Life]:
+def by_interest(lives: Iterable[Life], objective: str) -> list[Life]:
     """Front first, then by stage reached, then by the objective, best first."""
-    sign = 1 if direction == "min" else -1
     order = list(FATES)
 
     def place(life: Life) -> tuple[float, float, float]:
-        value = life.shown.objectives.get(objective, math.nan)
-        worth = math.inf if math.isnan(value) else sign * value
-        return order.index(life.fate), -life.shown.stage_index, worth
+        value = life.shown.objectives.get(objective)
+        return order.index(life.fate), -life.shown.stage_index, loss(objective, value)
 
     return sorted(lives, key=place)
 

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from coralx.durable import write_whole
+from coralx.objectives import loss
 from coralx.report.correlation import correlation_section
 from coralx.report.curves import curves_section
 from coralx.report.front import explorer_section, table_section
@@ -92,8 +93,7 @@ def render_page(history: History) -> str:
 
 
 def _chapters(history: History, summary: Summary) -> list[Markup]:
-    first, direction = next(iter(summary["objectives"].items()))
-    lives = by_interest(read_lives(history), first, direction)
+    lives = by_interest(read_lives(history), next(iter(summary["objectives"])))
     return [
         explorer_section(summary, lives),
         table_section(summary),
@@ -160,11 +160,10 @@ def _best(summary: Summary) -> Markup:
     names = list(summary["objectives"])
     name = "task_skill" if "task_skill" in names else names[0]
     title = "AUROC" if name == "task_skill" else label(name)
-    sign = 1 if summary["objectives"][name] == "min" else -1
     known = [m for m in summary["front"] if not absent(m["objectives"].get(name))]
     if not known:
         return _card(f"Test {title}", MISSING, "no front yet", "first")
-    best = min(known, key=lambda member: sign * member["objectives"][name])
+    best = min(known, key=lambda member: loss(name, member["objectives"][name]))
     test = best["test"].get(name)
     if test is None or absent(test["value"]):
         value = figure(name, best["objectives"][name])

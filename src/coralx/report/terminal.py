@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from coralx.objectives import describe
 from coralx.summary import Summary
 from coralx.wording import (
     MISSING,
@@ -36,14 +37,6 @@ from coralx.wording import (
     stood_in,
 )
 
-SHORT = {
-    "task_skill": "skill",
-    "safety": "safety",
-    "false_positive_cost": "FPR",
-    "memory": "MB",
-    "cross_modal_gain": "x-modal",
-    "calibration": "calib.",
-}
 FPR_NOTE = "FPR: of safe rows, at the threshold that catches 90% of these unsafe rows."
 # Of test rows, at the threshold that validation rows have set.
 AS_SERVED = {"recall": "unsafe rows caught", "false_positive_rate": "safe rows flagged"}
@@ -191,7 +184,7 @@ def _merged(merge: Mapping[str, int]) -> Text:
 def _correlations(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Table:
     """As in the table of tests, the interval stands under its value."""
     shown = [name for name in names if any(row["objective"] == name for row in rows)]
-    columns = [(SHORT.get(name, _clean(name)), "n") for name in shown]
+    columns = [(_clean(describe(name).short), "n") for name in shown]
     table = _table([("stage → next", "text"), *columns])
     for (stage, following), by_name in stage_pairs(rows).items():
         title = f"{stage}\n→ {following}\n{seen_of_entered(by_name)} ranked"
@@ -222,7 +215,7 @@ def _genes(front: Sequence[Mapping[str, Any]], space: Sequence[str]) -> Table:
 
 def _front(front: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Table:
     shown = [name for name in names if any(name in member["objectives"] for member in front)]
-    columns = [(SHORT.get(name, _clean(name)), "n") for name in shown]
+    columns = [(_clean(describe(name).short), "n") for name in shown]
     table = _table([("genome", "text"), *columns])
     for member in front:
         values = [figure(name, member["objectives"].get(name)) for name in shown]
@@ -233,7 +226,7 @@ def _front(front: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Table:
 def _tests(front: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Table:
     """The interval stands under its value, so that six objectives fit on 80 columns."""
     shown = [name for name in names if any(name in member["test"] for member in front)]
-    columns = [(SHORT.get(name, _clean(name)), "n") for name in shown]
+    columns = [(_clean(describe(name).short), "n") for name in shown]
     table = _table([("genome", "text"), *columns])
     for member in front:
         cells = [_interval(name, member["test"].get(name)) for name in shown]

@@ -191,8 +191,7 @@ class Search(ABC):
         """A generation that closes with these candidates, of whom the survivors breed."""
         names, front = self._config.objectives, self.front()
         if not self._bounds:  # those of the first generation, so that hypervolumes compare
-            free = [name for name in names if name not in selection.BOUNDS]
-            self._bounds = selection.observed_bounds(self.results if free else (), free)
+            self._bounds = selection.observed_bounds(self.results, names)
         passed = [result for result in candidates if result.stopped is None]
         genomes = [result.genome for result in survivors]
         return Generation(

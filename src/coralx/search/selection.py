@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from coralx.config import OBJECTIVES
+from coralx.objectives import describe, minimised
 from coralx.records import TrainingResult
 from coralx.search.tiebreak import REFERENCE, TIE_BREAKS, Matrix
 
@@ -30,15 +30,6 @@ Bounds = Mapping[str, tuple[float, float]]
 MOST_STEPS = 100_000_000
 SAMPLES = 65_536  # points at which the volume of what would take longer is measured
 
-# Least and greatest value of each objective that has fixed ones; memory has none.
-BOUNDS = {
-    "task_skill": (0.0, 1.0),
-    "safety": (0.0, 1.0),
-    "false_positive_cost": (0.0, 1.0),
-    "cross_modal_gain": (-1.0, 1.0),
-    "calibration": (0.0, 1.0),
-}
-
 
 def objective_matrix(
     results: Sequence[TrainingResult],
@@ -50,7 +41,7 @@ def objective_matrix(
     or not finite is +inf: worst.
     """
     rows = [[result.objectives.get(name, math.nan) for name in names] for result in results]
-    signs = [1.0 if OBJECTIVES.get(name) == "min" else -1.0 for name in names]
+    signs = [1.0 if minimised(name) else -1.0 for name in names]
     matrix = np.array(rows, dtype=np.float64).reshape(len(results), len(names)) * signs
     return np.where(np.isfinite(matrix), matrix, np.inf)
 
@@ -187,9 +178,11 @@ def observed_bounds(
     bounds = {}
     known = list(results)
     for name in names:
+        if describe(name).bounds:
+            continue
         seen = [r.objectives[name] for r in known if name in r.objectives]
         seen = [value for value in seen if math.isfinite(value)]
-        if name not in BOUNDS and seen:
+        if seen:
             bounds[name] = (0.0 if name == "memory" else min(seen), max(seen))
     return bounds
 
@@ -201,9 +194,9 @@ def hypervolume(
 
     Each objective is put on 0 (its best bound) to 1 (its worst), clipped; the reference point is
     `REFERENCE` in each, and the volume is divided by that of the box up to there. `bounds` holds
-    (least, greatest) for objectives not in `BOUNDS`; those with neither count as 0..1. An objective
-    of which none of the results has a finite value is left out. Figures compare only under the same
-    bounds.
+    (least, greatest) for objectives without fixed ones; those with neither count as 0..1. An
+    objective of which none of the results has a finite value is left out. Figures compare only
+    under the same bounds.
 
     Exact where that takes no longer than about a second: up to 842 results under six objectives,
     219 under seven, 101 under eight, 44 under ten. Beyond, it is estimated at 65,536 fixed points,
@@ -258,12 +251,12 @@ def _order_peers(
 def _boxed(matrix: Matrix, names: Sequence[str], bounds: Bounds) -> Matrix:
     """(N, M) columns to be minimised in the unit box of the objectives' bounds: those given,
     else the fixed ones, else 0 to 1."""
-    limits = [bounds.get(name, BOUNDS.get(name, (0.0, 1.0))) for name in names]
+    limits = [bounds.get(name) or describe(name).bounds or (0.0, 1.0) for name in names]
     columns = zip(names, matrix.T, limits, strict=True)
     return np.column_stack([_scale(name, column, *limit) for name, column, limit in columns])
 
 
 def _scale(name: str, column: Matrix, low: float, high: float) -> Matrix:
     """A column to be minimised onto 0 (best bound) to 1 (worst)."""
-    best = low if OBJECTIVES.get(name) == "min" else -high
+    best = low if minimised(name) else -high
     return np.clip((column - best) / ((high - low) or 1.0), 0.0, 1.0)

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from coralx.config import OBJECTIVES, Config
+from coralx.config import Config
+from coralx.objectives import OBJECTIVES
 from coralx.records import Genome, Job, Start, TestResult, TrainingResult
 from coralx.train.checkpoint import load_checkpoint
 from coralx.train.evaluate import EvaluationSet, Measures, Scored, apply_objective

@@ -1,0 +1,64 @@
+"""The objectives P1 to P6: which way each is better, how it is called and measured, its bounds."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple
+
+
+class Objective(NamedTuple):
+    """What is known of an objective.
+
+    `label` stands in headings, `short` over narrow columns. `bounds` are its least and greatest
+    value, where these are fixed.
+    """
+
+    direction: Literal["max", "min"]
+    label: str
+    short: str
+    measure: str
+    bounds: tuple[float, float] | None
+
+
+OBJECTIVES = {
+    "task_skill": Objective(
+        "max", "Task skill", "skill", "AUROC, macro-average over tasks", (0.0, 1.0)
+    ),
+    "safety": Objective(
+        "max", "Safety", "safety", "AUROC under attack, mean over attack kinds", (0.0, 1.0)
+    ),
+    "false_positive_cost": Objective(
+        "min", "False positives", "FPR", "false-positive rate at 90% recall", (0.0, 1.0)
+    ),
+    "memory": Objective("min", "Memory", "MB", "peak memory to serve, MB", None),
+    "cross_modal_gain": Objective(
+        "max",
+        "Cross-modal gain",
+        "x-modal",
+        "AUROC with all modalities minus text alone",
+        (-1.0, 1.0),
+    ),
+    "calibration": Objective(
+        "max",
+        "Calibration",
+        "calib.",
+        "1 − expected calibration error",  # noqa: RUF001
+        (0.0, 1.0),
+    ),
+}
+
+
+def describe(name: str) -> Objective:
+    """What is known of an objective; of a user's own its name, and that more of it is better."""
+    return OBJECTIVES.get(name) or Objective("max", name, name, "", None)
+
+
+def minimised(name: str) -> bool:
+    return describe(name).direction == "min"
+
+
+def loss(name: str, value: float | None) -> float:
+    """A value as a key to sort by: best first, and last what is missing or no number."""
+    if value is None or math.isnan(value):
+        return math.inf
+    return value if minimised(name) else -value
