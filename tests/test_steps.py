@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from coralx.settings.sections import DEFAULT_STAGES
-from coralx.steps import count_batches, stage_steps, whole_steps
+from coralx.steps import count_batches, stage_steps, trained_steps, whole_steps
 
 
 def test_stage_steps_are_unrounded() -> None:
@@ -38,3 +38,6 @@ def test_steps_of_the_default_stages_by_hand() -> None:
     shares = [count_batches(8000, stage.data_percentage, 8) for stage in DEFAULT_STAGES]
     assert shares == [50, 200, 1000, 1000]
     assert [float(stage_steps(stage, 1000)) for stage in DEFAULT_STAGES] == [2.5, 60, 1000, 2000]
+    whole = [trained_steps(stage, 8000, 8, stage.data_percentage) for stage in DEFAULT_STAGES]
+    assert whole == [3, 60, 1000, 2000]
+    assert trained_steps(DEFAULT_STAGES[0], 400, 8) == 3

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from coralx.wording import LEAST_ROWS, LEAST_SCALED, genes_line, one_sided, scarce
+from coralx.steps import LEAST_SCALED
+from coralx.wording import LEAST_ROWS, genes_line, one_sided, scarce
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,8 @@ from coralx.records import TrainingStage
 # errors are large, were stopped by it. Of fewer losses a slope says nothing.
 LEAST_NORMS = 3
 LEAST_LOSSES = 8
+# Rows of a class without which probabilities are not scaled to validation rows.
+LEAST_SCALED = 10
 _NOISE = 1e-9  # of a product in floats: 0.1 x 30 is three steps, not four
 
 
@@ -36,6 +38,14 @@ def stage_steps(stage: TrainingStage, steps_per_epoch: float) -> Fraction:
 def whole_steps(steps: float) -> int:
     """The steps that are trained where the budget is so many."""
     return math.ceil(steps - _NOISE)
+
+
+def trained_steps(
+    stage: TrainingStage, rows: int, batch_size: int, data_percentage: float = 100.0
+) -> int:
+    """The steps of a genome that stays to a stage's end; `rows` are those of the stage's subset, or
+    those of which it is `data_percentage`."""
+    return whole_steps(stage.epoch_budget * count_batches(rows, data_percentage, batch_size))
 
 
 def exact(number: float) -> Fraction:

@@ -8,10 +8,10 @@ from typing import Any
 
 from coralx.objectives import describe
 from coralx.records import Genome
+from coralx.steps import LEAST_SCALED
 
 LEAST_ROWS = 30  # of a class: below, AUROC and false-positive rate are mostly chance
 LISTED = 3  # tasks that a warning names
-LEAST_SCALED = 10  # of a class: below, probabilities are not scaled to validation rows
 
 MISSING = "–"  # noqa: RUF001 - an en dash says "no value" better than a hyphen does
 

@@ -15,6 +15,7 @@ from scipy.special import expit, logit
 
 from coralx.config import load_config
 from coralx.records import Genome, Job, LoRAConfig, Start, TrainingResult
+from coralx.steps import LEAST_SCALED
 from coralx.train import scaling
 from coralx.train.measuring import AS_TRAINED
 from coralx.train.objectives import Floats, calibration
@@ -22,7 +23,6 @@ from coralx.train.predict import Predictor
 from coralx.train.scaling import LEAST, MOST, Scaling, fit_scaling, scale_held_out
 from coralx.train.threshold import SERVED
 from coralx.train.worker import Worker
-from coralx.wording import LEAST_SCALED
 
 CONFIG: dict[str, Any] = {
     "vision_tower": None,

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from coralx.config import Config
 from coralx.errors import CoralXError
-from coralx.plan.cost import whole_steps
+from coralx.plan.cost import steps_by_stage
 from coralx.records import Job, Progress, TrainingResult, TrainingStage
 from coralx.report.terminal import ACCENT
 from coralx.runs.watcher import Watcher
@@ -258,7 +258,7 @@ def follow(config: Config, console: Console) -> Iterator[View]:
 
 def _forecast(config: Config) -> Forecast:
     try:
-        steps = whole_steps(config)
+        steps = steps_by_stage(config)
     except CoralXError:  # training reads more kinds of files than are counted here
         steps = {}
     evolution = config.evolution

@@ -25,7 +25,7 @@ from coralx.records import Genome
 from coralx.runs.watcher import Watcher
 from coralx.search import budget, selection
 from coralx.search.breeding import draw_founders
-from coralx.steps import count_batches, whole_steps
+from coralx.steps import trained_steps, whole_steps
 from coralx.wording import duration, plural
 
 if TYPE_CHECKING:
@@ -179,8 +179,7 @@ def _staged_steps(config: Config, bench: Workbench) -> int:
     genomes, total = config.evolution.population, 0
     for stage in config.hyperband.stages:
         rows = len(subset(bench.splits.train, stage.data_percentage, bench.seed))
-        each = stage.epoch_budget * count_batches(rows, 100, config.training.batch_size)
-        total += genomes * whole_steps(each)
+        total += genomes * trained_steps(stage, rows, config.training.batch_size)
         genomes = budget.survivors(genomes, stage.survival_rate)
     return total
 

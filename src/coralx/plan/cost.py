@@ -27,8 +27,14 @@ from coralx.search.packing import pack
 from coralx.search.space import relative_diversity
 from coralx.settings.genes import Choice, Integer
 from coralx.settings.sections import DataSettings
-from coralx.steps import LEAST_LOSSES, LEAST_NORMS, count_batches, stage_steps
-from coralx.steps import whole_steps as round_up
+from coralx.steps import (
+    LEAST_LOSSES,
+    LEAST_NORMS,
+    count_batches,
+    stage_steps,
+    trained_steps,
+    whole_steps,
+)
 
 DRAWN = 256  # genomes that FLOPs and memory are estimated from, at most
 
@@ -50,8 +56,8 @@ class _Data:
 def plan_run(config: Config, steps_per_epoch: float | None = None) -> Plan:
     """The cost of one generation, stage by stage, and of the run, as plain JSON values.
 
-    Top-level figures and `stages` are of one generation, the arithmetic of the specification,
-    unrounded; `run` holds the totals over all generations. `whole` and what begins so are the
+    Top-level figures and `stages` are of one generation, unrounded;
+    `run` holds the totals over all generations. `whole` and what begins so are the
     steps that are trained: a genome's in a stage are rounded up, as is what a stage has of the
     rows. `idle_gates` are a stage's gates that so few steps leave without effect, with the steps
     that each needs. `unmeasured` says of which objectives that were asked for nothing will be
@@ -82,7 +88,7 @@ def plan_run(config: Config, steps_per_epoch: float | None = None) -> Plan:
     unsure = [] if data.exact else ["rows"]
     return {
         **totals,
-        "whole": _count_whole(stages, population * round_up(epochs * data.steps_per_epoch)),
+        "whole": _count_whole(stages, population * whole_steps(epochs * data.steps_per_epoch)),
         "population": population,
         "rows": data.rows,
         "batch_size": config.training.batch_size,
@@ -97,7 +103,7 @@ def plan_run(config: Config, steps_per_epoch: float | None = None) -> Plan:
     }
 
 
-def whole_steps(config: Config) -> dict[str, int]:
+def steps_by_stage(config: Config) -> dict[str, int]:
     """Steps that one genome trains in each stage at most, rounded up as training does.
 
     Subsets are stratified in training, which can add a row per stratum: a forecast, not a bound.
@@ -106,7 +112,10 @@ def whole_steps(config: Config) -> dict[str, int]:
         DataError: the rows cannot be counted.
     """
     rows, size = count_rows(config.data).rows, config.training.batch_size
-    return {stage.name: _whole(stage, rows, size) for stage in config.hyperband.stages}
+    return {
+        stage.name: trained_steps(stage, rows, size, stage.data_percentage)
+        for stage in config.hyperband.stages
+    }
 
 
 def _look_at_rows(config: Config, steps_per_epoch: float | None) -> _Data:
@@ -132,9 +141,9 @@ def _plan_stages(
     estimates = _estimate(config, plan, data, shape)
     for stage, line, estimate in zip(trained, plan.stages, estimates, strict=True):
         if data.rows:
-            steps = _whole(stage, data.rows, size)
+            steps = trained_steps(stage, data.rows, size, stage.data_percentage)
         else:
-            steps = round_up(float(stage_steps(stage, data.steps_per_epoch)))
+            steps = whole_steps(float(stage_steps(stage, data.steps_per_epoch)))
         whole = {"whole_steps_per_genome": steps, "whole_steps": steps * line.genomes}
         idle = {"idle_gates": _idle_gates(stage, steps)}
         lines.append({**line.model_dump(), **whole, **idle, **estimate})
@@ -211,11 +220,6 @@ def _count_if_needed(config: Config, needed: bool) -> RowCount | None:
         if needed:
             raise
         return None
-
-
-def _whole(stage: TrainingStage, rows: int, batch_size: int) -> int:
-    each = count_batches(rows, stage.data_percentage, batch_size)
-    return round_up(stage.epoch_budget * each)
 
 
 def _tokens_per_row(characters: float, settings: DataSettings) -> float:

@@ -20,8 +20,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 from torch import Tensor
 
+from coralx.steps import LEAST_SCALED
 from coralx.train.objectives import Floats
-from coralx.wording import LEAST_SCALED
 
 FOLDS = 5
 LEAST, MOST = 1e-3, 1e3  # of the scale: beyond, rounding could make ties of different scores

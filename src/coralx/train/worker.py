@@ -18,7 +18,7 @@ from coralx.records import (
     TestResult,
     TrainingResult,
 )
-from coralx.steps import count_batches, stage_steps, whole_steps
+from coralx.steps import stage_steps, trained_steps
 from coralx.train.adapters import PackedAdapters
 from coralx.train.checkpoint import Checkpoint, save_checkpoint
 from coralx.train.data import batches, subset
@@ -183,7 +183,7 @@ class Worker:
         bench, stage = self.bench, job.stage
         size = self.config.training.batch_size
         chosen = subset(bench.splits.train, stage.data_percentage, bench.seed)
-        steps = whole_steps(stage.epoch_budget * count_batches(len(chosen), 100, size))
+        steps = trained_steps(stage, len(chosen), size)
         key = [bench.seed, job.stage_index]
         plan = StageWork(
             batches=batches(chosen, bench.rows.lengths, size, steps, key),
