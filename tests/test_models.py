@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from coralx.errors import ModelError
-from coralx.models import check_layers, read_shape
+from coralx.models import adapted_heights, check_layers, read_shape
 from coralx.records import ModelShape
 from coralx.search.footprint import block_parameters
-from coralx.settings.genes import DEFAULT_SPACE, Choice
+from coralx.settings.genes import DEFAULT_SPACE, Choice, Integer
 
 
 def test_a_decoders_shape_has_its_gate_and_shared_keys(tmp_path: Path) -> None:
@@ -36,3 +36,17 @@ def test_layers_reach_no_further_than_the_base_but_for_the_defaults() -> None:
     check_layers("tiny", DEFAULT_SPACE, 2)
     with pytest.raises(ModelError, match="layers: tiny has 2 blocks, got 4, 99; name 2 or fewer"):
         check_layers("tiny", {"layers": Choice(values=(1, 4, 99))}, 2)
+
+
+@pytest.mark.parametrize(
+    ("gene", "heights"),
+    [
+        (Choice(values=(1, 2, "all")), {1, 2, 4}),
+        (Choice(values=(3, 9)), {3, 4}),
+        (Integer(low=2, high=2**53), {2, 3, 4}),
+        (Integer(low=7, high=9), {4}),
+        (None, {4}),
+    ],
+)
+def test_genomes_adapt_as_many_blocks_as_their_gene_says_and_there_are(gene, heights) -> None:
+    assert adapted_heights({"layers": gene} if gene else {}, 4) == heights

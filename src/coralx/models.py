@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from coralx.errors import ModelError
-from coralx.records import ModelShape
+from coralx.records import LoRAConfig, ModelShape
 from coralx.settings.genes import DEFAULT_SPACE, Choice, Gene, Integer
 
 # Short names of models that installed packages carry: name -> (package, folder inside it).
@@ -141,6 +141,17 @@ def check_layers(name: str, space: Mapping[str, Gene], blocks: int) -> None:
             f"space.layers: {name} has {blocks} blocks, got {', '.join(deep)}; name {blocks} or "
             "fewer, or 'all' in a choice"
         )
+
+
+def adapted_heights(space: Mapping[str, Gene], blocks: int) -> set[int]:
+    """How many of a model's blocks, the last ones, genomes of a space adapt."""
+    gene = space.get("layers")
+    values: Iterable[Any] = (LoRAConfig().layers,)
+    if isinstance(gene, Choice):
+        values = gene.values
+    elif isinstance(gene, Integer):
+        values = range(gene.low, min(gene.high, max(gene.low, blocks)) + 1)
+    return {min(value, blocks) if isinstance(value, int) else blocks for value in values}
 
 
 def check_direction(name: str, kind: str, is_decoder: object) -> None:

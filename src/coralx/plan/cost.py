@@ -10,7 +10,7 @@ from typing import Any
 from coralx.config import Config
 from coralx.errors import DataError
 from coralx.flops import training_flops
-from coralx.models import check_kind, check_layers, read_shape
+from coralx.models import adapted_heights, check_kind, check_layers, read_shape
 from coralx.records import Genome, LoRAConfig, ModelShape, TrainingStage
 from coralx.rows.count import (
     CHARACTERS_PER_TOKEN,
@@ -25,7 +25,6 @@ from coralx.search.footprint import adapted_blocks, base_bytes, block_linears
 from coralx.search.jobs import grown_rank, pack_cost
 from coralx.search.packing import pack
 from coralx.search.space import relative_diversity
-from coralx.settings.genes import Choice, Integer
 from coralx.settings.sections import DataSettings
 from coralx.steps import (
     LEAST_LOSSES,
@@ -56,15 +55,14 @@ class _Data:
 def plan_run(config: Config, steps_per_epoch: float | None = None) -> Plan:
     """The cost of one generation, stage by stage, and of the run, as plain JSON values.
 
-    Top-level figures and `stages` are of one generation, unrounded;
-    `run` holds the totals over all generations. `whole` and what begins so are the
-    steps that are trained: a genome's in a stage are rounded up, as is what a stage has of the
-    rows. `idle_gates` are a stage's gates that so few steps leave without effect, with the steps
-    that each needs. `unmeasured` says of which objectives that were asked for nothing will be
-    known. Without `steps_per_epoch` the rows of the configured data are counted.
-    `tokens`, `flops`, `memory` (bytes) and `frozen_outputs` are estimates, None where the data or
-    the model's shape cannot be seen from here; so are `rows` and with them all steps where
-    `estimated` names `rows`.
+    Top-level figures and `stages` are of one generation, unrounded; `run` holds the totals over
+    all generations. `whole` and what begins so are the steps that are trained: a genome's in a
+    stage are rounded up, as is what a stage has of the rows. `idle_gates` are a stage's gates that
+    so few steps leave without effect, with the steps that each needs. `unmeasured` says of which
+    objectives that were asked for nothing will be known. Without `steps_per_epoch` the rows of the
+    configured data are counted. `tokens`, `flops`, `memory` (bytes) and `frozen_outputs` are
+    estimates, None where the data or the model's shape cannot be seen from here; so are `rows` and
+    with them all steps where `estimated` names `rows`.
 
     Raises:
         ConfigError, DataError, ModelError: what the configuration names cannot be used.
@@ -184,20 +182,9 @@ def _measure_frozen(config: Config, data: _Data, shape: ModelShape | None) -> Pl
         return None
     rows = data.rows or data.steps_per_epoch * config.training.batch_size
     each = round(rows * data.tokens_per_row) * shape.hidden * shape.value_bytes
-    entries = _count_entries(config, shape) if config.training.prefix_cache else 0
+    heights = adapted_heights(config.space, shape.layers) if config.training.prefix_cache else ()
     fit = int(config.training.prefix_memory_gb * 1e9 // max(1, each))
-    return {"bytes": entries * each, "in_memory": min(entries, fit) * each}
-
-
-def _count_entries(config: Config, shape: ModelShape) -> int:
-    """At how many blocks genomes of the search space enter."""
-    gene = config.space.get("layers")
-    values: Iterable[Any] = (LoRAConfig().layers,)
-    if isinstance(gene, Choice):
-        values = gene.values
-    elif isinstance(gene, Integer):
-        values = range(gene.low, gene.high + 1)
-    return len({adapted_blocks(LoRAConfig(layers=value), shape) for value in values})
+    return {"bytes": len(heights) * each, "in_memory": min(len(heights), fit) * each}
 
 
 def _first_stages(config: Config) -> tuple[TrainingStage, ...]:

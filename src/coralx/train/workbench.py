@@ -15,9 +15,9 @@ import torch
 
 from coralx.config import PREFIX_FOLDER, Config
 from coralx.errors import ModelError
-from coralx.models import read_shape
+from coralx.models import adapted_heights, read_shape
 from coralx.records import Genome, LoRAConfig, ModelShape, Start
-from coralx.settings.genes import Choice, Integer
+from coralx.settings.genes import Choice
 from coralx.settings.sections import TrainingSettings
 from coralx.steps import count_batches
 from coralx.train.adapters import PackedAdapters, Weights, new_weights
@@ -102,14 +102,8 @@ class Workbench:
     @property
     def depths(self) -> list[int]:
         """The blocks where genomes of the search space enter."""
-        gene = self.config.space.get("layers")
-        if isinstance(gene, Choice):
-            found = {self.backbone.entry(v) for v in gene.values if isinstance(v, int | str)}
-            return sorted(found)
-        if isinstance(gene, Integer):
-            most = min(gene.high, max(gene.low, self.backbone.depth))
-            return sorted({self.backbone.entry(v) for v in range(gene.low, most + 1)})
-        return []
+        heights = adapted_heights(self.config.space, self.backbone.depth)
+        return sorted(self.backbone.entry(height) for height in heights)
 
     def member(self, genome: Genome, start: Start) -> Member:
         """A genome ready to train from where its job says."""
