@@ -207,14 +207,7 @@ def time_steps(
     bench: Workbench, members: Sequence[Member], dealt: Sequence[NDArray[np.int64]]
 ) -> Timing:
     """All steps but the first, together; on CUDA once they are recorded, at the third time."""
-    trainer = StageTrainer(
-        bench.backbone,
-        bench.rows,
-        bench.labels,
-        bench.config.training,
-        bench.seed,
-        bench.recorder,
-    )
+    trainer = StageTrainer(bench.ground)
     timed = list(dealt[1:])
     before = list(dealt[:1]) if bench.device.type == "cpu" else timed * 2
     plan = StageWork(

@@ -111,8 +111,7 @@ def train(worker: Worker, members: Sequence[Member]) -> list[dict[int, float]]:
         last=True,
         patience=None,
     )
-    ground = bench.backbone, bench.rows, bench.labels, config.training, bench.seed
-    trainer = StageTrainer(*ground, bench.recorder)
+    trainer = StageTrainer(bench.ground)
     trainer.train(members, plan, lambda *pack: skills(worker, *pack), lambda *_: None)
     return [member.skills for member in members]
 

@@ -31,6 +31,7 @@ from coralx.train.graphs import Inputs, Recorder
 from coralx.train.member import Member, StageWork, empty_moments
 from coralx.train.network import score
 from coralx.train.optim import PackOptimizer, Schedule
+from coralx.train.pack_run import Ground
 from coralx.train.pack_step import PackStep
 from coralx.train.prefix import Batch, EncodedRows
 from coralx.train.rows import Rows
@@ -324,7 +325,8 @@ def test_a_stage_of_recorded_steps_is_the_stage_itself(case: Case) -> None:
         ]
         labels = torch.tensor(case.rows.rows.labels, device=DEVICE).float()
         plan = StageWork([np.array(own) for own in PLAN], [5], 1, 4, last=True, patience=None)
-        trainer = StageTrainer(case.model, case.rows, labels, TrainingSettings(), 0, recorder)
+        ground = Ground(case.model, case.rows, labels, TrainingSettings(), 0, recorder)
+        trainer = StageTrainer(ground)
         trainer.train(members, plan, lambda pack, _: [0.5] * pack.size, lambda *_: None)
         return members
 

@@ -19,6 +19,7 @@ from coralx.train.adapters import PackedAdapters, Weights, largest_difference
 from coralx.train.backbone import Backbone
 from coralx.train.member import Member, StageWork, build_pack, empty_moments
 from coralx.train.optim import PackOptimizer
+from coralx.train.pack_run import Ground
 from coralx.train.prefix import EncodedRows
 from coralx.train.rows import Rows
 from coralx.train.trainer import StageTrainer, examination_points, segments
@@ -41,7 +42,7 @@ def train(
             for genome, own in zip(genomes, weights, strict=True)
         ]
         labels = torch.from_numpy(encoded_text.rows.labels).float()
-        trainer = StageTrainer(backbone, encoded_text, labels, TrainingSettings(), seed=0)
+        trainer = StageTrainer(Ground(backbone, encoded_text, labels, TrainingSettings(), seed=0))
         facts = {"index": 0, "warmup_epoch": 4, "last": False, "patience": 2, "least_gain": 0.01}
         batches = [[i % 16, (i + 1) % 16] for i in range(STEPS)]
         examine_at = [0, *examination_points(STEPS, 4)]
@@ -191,7 +192,7 @@ def _train_pack(
 ) -> None:
     labels = torch.from_numpy(encoded.rows.labels).float()
     plan = StageWork(batches, [], index, warmup_epoch=4, last=False, patience=None)
-    trainer = StageTrainer(backbone, encoded, labels, TrainingSettings(**settings), seed=0)
+    trainer = StageTrainer(Ground(backbone, encoded, labels, TrainingSettings(**settings), seed=0))
     trainer.train(members, plan, lambda *_: [], lambda *_: None)
 
 
@@ -233,7 +234,7 @@ def _count_by_torch(
         members.append(Member(genome, lora, own, empty_moments(own), entry))
     labels = torch.from_numpy(encoded.rows.labels).float()
     plan = StageWork([np.array(chosen)], [], 0, warmup_epoch=4, last=False, patience=None)
-    trainer = StageTrainer(backbone, encoded, labels, TrainingSettings(), seed=0)
+    trainer = StageTrainer(Ground(backbone, encoded, labels, TrainingSettings(), seed=0))
     encoded.prepare(entry)
     with FlopCounterMode(display=False, custom_mapping=IN_PLACE) as counter:
         trainer.train(members, plan, lambda *_: [], lambda *_: None)

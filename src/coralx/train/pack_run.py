@@ -38,7 +38,7 @@ class Ground:
     labels: Tensor
     settings: TrainingSettings
     seed: int
-    recorder: Recorder | None
+    recorder: Recorder | None = None
 
 
 @dataclass(frozen=True)

@@ -13,39 +13,20 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from torch import Tensor
-
-from coralx.settings.sections import TrainingSettings
 from coralx.train.adapters import PackedAdapters
-from coralx.train.backbone import Backbone
-from coralx.train.graphs import Recorder
 from coralx.train.lanes import Lanes, lanes_for, share_out
 from coralx.train.member import Member, StageWork, build_pack
 from coralx.train.pack_run import Ground, PackRun
-from coralx.train.prefix import EncodedRows
 
 # Measures P1 of each genome of a pack, without gradients: (pack, entries) -> (K,).
 Examine = Callable[[PackedAdapters, Sequence[int]], Sequence[float]]
 
 
 class StageTrainer:
-    """Trains members in packs on one copy of the base.
+    """Trains members in packs on one copy of the base."""
 
-    Args:
-        labels: (rows,) 0.0 or 1.0 of the training rows.
-        recorder: for steps on a GPU; None trains without recordings.
-    """
-
-    def __init__(
-        self,
-        backbone: Backbone,
-        rows: EncodedRows,
-        labels: Tensor,
-        settings: TrainingSettings,
-        seed: int,
-        recorder: Recorder | None = None,
-    ) -> None:
-        self._ground = Ground(backbone, rows, labels, settings, seed, recorder)
+    def __init__(self, ground: Ground) -> None:
+        self._ground = ground
 
     def train(
         self,

@@ -29,6 +29,7 @@ from coralx.train.graphs import Recorder
 from coralx.train.member import Member, build_pack, empty_moments
 from coralx.train.memory import ServedMemory
 from coralx.train.merge import SHARES, Parent, merge
+from coralx.train.pack_run import Ground
 from coralx.train.prefix import EncodedRows
 from coralx.train.prefix_store import PrefixStore
 from coralx.train.resize import grow, grow_moments, transplant
@@ -94,6 +95,12 @@ class Workbench:
         value_bytes = 4 if self.backbone.dtype == torch.float32 else 2
         shape = read_shape(self.backbone.path, value_bytes)
         return replace(shape, vision=self.tower.width) if shape and self.tower else shape
+
+    @property
+    def ground(self) -> Ground:
+        """What stages are trained on."""
+        settings = self.config.training
+        return Ground(self.backbone, self.rows, self.labels, settings, self.seed, self.recorder)
 
     @property
     def has_images(self) -> bool:

@@ -64,14 +64,7 @@ class Worker:
         self.bench = Workbench(config, checkpoints, say, prefix)
         self.config = config
         self._measurer = Measurer(self.bench, own)
-        self._trainer = StageTrainer(
-            self.bench.backbone,
-            self.bench.rows,
-            self.bench.labels,
-            config.training,
-            self.bench.seed,
-            self.bench.recorder,
-        )
+        self._trainer = StageTrainer(self.bench.ground)
 
     def train(self, job: Job, observe: Observe = lambda _: None) -> list[TrainingResult]:
         """Train the job's pack for its stage, measure it and save its checkpoints.
