@@ -41,10 +41,7 @@ def write_aside(path: Path, advice: str = "") -> Iterator[TextIO]:
     try:
         with aside.open("x", encoding="utf-8", newline="\n") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-        sync_folder(path.parent)
+        put_in_place(aside, path)
     except OSError as error:
         raise StoreError(
             f"{path}: cannot be written: {error.strerror or error}; free space or allow writing in "
@@ -53,6 +50,14 @@ def write_aside(path: Path, advice: str = "") -> Iterator[TextIO]:
     finally:
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)
+
+
+def put_in_place(aside: Path, path: Path) -> None:
+    """Let a file that was written beside the path take its place, once all of it is on disk."""
+    with aside.open("rb") as file:
+        os.fsync(file.fileno())
+    aside.replace(path)
+    sync_folder(path.parent)
 
 
 def follow(path: Path) -> Path:

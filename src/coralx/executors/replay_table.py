@@ -8,7 +8,6 @@ A Parquet file with a row for each genome and stage of each task. Columns: `task
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from coralx.durable import put_in_place
 from coralx.errors import ConfigError, DataError
 from coralx.records import Genome, Record, Start, Stop, TrainingResult, TrainingStage
 from coralx.search import gates
@@ -176,9 +176,7 @@ def write_rows(path: Path, facts: TableFacts, rows: Sequence[Row]) -> None:
     table = table.replace_schema_metadata({METADATA: facts.model_dump_json().encode()})
     part = path.with_name(path.name + ".part")
     pyarrow.parquet.write_table(table, part, compression="zstd", compression_level=19)
-    with part.open("rb") as file:
-        os.fsync(file.fileno())
-    part.replace(path)
+    put_in_place(part, path)
 
 
 def as_row(task: str, result: TrainingResult, space: Space, stage: TrainingStage) -> Row:

@@ -89,7 +89,7 @@ class Mender:
             self._store.append("repaired", repair)
 
     def _is_whole(self, name: str) -> bool:
-        return is_whole(self._worker.bench.checkpoints, name)
+        return checkpoint_is_whole(self._worker.bench.checkpoints, name)
 
 
 def train_again(
@@ -109,7 +109,7 @@ def train_again(
         again = results[before.genome.id]
         if before.checkpoint is None or again.checkpoint == before.checkpoint:
             continue
-        if is_whole(folder, before.checkpoint):
+        if checkpoint_is_whole(folder, before.checkpoint):
             continue
         if again.checkpoint is None:
             reason = again.stopped.reason if again.stopped else "it left no weights"
@@ -122,7 +122,7 @@ def train_again(
     return [results[before.genome.id] for before in pack.results]
 
 
-def is_whole(folder: Path, name: str) -> bool:
+def checkpoint_is_whole(folder: Path, name: str) -> bool:
     """Whether a checkpoint is there, undamaged."""
     from coralx.train.checkpoint import load_checkpoint
 

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from coralx.checkpoint_files import WRITING, checkpoint_path
-from coralx.durable import make_folder, sync_folder
+from coralx.durable import make_folder, put_in_place
 from coralx.errors import GO_ON, CheckpointError, StoreError, remedy
 from coralx.interrupts import unbroken
 from coralx.records import LoRAConfig, jsonable
@@ -148,10 +148,7 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], facts: dict[str, str]) 
         ready = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
         save_file(ready, aside, metadata=facts)
         _share(aside)
-        with aside.open("rb") as file:
-            os.fsync(file.fileno())
-        aside.replace(path)
-        sync_folder(path.parent)
+        put_in_place(aside, path)
     except (OSError, SafetensorError) as error:
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)
