@@ -20,9 +20,7 @@ from coralx.wording import (
     gene_value,
     genes_line,
     label,
-    one_sided,
-    scarce,
-    stood_in,
+    warnings,
 )
 
 BREAKDOWN = {
@@ -86,13 +84,8 @@ def table_section(summary: Summary) -> Markup:
         nothing = empty("There is no front yet: no generation has been closed.")
         return section("members", "The front in figures", "", nothing)
     values = _values(front, list(summary["objectives"]), summary["space"])
-    told = (
-        *scarce(summary["classes"]),
-        *one_sided(summary["missing_classes"]),
-        *stood_in(summary["stand_ins"]),
-    )
-    warnings = [element("p", text, class_="warning") for text in told]
-    parts: list[Markup] = [*warnings, card(values)]
+    told = [element("p", text, class_="warning") for text in warnings(summary)]
+    parts: list[Markup] = [*told, card(values)]
     tested = any(member["test_details"] for member in front)
     source = "test_details" if tested else "details"
     keys = sorted({key for member in front for key in member[source]}, key=_part_order)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -24,17 +24,15 @@ from coralx.wording import (
     figure,
     genes_line,
     measured_part,
-    one_sided,
     plural,
     ratio,
     rho,
     rows_line,
-    scarce,
     seen_of_entered,
     share,
     spent_cells,
     stage_pairs,
-    stood_in,
+    warnings,
 )
 
 FPR_NOTE = "FPR: of safe rows, at the threshold that catches 90% of these unsafe rows."
@@ -64,12 +62,7 @@ def _print_parts(summary: Summary, console: Console) -> None:
     console.print(_headline(summary))
     if summary["rows"]:
         console.print(_rows(summary))
-    told = (
-        *scarce(summary["classes"]),
-        *one_sided(summary["missing_classes"]),
-        *stood_in(summary["stand_ins"]),
-    )
-    for text in told:
+    for text in warnings(summary):
         console.print(Text(_clean(f"Warning: {text}"), style=ACCENT))
     for path, rows in summary["left_out"].items():
         console.print(Text(_clean(f"{plural(rows, 'row')} left out of {path}"), style="dim"))
@@ -92,10 +85,11 @@ def _print_parts(summary: Summary, console: Console) -> None:
             console.print(Text(_clean(f"Warning: {text}"), style=ACCENT))
     if front := summary["front"]:
         _show(console, "Genes of the front", _genes(front, summary["space"]))
-        _show(console, "Front on validation data (used for selection)", _front(front, names))
+        title = "Front on validation data (used for selection)"
+        _show(console, title, _front(front, names, "objectives", figure))
         if any(member["test"] for member in front):
             title = "Front on test data (touched once), with bootstrap interval"
-            _show(console, title, _tests(front, names))
+            _show(console, title, _front(front, names, "test", _interval))
             if "false_positive_cost" in names:
                 console.print(Text(_clean(FPR_NOTE), style="dim"))
         if any(key.startswith("as_served/") for member in front for key in member["test_details"]):
@@ -213,23 +207,19 @@ def _genes(front: Sequence[Mapping[str, Any]], space: Sequence[str]) -> Table:
     return table
 
 
-def _front(front: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Table:
-    shown = [name for name in names if any(name in member["objectives"] for member in front)]
+def _front(
+    front: Sequence[Mapping[str, Any]],
+    names: Sequence[str],
+    key: str,
+    write: Callable[[str, Any], str | Text],
+) -> Table:
+    """What the members have under a key. Intervals stand under their values, so that six objectives
+    fit on 80 columns."""
+    shown = [name for name in names if any(name in member[key] for member in front)]
     columns = [(_clean(describe(name).short), "n") for name in shown]
     table = _table([("genome", "text"), *columns])
     for member in front:
-        values = [figure(name, member["objectives"].get(name)) for name in shown]
-        table.add_row(Text(_clean(member["genome"])), *values)
-    return table
-
-
-def _tests(front: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Table:
-    """The interval stands under its value, so that six objectives fit on 80 columns."""
-    shown = [name for name in names if any(name in member["test"] for member in front)]
-    columns = [(_clean(describe(name).short), "n") for name in shown]
-    table = _table([("genome", "text"), *columns])
-    for member in front:
-        cells = [_interval(name, member["test"].get(name)) for name in shown]
+        cells = [write(name, member[key].get(name)) for name in shown]
         table.add_row(Text(_clean(member["genome"])), *cells)
     return table
 
