@@ -67,9 +67,9 @@ class _Fixed(dict[str, GeneValue]):
 class LoRAConfig(Record):
     """One LoRA adapter (Hu et al. 2021, arXiv:2106.09685): dW = scale x B A.
 
-    `target_modules` name linear layers by role (query, key, value, output, up, down), by the
-    suffix of their module path (`q_proj`), or all of them (`all-linear`). `layers` adapts only
-    the last k blocks of the base, or "all" of them.
+    `target_modules` name linear layers by role (query, key, value, output, up, down; in a decoder
+    gate, too), by the suffix of their module path (`q_proj`), or all of them (`all-linear`).
+    `layers` adapts only the last k blocks of the base, or "all" of them.
     """
 
     r: Whole = Field(default=8, ge=1, le=1024)
@@ -314,8 +314,8 @@ class Generation(Record):
     """A closed generation: who survived, the front so far and how diverse the population is.
 
     `front_stages` are the stages that left the front's members, in the same order, `hypervolume` is
-    over their validation objectives, `diversity` the mean pairwise gene
-    distance (0..1), `first_front_share` the share of candidates that nothing dominated.
+    over their validation objectives, `diversity` the mean pairwise gene distance (0..1),
+    `first_front_share` the share of candidates that nothing dominated.
     """
 
     index: int

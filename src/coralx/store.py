@@ -40,9 +40,8 @@ Value = Record | Mapping[str, Any] | Sequence[Record]
 
 @dataclass
 class History:
-    """What a journal says, in its order. `facts` are those of the start of the run:
-    `steps_per_epoch`, `rows`, `left_out` (rows of each file), `versions`, `machine`. `resumed` are
-    those of where each later sitting computes.
+    """What a journal says, in its order. `facts` are those of the start of the run, `resumed` those
+    of where each later sitting computes: see `coralx.runs.facts`.
 
     `seconds` counts every sitting up to its last record; a killed one is known no further.
     """
@@ -153,7 +152,7 @@ class Store:
 
 
 class MemoryStore:
-    """A journal in memory alone, for what costs nothing to repeat, such as a replay."""
+    """A journal in memory alone, for what is never resumed: a replay, or `HyperbandTrainer`."""
 
     def __init__(self) -> None:
         self.records: list[tuple[str, Value]] = []

@@ -22,11 +22,10 @@ def pack(
 
     Genomes are sorted by depth (`layers`; the deepest first, as they enter a pack), rank and id,
     and cut greedily. A pack has at most `max_size` genomes, and `cost` of its adapters is at most
-    `budget_bytes`. Depths may differ:
-    each genome joins the pack's computation at its own lowest block. A single genome over the
-    budget still forms a pack: whether it really fits, training finds out. Ranks are alike within
-    a pack because they are padded to its largest. `adapters` holds, by genome id, adapters that
-    differ from the gene, such as grown ones.
+    `budget_bytes`. Depths may differ: each genome joins the pack's computation at its own lowest
+    block. A single genome over the budget still forms a pack: whether it really fits, training
+    finds out. Ranks are alike within a pack because they are padded to its largest. `adapters`
+    holds, by genome id, adapters that differ from the gene, such as grown ones.
     """
     trained = {genome.id: (adapters or {}).get(genome.id, genome.lora_cfg) for genome in genomes}
 

@@ -45,7 +45,8 @@ class EncodedRows:
     """Rows as tokens and image features, with the frozen blocks' outputs kept by depth.
 
     Args:
-        keep: False computes the prefix anew for each batch (to check the cache against).
+        keep: False computes the prefix anew for each batch: for rows that are met once, or where
+            `training.prefix_cache` is off.
         depths: blocks where genomes may enter, kept together when one of them is computed.
         store: where outputs are kept.
     """
