@@ -174,7 +174,7 @@ def test_what_must_be_instant_loads_nothing_heavy() -> None:
     assert [line for line in loaded if not line.startswith("loaded: [] by ")] == []
 
 
-def test_plan_prints_the_arithmetic_of_the_specification() -> None:
+def test_plan_prints_the_arithmetic_of_the_default_stages() -> None:
     arguments = ("plan", "configs/seed.yaml", "--steps-per-epoch", "1000", "--population", "8")
     plan = json.loads(_succeed(*arguments, "--json"))
     assert (plan["naive_steps"], plan["hyperband_steps"]) == (16_000, 6_500)

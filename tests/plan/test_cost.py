@@ -35,7 +35,7 @@ def _show(plan: dict[str, Any]) -> str:
     return file.getvalue()
 
 
-def test_the_arithmetic_of_the_specification_is_exact() -> None:
+def test_the_arithmetic_of_the_default_stages_is_exact() -> None:
     plan = _plan()
     assert (plan["naive_steps"], plan["hyperband_steps"]) == (16_000, 6_500)
     assert plan["speedup"] == 16_000 / 6_500

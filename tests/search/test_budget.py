@@ -15,7 +15,7 @@ from coralx.search import budget
 from coralx.settings.sections import DEFAULT_STAGES
 
 
-def test_the_plan_of_the_specification() -> None:
+def test_the_plan_of_the_default_stages() -> None:
     plan = budget.plan(DEFAULT_STAGES, 8, 1000, 2)
     assert (plan.naive_steps, plan.hyperband_steps) == (16000, 6500)
     assert plan.speedup == 16000 / 6500

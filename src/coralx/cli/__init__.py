@@ -12,7 +12,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from coralx import __version__
 from coralx.cli import prepare, train, use
-from coralx.cli.terminal import BAD_INPUT, tell
+from coralx.cli.output import BAD_INPUT, tell
 from coralx.errors import CoralXError
 from coralx.interrupts import INTERRUPTED, stoppable
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from coralx.cli.arguments import ConfigFile, Generations, Population, Seed, load
-from coralx.cli.terminal import open_console, quiet_stdout, quote
+from coralx.cli.output import open_console, quiet_stdout, quote
 from coralx.interrupts import INTERRUPTED
 
 MOST_STEPS = 1e12  # of an epoch; sums of steps are finite and exact far beyond

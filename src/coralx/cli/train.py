@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from coralx.cli.arguments import ConfigFile, Generations, Population, RunFolder, Seed, load
-from coralx.cli.terminal import open_lasting_console, print_pairs, quote, tell
+from coralx.cli.output import open_lasting_console, print_pairs, quote, tell
 from coralx.interrupts import INTERRUPTED
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from coralx.cli.arguments import RunFolder
-from coralx.cli.terminal import notes, open_console, print_pairs, quiet_stdout, tell
+from coralx.cli.output import notes, open_console, print_pairs, quiet_stdout, tell
 from coralx.durable import follow, write_aside
 from coralx.errors import DataError, StoreError
 from coralx.wording import plural
