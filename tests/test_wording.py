@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from coralx.steps import LEAST_SCALED
-from coralx.wording import LEAST_ROWS, genes_line, one_sided, scarce
+from coralx.wording import LEAST_ROWS, chance, genes_line, one_sided, scarce
 
 
 @pytest.mark.parametrize(
@@ -37,6 +37,23 @@ def test_tasks_that_lack_a_class_are_named_the_first_three() -> None:
         "'b' (no unsafe and no safe row), 'c' (no unsafe row), 1 more; give rows of both as "
         "data.test"
     ]
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "told"),
+    [
+        (0.6, 0.501, ""),
+        (0.6, 0.5, "not shown to be better than chance: test AUROC 0.600 (0.500 to 0.900)"),
+        (0.5, 0.4, "no better than chance: test AUROC 0.500"),
+        (0.6, None, ""),
+        (None, None, "no better than chance: validation AUROC 0.400"),
+    ],
+)
+def test_chance_is_told_where_the_interval_holds_it(
+    value: float | None, low: float | None, told: str
+) -> None:
+    test = {"task_skill": {"value": value, "low": low, "high": 0.9}}
+    assert chance({"test": test, "objectives": {"task_skill": 0.4}}) == told
 
 
 def test_only_genes_of_coralx_have_signs() -> None:

@@ -55,13 +55,19 @@ def bounds(objective: str, interval: Mapping[str, Any]) -> str:
 
 
 def chance(member: Mapping[str, Any]) -> str:
-    """What is to be said of a front member that tells the classes apart no better than chance; a
-    cheap or odd one can be on a front all the same. Empty for others."""
-    test = (member["test"].get("task_skill") or {}).get("value")
-    skill = member["objectives"].get("task_skill") if absent(test) else test
-    if skill is None or not skill <= 0.5:
+    """What is to be said of a front member that is not shown to tell the classes apart better than
+    chance; a cheap or odd one can be on a front all the same. Empty for others."""
+    test = member["test"].get("task_skill") or {}
+    tested = not absent(test.get("value"))
+    skill = test["value"] if tested else member["objectives"].get("task_skill")
+    if absent(skill):
         return ""
-    return f"no better than chance: {'validation' if absent(test) else 'test'} AUROC {skill:.3f}"
+    if skill <= 0.5:
+        return f"no better than chance: {'test' if tested else 'validation'} AUROC {skill:.3f}"
+    if tested and not absent(test.get("low")) and test["low"] <= 0.5:
+        ends = bounds("task_skill", test)
+        return f"not shown to be better than chance: test AUROC {skill:.3f} ({ends})"
+    return ""
 
 
 def count(value: float | None) -> str:

@@ -605,3 +605,13 @@ def test_what_was_not_resampled_has_no_interval_and_chance_is_named() -> None:
     test = summarize(history)["front"][0]["test"]
     assert test["own:gap"] == {"value": 0.432, "low": None, "high": None}
     assert test["task_skill"]["low"] == 0.432
+
+
+def test_a_member_whose_interval_holds_chance_is_named() -> None:
+    history = make_history(2)
+    doubtful = {"task_skill": Interval(value=0.503, low=0.455, high=0.537)}
+    for i, test in enumerate(history.tests):
+        figures = {**test.objectives, **doubtful}
+        history.tests[i] = test.model_copy(update={"objectives": figures})
+    page = render_page(history)
+    assert "not shown to be better than chance: test AUROC 0.503 (0.455 to 0.537)" in page

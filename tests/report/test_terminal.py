@@ -287,6 +287,14 @@ def test_a_member_no_better_than_chance_is_named(summary: dict[str, Any]) -> Non
     assert "no better than chance: validation AUROC 0.310" in text
 
 
+def test_a_member_whose_interval_holds_chance_is_named(summary: dict[str, Any]) -> None:
+    """As a collapsed adapter that says the same of nearly all rows."""
+    summary["front"][0]["test"]["task_skill"] = {"value": 0.503, "low": 0.455, "high": 0.537}
+    text = " ".join(printed(summary, 80).split())
+    told = "not shown to be better than chance: test AUROC 0.503 (0.455 to 0.537)"
+    assert text.count(told) == text.count("chance") == 1
+
+
 def test_an_own_objective_has_no_interval(summary: dict[str, Any]) -> None:
     summary["objectives"]["own:gap"] = "max"
     for member in summary["front"]:
