@@ -53,7 +53,19 @@ def test_chance_is_told_where_the_interval_holds_it(
     value: float | None, low: float | None, told: str
 ) -> None:
     test = {"task_skill": {"value": value, "low": low, "high": 0.9}}
-    assert chance({"test": test, "objectives": {"task_skill": 0.4}}) == told
+    assert chance({"test": test, "objectives": {"task_skill": 0.4}, "details": {}}) == told
+
+
+@pytest.mark.parametrize("value", [0.45, 0.55])
+def test_an_adapter_that_says_the_same_of_most_rows_is_said_to(value: float) -> None:
+    """Beside the flag of chance alone; a few rows alike say nothing."""
+    test = {"task_skill": {"value": value, "low": 0.4, "high": 0.7}}
+    member = {"test": test, "objectives": {"task_skill": value}}
+    told = chance({**member, "details": {"same_logit": 0.972}})
+    assert told.endswith("; says the same of 97% of validation rows")
+    assert "same" not in chance({**member, "details": {"same_logit": 0.2}})
+    test["task_skill"] = {"value": 0.9, "low": 0.8, "high": 1.0}
+    assert chance({**member, "details": {"same_logit": 0.972}}) == ""
 
 
 def test_only_genes_of_coralx_have_signs() -> None:

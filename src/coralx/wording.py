@@ -62,11 +62,14 @@ def chance(member: Mapping[str, Any]) -> str:
     skill = test["value"] if tested else member["objectives"].get("task_skill")
     if absent(skill):
         return ""
+    alike = member["details"].get("same_logit", 0.0)
+    same = f"; says the same of {share(alike)} of validation rows" if alike >= 0.5 else ""
     if skill <= 0.5:
-        return f"no better than chance: {'test' if tested else 'validation'} AUROC {skill:.3f}"
+        split = "test" if tested else "validation"
+        return f"no better than chance: {split} AUROC {skill:.3f}{same}"
     if tested and not absent(test.get("low")) and test["low"] <= 0.5:
         ends = bounds("task_skill", test)
-        return f"not shown to be better than chance: test AUROC {skill:.3f} ({ends})"
+        return f"not shown to be better than chance: test AUROC {skill:.3f} ({ends}){same}"
     return ""
 
 

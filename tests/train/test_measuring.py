@@ -19,7 +19,7 @@ from coralx.train.evaluate import EvaluationSet
 from coralx.train.measuring import AS_TRAINED, PROXY_FACTOR
 from coralx.train.member import Member
 from coralx.train.scaling import Scaling
-from coralx.train.threshold import ROUNDING, find_threshold
+from coralx.train.threshold import ROUNDING, SAME, find_threshold
 from coralx.train.worker import Worker
 
 SETTINGS = {
@@ -243,8 +243,9 @@ def test_the_served_threshold_bears_the_rounding_of_the_products(
     settings = SETTINGS | {"objectives": ["task_skill"]}
     settings["training"] = SETTINGS["training"] | {"frozen_products": products}
     worker = Worker(load_config(settings), tmp_path)
-    worker.train(make_job(worker, "a"))
+    (result,) = worker.train(make_job(worker, "a"))
     assert told == [ROUNDING[products]]
+    assert result.details[SAME] < 0.5
 
 
 def test_an_own_objective_is_of_scaled_probabilities(

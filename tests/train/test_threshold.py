@@ -12,7 +12,7 @@ from scipy.special import expit, logit
 from coralx.config import load_config
 from coralx.records import Genome, Job, LoRAConfig, Start, TrainingResult
 from coralx.train.predict import Predictor
-from coralx.train.threshold import find_threshold
+from coralx.train.threshold import find_threshold, share_alike
 from coralx.train.worker import Worker
 
 UNSAFE = np.ones(10, dtype=np.int8)
@@ -32,6 +32,13 @@ def test_a_score_that_rounding_alone_tells_apart_is_no_next_one() -> None:
         -3 - 0.01 * logits.std()
     )
     assert find_threshold(expit(np.zeros(10)), UNSAFE, 0.01) == 0.5  # and nothing else to do
+
+
+def test_the_share_of_rows_with_one_logit_is_that_near_the_median() -> None:
+    collapsed = np.append(np.full(97, -3.0) + np.linspace(-1e-6, 1e-6, 97), [2.0, 3.0, -9.0])
+    assert share_alike(expit(collapsed), 1e-4) == 0.97
+    assert share_alike(expit(LOGITS), 1e-4) == 0  # the median lies between two of ten
+    assert share_alike(np.full(10, 0.5), 1e-4) == 1
 
 
 @pytest.fixture(scope="module")

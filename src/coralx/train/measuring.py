@@ -16,7 +16,7 @@ from coralx.train.member import Member
 from coralx.train.objectives import Floats, calibration, interval
 from coralx.train.own_function import load_function
 from coralx.train.scaling import Scaling, fit_scaling, scale_held_out
-from coralx.train.threshold import ROUNDING, SERVED, find_threshold
+from coralx.train.threshold import ROUNDING, SAME, SERVED, find_threshold, share_alike
 from coralx.train.workbench import Workbench
 
 AS_TRAINED = "calibration/as_trained"  # P6 before the logits are scaled
@@ -142,6 +142,7 @@ class Measurer:
         if "threshold" in details:  # not where scores are no numbers
             served = find_threshold(known.scores, known.labels, self._rounding)
             details[SERVED] = scaling.apply(np.array([served]))
+            details[SAME] = np.array([share_alike(known.scores, self._rounding)])
         self._add_own(objectives, rows, scores, member.genome.id)
         solo = self._bench.pack([member])
         objectives["memory"] = np.array([float(self._bench.served_bytes(member, solo))])

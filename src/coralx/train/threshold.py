@@ -14,6 +14,7 @@ from coralx.train.objectives import Floats, threshold_at_recall
 from coralx.train.scaling import logits_of, probabilities_of
 
 SERVED = "served_threshold"  # among a result's details
+SAME = "same_logit"  # likewise
 # How far a logit may move when it is computed again, in deviations of all logits, by the format of
 # the frozen products. Measured, at most: 1e-5 from batch to batch, 0.017 from bfloat16 to float32.
 ROUNDING = {"float32": 1e-4, "bfloat16": 0.02}
@@ -33,3 +34,11 @@ def find_threshold(scores: Floats, labels: NDArray[np.int8], rounding: float) ->
     lower = logits[logits < highest - rounding]
     below = float(lower.max()) if len(lower) else highest
     return float(probabilities_of(np.array(min((highest + below) / 2, highest - rounding))))
+
+
+def share_alike(scores: Floats, rounding: float) -> float:
+    """Share of probabilities (N,) whose logits no more than rounding tells from their median: near
+    1 of an adapter that has collapsed and says the same of nearly all rows."""
+    logits = logits_of(scores)
+    within = np.abs(logits - np.median(logits)) <= rounding * float(logits.std())
+    return float(within.mean())
