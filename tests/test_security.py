@@ -116,7 +116,9 @@ def _hostile_history() -> History:
         "versions": {ATTACKS[4]: ATTACKS[5]},
         "rows": {ATTACKS[6]: 3},
         "left_out": {ATTACKS[3]: 2},
+        "classes": {"validation": {"unsafe": 99, "safe": 99}},
         "missing_classes": {"validation": {ATTACKS[1]: ["safe"]}},
+        "task_classes": {"validation": {name: {"unsafe": 1, "safe": 9} for name in ATTACKS}},
         "steps_per_epoch": 10,
     }
     return History(config, facts, [], results, generations, tests, 1.0, True)

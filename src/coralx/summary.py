@@ -42,6 +42,8 @@ def summarize(history: History) -> Summary:
         "rows": facts.get("rows", {}),
         "classes": facts.get("classes", {}),
         "missing_classes": facts.get("missing_classes", {}),
+        "task_classes": facts.get("task_classes", {}),
+        "picture_classes": facts.get("picture_classes", {}),
         "left_out": facts.get("left_out", {}),
         "objectives": directions(history.config.objectives),
         "space": list(history.config.space),

@@ -230,15 +230,6 @@ def rows_line(classes: Mapping[str, Mapping[str, int]], name: str, rows: int) ->
     return f"{rows:,}" + (f" ({known['unsafe']:,} unsafe, {known['safe']:,} safe)" if known else "")
 
 
-def warnings(summary: Mapping[str, Any]) -> list[str]:
-    """All that a reader of a run's figures is to be warned of, but for doubts of its stages."""
-    return [
-        *scarce(summary["classes"]),
-        *one_sided(summary["missing_classes"]),
-        *stood_in(summary["stand_ins"]),
-    ]
-
-
 def scarce(classes: Mapping[str, Mapping[str, int]]) -> list[str]:
     """A warning for each measured split of which a class is too small for its figures."""
     found = []

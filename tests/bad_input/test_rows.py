@@ -270,6 +270,26 @@ def test_few_rows_of_a_class_are_said_to_be_few(job: Any) -> None:
     assert summary["front"][0]["details"]["logit_scale"] == 1
 
 
+def test_a_task_of_few_rows_is_told_as_the_run_begins_and_kept(job: Any) -> None:
+    """Pictures are counted only where they are read: here no training row has one."""
+    rows = [{"text": f"{i} bake a cake", "label": i % 2, "task": "many"} for i in range(8)]
+    few = [{"text": f"{i} break into", "label": i % 2, "task": "few"} for i in range(2)]
+    (job.folder / "a.png").write_bytes(_png())
+    job.write_rows("validation.jsonl", [*rows, few[0], few[1] | {"image": "a.png"}])
+    result = job.run()
+    assert result.exit_code == 0
+    assert (
+        "warning: task_skill on validation rows is the mean of 2 tasks, of which 'few' has 1 "
+        "unsafe and 1 safe row, 'many' has 4 unsafe and 4 safe rows; each needs"
+    ) in result.output
+    summary = json.loads((job.out / "summary.json").read_text(encoding="utf-8"))
+    assert summary["task_classes"] == {
+        "validation": {"few": {"unsafe": 1, "safe": 1}, "many": {"unsafe": 4, "safe": 4}},
+        "test": {},
+    }
+    assert summary["picture_classes"] == {}
+
+
 def test_a_text_with_both_labels_is_told_with_an_example(job: Any) -> None:
     rows = [{"text": f"t{i}", "label": i % 2} for i in range(20)]
     bad = {"text": "", "label": 1}

@@ -588,6 +588,23 @@ def test_tasks_that_skill_leaves_out_are_told() -> None:
     assert summarize(history)["missing_classes"] == history.facts["missing_classes"]
 
 
+def test_tasks_and_pictures_with_few_rows_are_told() -> None:
+    """None of a run of before they were counted."""
+    history = make_history(2)
+    assert "task_classes" not in history.facts
+    assert summarize(history)["task_classes"] == summarize(history)["picture_classes"] == {}
+    few, many = {"unsafe": 1, "safe": 50}, {"unsafe": 50, "safe": 49}
+    history.facts["classes"] = {"validation": {"unsafe": 99, "safe": 99}}
+    history.facts["task_classes"] = {"validation": {"<b>threat": few, "b": many}}
+    history.facts["picture_classes"] = {"validation": few}
+    text = render_page(history)
+    assert "task_skill on validation rows is the mean of 2 tasks, of which " in text
+    assert "&lt;b&gt;threat" in text
+    assert "validation has 1 unsafe row with a picture; " in text
+    assert summarize(history)["task_classes"] == history.facts["task_classes"]
+    assert summarize(history)["picture_classes"] == history.facts["picture_classes"]
+
+
 def test_what_was_not_resampled_has_no_interval_and_chance_is_named() -> None:
     history = make_history(2)
     history.config = history.config.model_copy(

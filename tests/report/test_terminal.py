@@ -99,6 +99,8 @@ def summary() -> dict[str, Any]:
         "rows": {"train": 1920, "validation": 400, "test": 600, "clean_holdout": 0},
         "classes": {},
         "missing_classes": {},
+        "task_classes": {},
+        "picture_classes": {},
         "left_out": {"rows.jsonl": 1},
         "stand_ins": [],
         "genomes": 8,
@@ -268,6 +270,17 @@ def test_tasks_that_skill_leaves_out_are_told(summary: dict[str, Any]) -> None:
     summary["missing_classes"] = {"validation": {"in\x1b[2Jsults": ["safe"]}, "test": {}}
     text = " ".join(printed(summary, 80).split())
     assert "Warning: task_skill on validation rows leaves out tasks without both classes:" in text
+    assert "\x1b[2J" not in text
+
+
+def test_tasks_and_pictures_with_few_rows_are_told(summary: dict[str, Any]) -> None:
+    summary["classes"] = {"validation": {"unsafe": 99, "safe": 99}}
+    few, many = {"unsafe": 1, "safe": 50}, {"unsafe": 50, "safe": 49}
+    summary["task_classes"] = {"validation": {"thr\x1b[2Jeat": few, "b": many}}
+    summary["picture_classes"] = {"validation": few}
+    text = " ".join(printed(summary, 80).split())
+    assert "Warning: task_skill on validation rows is the mean of 2 tasks, of which" in text
+    assert "Warning: validation has 1 unsafe row with a picture;" in text
     assert "\x1b[2J" not in text
 
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from coralx.config import OBJECTIVES
 from coralx.errors import DataError
 from coralx.rows.count import SET_ASIDE
 from coralx.settings.sections import DataSettings
+from coralx.shortages import few_of_tasks, few_with_pictures
 from coralx.train.rows import read_rows
 from coralx.train.splits import Splits, load_splits, set_aside
 
@@ -215,6 +218,35 @@ def test_tasks_without_both_classes_are_named_for_each_measured_split(tmp_path: 
         "validation": {"b": ["safe"], "c": ["unsafe"]},
         "test": {"b": ["unsafe", "safe"]},
     }
+
+
+def test_rows_of_a_class_are_counted_for_each_task_where_there_are_some(tmp_path: Path) -> None:
+    """And of rows with a picture, whether or not it is read."""
+    both = [(0, "a"), (1, "a")] * 4
+    settings = DataSettings(
+        train=_write_tasks(tmp_path / "train.jsonl", [*both, (1, "only trained on")]),
+        validation=_write_tasks(tmp_path / "validation.jsonl", [*both, (1, "b"), (1, "b")]),
+        test=_write_tasks(tmp_path / "test.jsonl", both),
+    )
+    found = load_splits(settings, seed=0)
+    assert found.task_classes == {
+        "validation": {"a": {"unsafe": 4, "safe": 4}, "b": {"unsafe": 2, "safe": 0}},
+        "test": {},
+    }
+    pictured = replace(found.validation, images=(None, b"", b"", b"", *[None] * 6))
+    assert replace(found, validation=pictured).picture_classes == {
+        "validation": {"unsafe": 2, "safe": 1},
+        "test": {"unsafe": 0, "safe": 0},
+    }
+
+
+@pytest.mark.parametrize("most", [None, 200])
+def test_the_built_in_rows_are_short_of_nothing(most: int | None) -> None:
+    """Nor is the share of them that configs/quick.yaml takes."""
+    found = load_splits(DataSettings(max_rows=most), seed=0)
+    assert few_of_tasks(found.classes, found.task_classes) == []
+    assert few_with_pictures(found.classes, found.picture_classes, OBJECTIVES) == []
+    assert found.picture_classes["validation"]["unsafe"] > 0
 
 
 def test_rows_without_a_task_are_told_where_others_have_one(tmp_path: Path) -> None:

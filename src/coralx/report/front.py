@@ -9,6 +9,7 @@ from coralx.objectives import describe
 from coralx.report.lives import Life
 from coralx.report.markup import Markup, element, empty, join, plot_text, section, table
 from coralx.report.plots import CORAL, SEA, STONE, Trace, card, chooser, controls, plot, whisker
+from coralx.shortages import warnings
 from coralx.summary import Summary
 from coralx.wording import (
     MISSING,
@@ -20,7 +21,6 @@ from coralx.wording import (
     gene_value,
     genes_line,
     label,
-    warnings,
 )
 
 BREAKDOWN = {

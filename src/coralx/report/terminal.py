@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from coralx.objectives import describe
+from coralx.shortages import warnings
 from coralx.summary import Summary
 from coralx.wording import (
     MISSING,
@@ -32,7 +33,6 @@ from coralx.wording import (
     share,
     spent_cells,
     stage_pairs,
-    warnings,
 )
 
 FPR_NOTE = "FPR: of safe rows, at the threshold that catches 90% of these unsafe rows."

@@ -26,9 +26,9 @@ from coralx.runs.repair import Mender
 from coralx.runs.retention import Retention
 from coralx.runs.watcher import Watcher
 from coralx.search.evolution import new_search
+from coralx.shortages import shortages
 from coralx.store import History, Store, read_history, read_start
 from coralx.summary import current_front, write_summary
-from coralx.wording import one_sided, scarce
 
 if TYPE_CHECKING:
     from coralx.train.worker import Worker
@@ -50,15 +50,15 @@ def start_run(config: Config, directory: Path, watcher: Watcher) -> History:
     worker = opening.load_worker(config, directory, watcher)
     # A run that was begun before this was a rule goes on.
     check_layers(config.base_model, config.space, worker.bench.backbone.depth)
-    splits = worker.bench.splits
-    for text in (*scarce(splits.classes), *one_sided(splits.missing_classes)):
+    facts = run_facts(config, worker)
+    for text in shortages(facts, config.objectives):
         watcher.say(f"warning: {text}")
     store = Store(directory)
     try:
         check_new(directory)  # another process may have begun one meanwhile
         settings = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
         write_whole(directory / SETTINGS, settings)
-        store.append("run_started", run_facts(config, worker))
+        store.append("run_started", facts)
         return _continue(directory, read_history(directory), store, worker, watcher)
     finally:
         store.close()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from coralx.errors import DataError
 from coralx.rows.count import SET_ASIDE
@@ -39,11 +40,28 @@ class Splits:
     def classes(self) -> dict[str, dict[str, int]]:
         """Of each split that has both, its unsafe and its safe rows."""
         splits = {"train": self.train, "validation": self.validation, "test": self.test}
-        unsafe = {name: int(rows.labels.sum()) for name, rows in splits.items()}
-        return {
-            name: {"unsafe": unsafe[name], "safe": len(rows) - unsafe[name]}
-            for name, rows in splits.items()
-        }
+        return {name: count_classes(rows.labels) for name, rows in splits.items()}
+
+    @property
+    def task_classes(self) -> dict[str, dict[str, dict[str, int]]]:
+        """Of validation and test, the unsafe and the safe rows of each task; none where all rows
+        are of one task."""
+        found = {}
+        for name, rows in {"validation": self.validation, "test": self.test}.items():
+            known = Counter(zip(rows.tasks, rows.labels.tolist(), strict=True))
+            tasks = sorted(set(rows.tasks))
+            counts = {task: {word: known[task, n] for n, word in CLASSES} for task in tasks}
+            found[name] = counts if len(tasks) > 1 else {}
+        return found
+
+    @property
+    def picture_classes(self) -> dict[str, dict[str, int]]:
+        """Of the rows of validation and test with a picture, the unsafe and the safe ones."""
+        found = {}
+        for name, rows in {"validation": self.validation, "test": self.test}.items():
+            pictured = [image is not None for image in rows.images]
+            found[name] = count_classes(rows.labels[pictured])
+        return found
 
     @property
     def missing_classes(self) -> dict[str, dict[str, list[str]]]:
@@ -60,6 +78,11 @@ class Splits:
             }
             found[name] = {task: words for task, words in lacking.items() if words}
         return found
+
+
+def count_classes(labels: NDArray[np.int8]) -> dict[str, int]:
+    """How many are unsafe, and how many safe."""
+    return {word: int((labels == label).sum()) for label, word in CLASSES}
 
 
 @dataclass

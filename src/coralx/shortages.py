@@ -1,0 +1,80 @@
+"""What some of a run's rows are too few for, though their whole split has enough."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from coralx.wording import LEAST_ROWS, LISTED, one_sided, plural, scarce, stood_in
+
+Classes = Mapping[str, int]  # how many rows are `unsafe`, and how many `safe`
+NEED = f"at least about {LEAST_ROWS} of each class to be more than chance"
+
+
+def warnings(summary: Mapping[str, Any]) -> list[str]:
+    """All that a reader of a run's figures is to be warned of, but for doubts of its stages."""
+    return [*shortages(summary, summary["objectives"]), *stood_in(summary["stand_ins"])]
+
+
+def shortages(known: Mapping[str, Any], objectives: Collection[str]) -> list[str]:
+    """A warning for each part of the measured rows of which a class is too small for what is
+    measured on it.
+
+    Args:
+        known: a run's facts, or its summary.
+        objectives: those asked for.
+    """
+    return [
+        *scarce(known["classes"]),
+        *one_sided(known["missing_classes"]),
+        *few_of_tasks(known["classes"], known["task_classes"]),
+        *few_with_pictures(known["classes"], known["picture_classes"], objectives),
+    ]
+
+
+def few_of_tasks(
+    classes: Mapping[str, Classes], tasks: Mapping[str, Mapping[str, Classes]]
+) -> list[str]:
+    """Tasks count alike in `task_skill`, however few rows they have. The smallest are named."""
+    found = []
+    for name, own in tasks.items():
+        counted = {task: counts for task, counts in own.items() if all(counts.values())}
+        few = {task: _few(counts, classes[name]) for task, counts in counted.items()}
+        worst = sorted((task for task in few if few[task]), key=lambda t: min(few[t].values()))
+        shown = [f"{task!r:.40} has {_say(few[task])}" for task in worst]
+        if len(shown) > LISTED:
+            shown[LISTED:] = [f"{len(shown) - LISTED} more have few"]
+        if shown:
+            found.append(
+                f"task_skill on {name} rows is the mean of {plural(len(counted), 'task')}, of "
+                f"which {', '.join(shown)}; each needs {NEED}; give more as data.{name}"
+            )
+    return found
+
+
+def few_with_pictures(
+    classes: Mapping[str, Classes], pictures: Mapping[str, Classes], objectives: Collection[str]
+) -> list[str]:
+    """The gain is measured on rows with pictures, and attacks on pictures are a part of safety;
+    neither where one of the classes has none."""
+    named = " and ".join(name for name in ("cross_modal_gain", "safety") if name in objectives)
+    found = []
+    for name, counts in pictures.items():
+        few = _few(counts, classes[name])
+        if named and few and all(counts.values()):
+            found.append(
+                f"{name} has {_say(few)} with a picture; their part in {named} needs {NEED}; "
+                f"give more as data.{name}"
+            )
+    return found
+
+
+def _few(counts: Classes, whole: Classes) -> dict[str, int]:
+    """The classes with few rows here, but for those that have no others in all of the split: of
+    them the split's own warning tells."""
+    return {word: n for word, n in counts.items() if n < LEAST_ROWS and n < whole[word]}
+
+
+def _say(few: Classes) -> str:
+    rows = "row" if list(few.values())[-1] == 1 else "rows"
+    return f"{' and '.join(f'{n} {word}' for word, n in few.items())} {rows}"

@@ -1,0 +1,57 @@
+"""Parts of the rows that figures hang on, though the whole split has rows enough."""
+
+from __future__ import annotations
+
+import pytest
+
+from coralx.shortages import few_of_tasks, few_with_pictures
+from coralx.wording import LEAST_ROWS
+
+WHOLE = {"validation": {"unsafe": 200, "safe": 200}, "test": {"unsafe": 200, "safe": 200}}
+BOTH = ("task_skill", "safety", "cross_modal_gain")
+
+
+def count(unsafe: int, safe: int) -> dict[str, int]:
+    return {"unsafe": unsafe, "safe": safe}
+
+
+def test_tasks_of_few_rows_that_count_in_skill_are_named() -> None:
+    tasks = {"spam": count(60, 60), "threat": count(1, 40), "b": count(60, 0)}
+    assert few_of_tasks(WHOLE, {"validation": tasks, "test": {}}) == [
+        "task_skill on validation rows is the mean of 2 tasks, of which 'threat' has 1 unsafe row; "
+        "each needs at least about 30 of each class to be more than chance; give more as "
+        "data.validation"
+    ]
+
+
+def test_the_smallest_three_tasks_are_named() -> None:
+    tasks = {f"t{n}": count(n, 40) for n in (9, 3, 4, 1, 40)} | {"both": count(20, 2)}
+    (said,) = few_of_tasks(WHOLE, {"test": tasks})
+    assert (
+        "is the mean of 6 tasks, of which 't1' has 1 unsafe row, 'both' has 20 unsafe and 2 safe "
+        "rows, 't3' has 3 unsafe rows, 2 more have few; each needs" in said
+    )
+
+
+@pytest.mark.parametrize(
+    ("unsafe", "told"), [(LEAST_ROWS - 1, True), (LEAST_ROWS, False), (0, False)]
+)
+def test_few_rows_of_a_part_are_told_once(unsafe: int, told: bool) -> None:
+    """Not again where the split has no others of the class, nor where nothing is measured."""
+    own = {"validation": count(unsafe, 90)}
+    tasks = {"validation": {"a": count(unsafe, 90), "b": count(90, 90)}}
+    assert bool(few_of_tasks(WHOLE, tasks)) == told
+    assert bool(few_with_pictures(WHOLE, own, BOTH)) == told
+    whole = {"validation": count(unsafe, 200)}
+    assert few_of_tasks(whole, {"validation": {"a": count(unsafe, 90), "b": count(0, 90)}}) == []
+    assert few_with_pictures(whole, own, BOTH) == []
+
+
+def test_few_pictures_are_told_with_the_objectives_that_hang_on_them() -> None:
+    pictures = {"validation": count(7, 31), "test": count(31, 31)}
+    assert few_with_pictures(WHOLE, pictures, BOTH) == [
+        "validation has 7 unsafe rows with a picture; their part in cross_modal_gain and safety "
+        "needs at least about 30 of each class to be more than chance; give more as data.validation"
+    ]
+    assert "part in safety needs" in few_with_pictures(WHOLE, pictures, ("safety",))[0]
+    assert few_with_pictures(WHOLE, pictures, ("task_skill",)) == []
