@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from coralx.shortages import few_of_tasks, few_with_pictures
+from coralx.shortages import few_in_stages, few_of_tasks, few_with_pictures
 from coralx.wording import LEAST_ROWS
 
 WHOLE = {"validation": {"unsafe": 200, "safe": 200}, "test": {"unsafe": 200, "safe": 200}}
@@ -13,6 +13,20 @@ BOTH = ("task_skill", "safety", "cross_modal_gain")
 
 def count(unsafe: int, safe: int) -> dict[str, int]:
     return {"unsafe": unsafe, "safe": safe}
+
+
+def test_stages_that_choose_by_few_rows_are_named_together() -> None:
+    stages = {"S0": count(8, 90), "S1": count(8, 90), "S2": count(16, 180), "S3": count(30, 30)}
+    said = few_in_stages(WHOLE, stages)
+    assert said == [
+        "S0 and S1 choose by 8 unsafe rows, their share of validation; choices need at least about "
+        "30 of each class to be more than chance; give more as data.validation, or raise their "
+        "data_percentage",
+        "S2 chooses by 16 unsafe rows, its share of validation; choices need at least about 30 of "
+        "each class to be more than chance; give more as data.validation, or raise its "
+        "data_percentage",
+    ]
+    assert few_in_stages({"validation": count(29, 200)}, stages) == [], "told of the whole split"
 
 
 def test_tasks_of_few_rows_that_count_in_skill_are_named() -> None:

@@ -27,9 +27,28 @@ def shortages(known: Mapping[str, Any], objectives: Collection[str]) -> list[str
     return [
         *scarce(known["classes"]),
         *one_sided(known["missing_classes"]),
+        *few_in_stages(known["classes"], known["stage_classes"]),
         *few_of_tasks(known["classes"], known["task_classes"]),
         *few_with_pictures(known["classes"], known["picture_classes"], objectives),
     ]
+
+
+def few_in_stages(classes: Mapping[str, Classes], stages: Mapping[str, Classes]) -> list[str]:
+    """Early stages choose by a share of validation. One warning for those with as few rows."""
+    alike: dict[str, list[str]] = {}
+    for name, counts in stages.items():
+        whole = classes["validation"]
+        few = {w: n for w, n in counts.items() if n < LEAST_ROWS <= whole[w]}
+        if few:
+            alike.setdefault(_say(few), []).append(name)
+    found = []
+    for said, names in alike.items():
+        verb, whose = ("chooses", "its") if len(names) == 1 else ("choose", "their")
+        found.append(
+            f"{' and '.join(names)} {verb} by {said}, {whose} share of validation; choices need "
+            f"{NEED}; give more as data.validation, or raise {whose} data_percentage"
+        )
+    return found
 
 
 def few_of_tasks(

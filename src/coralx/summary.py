@@ -42,6 +42,7 @@ def summarize(history: History) -> Summary:
         "rows": facts.get("rows", {}),
         "classes": facts.get("classes", {}),
         "missing_classes": facts.get("missing_classes", {}),
+        "stage_classes": facts.get("stage_classes", {}),
         "task_classes": facts.get("task_classes", {}),
         "picture_classes": facts.get("picture_classes", {}),
         "left_out": facts.get("left_out", {}),

@@ -588,6 +588,16 @@ def test_tasks_that_skill_leaves_out_are_told() -> None:
     assert summarize(history)["missing_classes"] == history.facts["missing_classes"]
 
 
+def test_stages_that_choose_by_few_rows_are_told() -> None:
+    """None of a run of before they were recorded."""
+    history = make_history(2)
+    assert summarize(history)["stage_classes"] == {}
+    history.facts["classes"] = {"validation": {"unsafe": 32, "safe": 368}}
+    history.facts["stage_classes"] = {"S1_shakeout": {"unsafe": 8, "safe": 92}}
+    assert "S1_shakeout chooses by 8 unsafe rows, its share of validation; " in render_page(history)
+    assert summarize(history)["stage_classes"] == history.facts["stage_classes"]
+
+
 def test_tasks_and_pictures_with_few_rows_are_told() -> None:
     """None of a run of before they were counted."""
     history = make_history(2)

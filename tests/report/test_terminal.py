@@ -99,6 +99,7 @@ def summary() -> dict[str, Any]:
         "rows": {"train": 1920, "validation": 400, "test": 600, "clean_holdout": 0},
         "classes": {},
         "missing_classes": {},
+        "stage_classes": {},
         "task_classes": {},
         "picture_classes": {},
         "left_out": {"rows.jsonl": 1},
@@ -271,6 +272,13 @@ def test_tasks_that_skill_leaves_out_are_told(summary: dict[str, Any]) -> None:
     text = " ".join(printed(summary, 80).split())
     assert "Warning: task_skill on validation rows leaves out tasks without both classes:" in text
     assert "\x1b[2J" not in text
+
+
+def test_stages_that_choose_by_few_rows_are_told(summary: dict[str, Any]) -> None:
+    summary["classes"] = {"validation": {"unsafe": 32, "safe": 368}}
+    summary["stage_classes"] = {"S1_shakeout": {"unsafe": 8, "safe": 92}}
+    text = " ".join(printed(summary, 80).split())
+    assert "Warning: S1_shakeout chooses by 8 unsafe rows, its share of validation;" in text
 
 
 def test_tasks_and_pictures_with_few_rows_are_told(summary: dict[str, Any]) -> None:

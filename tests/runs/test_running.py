@@ -95,6 +95,13 @@ def test_rows_left_out_or_cut_are_told(tmp_path: Path) -> None:
     assert history.facts["left_out"] == {str(path): 1}
 
 
+def test_rows_that_stages_choose_by_are_on_record(finished: Path) -> None:
+    known = json.loads((finished / "summary.json").read_text(encoding="utf-8"))
+    assert known["stage_classes"] == read_history(finished).facts["stage_classes"]
+    (counts,) = known["stage_classes"].values()
+    assert 2 * sum(counts.values()) == pytest.approx(known["rows"]["validation"], abs=4)
+
+
 def test_a_run_whose_space_is_exhausted_says_so(tmp_path: Path) -> None:
     genes = {"r": [2, 4], "alpha": [8], "dropout": [0.0], "target_modules": [["query"]]}
     genes |= {"layers": [1], "learning_rate": [0.001], "weight_decay": [0.0], "use_rslora": [False]}

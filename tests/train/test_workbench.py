@@ -12,12 +12,15 @@ import torch
 
 from coralx.config import load_config
 from coralx.records import Genome, LoRAConfig, Start
+from coralx.settings.sections import DataSettings
+from coralx.shortages import few_in_stages
 from coralx.train import workbench as workbench_module
 from coralx.train.adapters import Weights
 from coralx.train.checkpoint import Checkpoint, save_checkpoint
 from coralx.train.data import subset
 from coralx.train.prefix import EncodedRows
 from coralx.train.resize import Moments
+from coralx.train.splits import load_splits
 from coralx.train.workbench import LEAST_SHARE, TEST_ATTACKS, Workbench
 
 TEXT: dict[str, Any] = {
@@ -135,6 +138,31 @@ def test_early_stages_are_measured_on_a_share_that_says_something(bench: Workben
         kept = subset(whole, least, bench.seed)
         assert bench.validation(share).rows.keys() == whole.take(kept).keys()
     assert len(subset(whole, LEAST_SHARE, bench.seed)) > len(subset(whole, 5, bench.seed))
+
+
+def test_rows_that_stages_choose_by_are_counted(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of those alone that choose by a share: the first of the default stages measures P1 and
+    leaves nobody behind."""
+    unsafe, safe = (int((bench.validation(20).labels == label).sum()) for label in (1, 0))
+    share = {"unsafe": unsafe, "safe": safe}
+    assert bench.stage_classes == {"S1_shakeout": share}
+    monkeypatch.setattr(bench, "config", load_config(TEXT, {"evolution": {"exploit_below": 0.5}}))
+    assert bench.stage_classes == {"S0_sanity": share, "S1_shakeout": share}
+    monkeypatch.setattr(
+        bench, "config", load_config(TEXT, {"hyperband": {"enable_hyperband": False}})
+    )
+    assert bench.stage_classes == {}
+
+
+def test_the_early_stages_of_the_built_in_job_have_rows_enough(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    splits = load_splits(DataSettings(), bench.seed)
+    monkeypatch.setattr(bench, "splits", splits)
+    assert bench.stage_classes["S1_shakeout"]["unsafe"] < splits.classes["validation"]["unsafe"]
+    assert few_in_stages(splits.classes, bench.stage_classes) == []
 
 
 class Noted:

@@ -33,6 +33,7 @@ def run_facts(config: Config, worker: Worker) -> dict[str, Any]:
         "rows": rows,
         "classes": splits.classes,
         "missing_classes": splits.missing_classes,
+        "stage_classes": worker.bench.stage_classes,
         "task_classes": splits.task_classes,
         "picture_classes": splits.picture_classes if worker.bench.has_images else {},
         "left_out": dict(splits.left_out),

@@ -23,6 +23,7 @@ from coralx.steps import count_batches
 from coralx.train.adapters import PackedAdapters, Weights, new_weights
 from coralx.train.backbone import Backbone
 from coralx.train.checkpoint import load_checkpoint
+from coralx.train.data import subset
 from coralx.train.evaluate import EvaluationSet
 from coralx.train.frozen import FORMATS, choose_products
 from coralx.train.graphs import Recorder
@@ -35,7 +36,7 @@ from coralx.train.prefix_store import PrefixStore
 from coralx.train.resize import grow, grow_moments, transplant
 from coralx.train.rows import Rows
 from coralx.train.seeds import hash_name
-from coralx.train.splits import Splits, load_splits
+from coralx.train.splits import Splits, count_classes, load_splits
 from coralx.train.vision import VisionTower
 
 LEAST_SHARE = 25.0  # per cent of the validation rows that early stages are measured on
@@ -152,6 +153,17 @@ class Workbench:
             attacks = math.ceil(self.config.training.attack_rows * share / 100)
             self._parts[share] = self._validation.part(share, max(LEAST_ATTACKS, attacks))
         return self._parts[share]
+
+    @property
+    def stage_classes(self) -> dict[str, dict[str, int]]:
+        """Of each stage that chooses by a share of the validation rows, the unsafe and the safe
+        ones among these."""
+        rows, found = self.splits.validation, {}
+        for stage in self.config.hyperband.stages:
+            share = max(LEAST_SHARE, stage.data_percentage)
+            if share < 100 and self.config.measures_all(stage):
+                found[stage.name] = count_classes(rows.labels[subset(rows, share, self.seed)])
+        return found
 
     def test(self) -> EvaluationSet:
         """Rows for final figures alone."""
