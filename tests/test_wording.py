@@ -1,42 +1,10 @@
-"""What is said of figures that few rows bear."""
+"""What is said of figures."""
 
 from __future__ import annotations
 
 import pytest
 
-from coralx.steps import LEAST_SCALED
-from coralx.wording import LEAST_ROWS, chance, genes_line, one_sided, scarce
-
-
-@pytest.mark.parametrize(
-    ("unsafe", "chance", "uncalibrated"),
-    [(LEAST_SCALED - 1, True, True), (LEAST_SCALED, True, False), (LEAST_ROWS, False, False)],
-)
-def test_few_rows_of_a_class_say_what_they_are_too_few_for(
-    unsafe: int, chance: bool, uncalibrated: bool
-) -> None:
-    said = "".join(scarce({"validation": {"unsafe": unsafe, "safe": 400}}))
-    assert (
-        f"validation has {unsafe} unsafe rows; choices need at least about 30" in said
-    ) == chance
-    assert ("and below 10 probabilities are left uncalibrated; give more" in said) == uncalibrated
-
-
-def test_test_rows_calibrate_nothing() -> None:
-    (said,) = scarce({"test": {"unsafe": 2, "safe": 3}})
-    assert said == (
-        "test has 2 unsafe and 3 safe rows; final figures need at least about 30 of each class to "
-        "be more than chance; give more as data.test"
-    )
-
-
-def test_tasks_that_lack_a_class_are_named_the_first_three() -> None:
-    lacking = {"insults": ["safe"], "b": ["unsafe", "safe"], "c": ["unsafe"], "d": ["safe"]}
-    assert one_sided({"validation": {}, "test": lacking}) == [
-        "task_skill on test rows leaves out tasks without both classes: 'insults' (no safe row), "
-        "'b' (no unsafe and no safe row), 'c' (no unsafe row), 1 more; give rows of both as "
-        "data.test"
-    ]
+from coralx.wording import chance, genes_line
 
 
 @pytest.mark.parametrize(

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from coralx.objectives import describe
 from coralx.records import Genome
-from coralx.steps import LEAST_SCALED
-
-LEAST_ROWS = 30  # of a class: below, AUROC and false-positive rate are mostly chance
-LISTED = 3  # tasks that a warning names
 
 MISSING = "–"  # noqa: RUF001 - an en dash says "no value" better than a hyphen does
 
@@ -228,42 +224,3 @@ def rows_line(classes: Mapping[str, Mapping[str, int]], name: str, rows: int) ->
     """How many rows a split has, and of which class where that is known."""
     known = classes.get(name)
     return f"{rows:,}" + (f" ({known['unsafe']:,} unsafe, {known['safe']:,} safe)" if known else "")
-
-
-def scarce(classes: Mapping[str, Mapping[str, int]]) -> list[str]:
-    """A warning for each measured split of which a class is too small for its figures."""
-    found = []
-    for name, use in (("validation", "choices"), ("test", "final figures")):
-        few = [(word, n) for word, n in classes.get(name, {}).items() if n < LEAST_ROWS]
-        if few:
-            counts = " and ".join(f"{n} {word}" for word, n in few)
-            need = f"need at least about {LEAST_ROWS} of each class to be more than chance"
-            if name == "validation" and min(n for _, n in few) < LEAST_SCALED:
-                need += f", and below {LEAST_SCALED} probabilities are left uncalibrated"
-            found.append(f"{name} has {counts} rows; {use} {need}; give more as data.{name}")
-    return found
-
-
-def one_sided(missing: Mapping[str, Mapping[str, Sequence[str]]]) -> list[str]:
-    """A warning for each measured split in which tasks lack a class: its skill is the mean over
-    other tasks than the next split's."""
-    found = []
-    for name, tasks in missing.items():
-        shown = [f"{task!r:.40} (no {' and no '.join(words)} row)" for task, words in tasks.items()]
-        if len(shown) > LISTED:
-            shown[LISTED:] = [f"{len(shown) - LISTED} more"]
-        if shown:
-            found.append(
-                f"task_skill on {name} rows leaves out tasks without both classes: "
-                f"{', '.join(shown)}; give rows of both as data.{name}"
-            )
-    return found
-
-
-def stood_in(checkpoints: Iterable[str]) -> list[str]:
-    """A warning for each checkpoint that a repair came to other bits for."""
-    return [
-        f"checkpoint {name} was lost, and trained again to other bits: what its genome is measured "
-        "at may be of the weights before"
-        for name in checkpoints
-    ]

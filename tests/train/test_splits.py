@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from coralx.cautions import few_of_tasks, few_with_pictures
 from coralx.config import OBJECTIVES
 from coralx.errors import DataError
 from coralx.rows.count import SET_ASIDE
 from coralx.settings.sections import DataSettings
-from coralx.shortages import few_of_tasks, few_with_pictures
 from coralx.train.rows import read_rows
 from coralx.train.splits import Splits, load_splits, set_aside
 

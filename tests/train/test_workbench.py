@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
+from coralx.cautions import few_in_stages
 from coralx.config import load_config
 from coralx.records import Genome, LoRAConfig, Start
 from coralx.settings.sections import DataSettings
-from coralx.shortages import few_in_stages
 from coralx.train import workbench as workbench_module
 from coralx.train.adapters import Weights
 from coralx.train.checkpoint import Checkpoint, save_checkpoint

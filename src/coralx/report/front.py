@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from coralx.cautions import cautions
 from coralx.objectives import describe
 from coralx.report.lives import Life
 from coralx.report.markup import Markup, element, empty, join, plot_text, section, table
 from coralx.report.plots import CORAL, SEA, STONE, Trace, card, chooser, controls, plot, whisker
-from coralx.shortages import warnings
 from coralx.summary import Summary
 from coralx.wording import (
     MISSING,
@@ -84,7 +84,7 @@ def table_section(summary: Summary) -> Markup:
         nothing = empty("There is no front yet: no generation has been closed.")
         return section("members", "The front in figures", "", nothing)
     values = _values(front, list(summary["objectives"]), summary["space"])
-    told = [element("p", text, class_="warning") for text in warnings(summary)]
+    told = [element("p", text, class_="warning") for text in cautions(summary)]
     parts: list[Markup] = [*told, card(values)]
     tested = any(member["test_details"] for member in front)
     source = "test_details" if tested else "details"

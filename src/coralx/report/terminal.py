@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from coralx.cautions import cautions
 from coralx.objectives import describe
-from coralx.shortages import warnings
 from coralx.summary import Summary
 from coralx.wording import (
     MISSING,
@@ -62,7 +62,7 @@ def _print_parts(summary: Summary, console: Console) -> None:
     console.print(_headline(summary))
     if summary["rows"]:
         console.print(_rows(summary))
-    for text in warnings(summary):
+    for text in cautions(summary):
         console.print(Text(_clean(f"Warning: {text}"), style=ACCENT))
     for path, rows in summary["left_out"].items():
         console.print(Text(_clean(f"{plural(rows, 'row')} left out of {path}"), style="dim"))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from coralx.adapter_files import is_whole
+from coralx.cautions import shortages
 from coralx.config import PREFIX_FOLDER, Config
 from coralx.durable import write_whole
 from coralx.errors import ExtinctError, StoreError
@@ -26,7 +27,6 @@ from coralx.runs.repair import Mender
 from coralx.runs.retention import Retention
 from coralx.runs.watcher import Watcher
 from coralx.search.evolution import new_search
-from coralx.shortages import shortages
 from coralx.store import History, Store, read_history, read_start
 from coralx.summary import current_front, write_summary
 

@@ -1,17 +1,20 @@
-"""What some of a run's rows are too few for, though their whole split has enough."""
+"""What a run's rows are too few for, and what else a reader of its figures is warned of."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from coralx.wording import LEAST_ROWS, LISTED, one_sided, plural, scarce, stood_in
+from coralx.steps import LEAST_SCALED
+from coralx.wording import plural
 
+LEAST_ROWS = 30  # of a class: below, AUROC and false-positive rate are mostly chance
+LISTED = 3  # tasks that a warning names
 Classes = Mapping[str, int]  # how many rows are `unsafe`, and how many `safe`
 NEED = f"at least about {LEAST_ROWS} of each class to be more than chance"
 
 
-def warnings(summary: Mapping[str, Any]) -> list[str]:
+def cautions(summary: Mapping[str, Any]) -> list[str]:
     """All that a reader of a run's figures is to be warned of, but for doubts of its stages."""
     return [*shortages(summary, summary["objectives"]), *stood_in(summary["stand_ins"])]
 
@@ -49,6 +52,45 @@ def few_in_stages(classes: Mapping[str, Classes], stages: Mapping[str, Classes])
             f"{NEED}; give more as data.validation, or raise {whose} data_percentage"
         )
     return found
+
+
+def scarce(classes: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """A warning for each measured split of which a class is too small for its figures."""
+    found = []
+    for name, use in (("validation", "choices"), ("test", "final figures")):
+        few = [(word, n) for word, n in classes.get(name, {}).items() if n < LEAST_ROWS]
+        if few:
+            counts = " and ".join(f"{n} {word}" for word, n in few)
+            need = f"need {NEED}"
+            if name == "validation" and min(n for _, n in few) < LEAST_SCALED:
+                need += f", and below {LEAST_SCALED} probabilities are left uncalibrated"
+            found.append(f"{name} has {counts} rows; {use} {need}; give more as data.{name}")
+    return found
+
+
+def one_sided(missing: Mapping[str, Mapping[str, Sequence[str]]]) -> list[str]:
+    """A warning for each measured split in which tasks lack a class: its skill is the mean over
+    other tasks than the next split's."""
+    found = []
+    for name, tasks in missing.items():
+        shown = [f"{task!r:.40} (no {' and no '.join(words)} row)" for task, words in tasks.items()]
+        if len(shown) > LISTED:
+            shown[LISTED:] = [f"{len(shown) - LISTED} more"]
+        if shown:
+            found.append(
+                f"task_skill on {name} rows leaves out tasks without both classes: "
+                f"{', '.join(shown)}; give rows of both as data.{name}"
+            )
+    return found
+
+
+def stood_in(checkpoints: Iterable[str]) -> list[str]:
+    """A warning for each checkpoint that a repair came to other bits for."""
+    return [
+        f"checkpoint {name} was lost, and trained again to other bits: what its genome is measured "
+        "at may be of the weights before"
+        for name in checkpoints
+    ]
 
 
 def few_of_tasks(

@@ -1,11 +1,18 @@
-"""Parts of the rows that figures hang on, though the whole split has rows enough."""
+"""What is said of figures that few rows bear, of a whole split or of a part of it."""
 
 from __future__ import annotations
 
 import pytest
 
-from coralx.shortages import few_in_stages, few_of_tasks, few_with_pictures
-from coralx.wording import LEAST_ROWS
+from coralx.cautions import (
+    LEAST_ROWS,
+    few_in_stages,
+    few_of_tasks,
+    few_with_pictures,
+    one_sided,
+    scarce,
+)
+from coralx.steps import LEAST_SCALED
 
 WHOLE = {"validation": {"unsafe": 200, "safe": 200}, "test": {"unsafe": 200, "safe": 200}}
 BOTH = ("task_skill", "safety", "cross_modal_gain")
@@ -13,6 +20,37 @@ BOTH = ("task_skill", "safety", "cross_modal_gain")
 
 def count(unsafe: int, safe: int) -> dict[str, int]:
     return {"unsafe": unsafe, "safe": safe}
+
+
+@pytest.mark.parametrize(
+    ("unsafe", "chance", "uncalibrated"),
+    [(LEAST_SCALED - 1, True, True), (LEAST_SCALED, True, False), (LEAST_ROWS, False, False)],
+)
+def test_few_rows_of_a_class_say_what_they_are_too_few_for(
+    unsafe: int, chance: bool, uncalibrated: bool
+) -> None:
+    said = "".join(scarce({"validation": {"unsafe": unsafe, "safe": 400}}))
+    assert (
+        f"validation has {unsafe} unsafe rows; choices need at least about 30" in said
+    ) == chance
+    assert ("and below 10 probabilities are left uncalibrated; give more" in said) == uncalibrated
+
+
+def test_test_rows_calibrate_nothing() -> None:
+    (said,) = scarce({"test": {"unsafe": 2, "safe": 3}})
+    assert said == (
+        "test has 2 unsafe and 3 safe rows; final figures need at least about 30 of each class to "
+        "be more than chance; give more as data.test"
+    )
+
+
+def test_tasks_that_lack_a_class_are_named_the_first_three() -> None:
+    lacking = {"insults": ["safe"], "b": ["unsafe", "safe"], "c": ["unsafe"], "d": ["safe"]}
+    assert one_sided({"validation": {}, "test": lacking}) == [
+        "task_skill on test rows leaves out tasks without both classes: 'insults' (no safe row), "
+        "'b' (no unsafe and no safe row), 'c' (no unsafe row), 1 more; give rows of both as "
+        "data.test"
+    ]
 
 
 def test_stages_that_choose_by_few_rows_are_named_together() -> None:
