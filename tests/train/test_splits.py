@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from coralx.config import OBJECTIVES
 from coralx.errors import DataError
 from coralx.rows.count import SET_ASIDE
 from coralx.settings.sections import DataSettings
-from coralx.train.rows import read_rows
+from coralx.train.rows import join, read_rows
 from coralx.train.splits import Splits, load_splits, set_aside
 
 
@@ -36,6 +37,9 @@ def test_the_shipped_splits_are_whole_and_apart(splits: Splits) -> None:
     assert not pairs[0] & pairs[1]
     assert not pairs[0] & pairs[2]
     assert not pairs[1] & pairs[2]
+    every = join([*parts, splits.clean_validation, splits.clean_test])
+    exact = set(zip(every.texts, every.images, strict=True))
+    assert len(set(every.keys())) == len(exact), "no twins: each row is where it always was"
 
 
 def test_missing_splits_are_set_aside_from_the_training_rows(tmp_path: Path) -> None:
@@ -66,6 +70,62 @@ def test_each_share_is_drawn_from_a_stream_of_its_own(tmp_path: Path) -> None:
     rest, test = set_aside(read_rows(path, DataSettings()).rows, SET_ASIDE, seed=4)
     _, validation = set_aside(rest, SET_ASIDE, seed=5)
     assert (found.test.texts, found.validation.texts) == (test.texts, validation.texts)
+
+
+def _write_twins(text: str) -> list[str]:
+    """The text in other case, Unicode form and white space."""
+    wide = "".join(chr(ord(c) + 0xFEE0) if c.isascii() and c.isalpha() else c for c in text)
+    apart = unicodedata.normalize("NFD", text)
+    return [text.upper(), f"{text.title()}\n", text.replace(" ", " \t\u3000"), wide, apart]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_texts_that_differ_in_case_form_or_spaces_alone_share_a_split(
+    seed: int, tmp_path: Path
+) -> None:
+    """Or labels drawn at random are known by heart when they are measured."""
+    plain = [f"caf\u00e9 Stra\u00dfe \u01f0 {i}" for i in range(60)]
+    rows = [
+        {"text": twin, "label": i % 2}
+        for i, text in enumerate(plain)
+        for twin in _write_twins(text)
+    ]
+    path = tmp_path / "train.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = load_splits(DataSettings(train=path), seed)
+    parts = [
+        {text.split()[-1] for text in part.texts}
+        for part in (found.train, found.validation, found.test)
+    ]
+    assert [len(part) for part in parts] == [38, 10, 12]
+    assert len(set.union(*parts)) == 60
+    assert [len(part) for part in (found.train, found.validation, found.test)] == [190, 50, 60]
+
+
+def test_rows_of_two_files_that_differ_in_case_or_spaces_alone_are_told(tmp_path: Path) -> None:
+    train, test = _write(tmp_path / "train.jsonl", [0, 1] * 20), tmp_path / "test.jsonl"
+    twins = [{"text": "TRAIN  4 ", "label": 0}, {"text": "train 5", "label": 1}]
+    test.write_text("".join(json.dumps(row) + "\n" for row in twins))
+    with pytest.raises(DataError) as caught:
+        load_splits(DataSettings(train=train, test=test), seed=0)
+    said = str(caught.value)
+    assert said.startswith(
+        "2 row(s) are in two splits (same text but for case and spaces, same picture)"
+    )
+    assert f"row 5 of {train} is row 1 of {test}, but for case and spaces\n" in said
+    assert said.endswith(f"row 6 of {train} is row 2 of {test}")
+
+
+def test_labels_that_clash_but_for_case_and_spaces_are_told(tmp_path: Path) -> None:
+    path = _write(tmp_path / "train.jsonl", [0, 1] * 20)
+    with path.open("a") as file:
+        file.write('{"text": "Train\\n 3", "label": 0}\n')
+    said: list[str] = []
+    load_splits(DataSettings(train=path), 0, said.append)
+    assert said == [
+        f"warning: {path}: 1 row with both labels (same text but for case and spaces, same "
+        "picture), as rows 4 and 41; keep the right one"
+    ]
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ MAX_TASK = 200
 MAX_IMAGE_BYTES = 32 * 2**20
 
 
-Key = tuple[str, bytes | None]  # of a row's text and picture
+Key = tuple[str, bytes | None]  # of a row's text, folded, and picture
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,9 @@ class Rows:
         )
 
     def keys(self) -> list[Key]:
-        """Of each row, what makes it the same row as another: text and picture."""
-        return list(zip(self.texts, self.images, strict=True))
+        """Of each row, what makes it the same row as another: text, but for case, Unicode form and
+        white space, and picture."""
+        return list(zip(map(fold, self.texts), self.images, strict=True))
 
     def strata(self) -> list[tuple[int, bool, str]]:
         """Of each row, what subsets and splits are balanced over: label, modality, task."""
@@ -64,6 +66,16 @@ class Rows:
             (int(label), image is not None, task)
             for label, image, task in zip(self.labels, self.images, self.tasks, strict=True)
         ]
+
+
+def fold(text: str) -> str:
+    """The text without what most tokenizers, and all readers, pass over: one that is trained on
+    in capitals is known in small letters."""
+    folded = text.casefold()
+    if not text.isascii():
+        # Casefolding undoes the form of a few letters.
+        folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    return " ".join(folded.split())
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -150,19 +150,27 @@ def _name_files(settings: DataSettings) -> dict[str, Path | None]:
 
 def _warn_of_both_labels(path: Path, found: CheckedFile, say: Callable[[str], None]) -> None:
     """Rows that say both of one text and picture teach nothing and bound what can be measured."""
-    first: dict[Key, tuple[int, int]] = {}
+    texts, labels, numbers = found.rows.texts, found.rows.labels, found.numbers
+    first: dict[Key, int] = {}
     clashes: dict[Key, tuple[int, int]] = {}
-    rows = zip(found.numbers, found.rows.keys(), found.rows.labels.tolist(), strict=True)
-    for number, key, label in rows:
-        place, known = first.setdefault(key, (number, label))
-        if label != known:
-            clashes.setdefault(key, (place, number))
+    for i, key in enumerate(found.rows.keys()):
+        place = first.setdefault(key, i)
+        if labels[i] != labels[place]:
+            clashes.setdefault(key, (place, i))
     if clashes:
+        alike = _name_likeness(texts[one] == texts[other] for one, other in clashes.values())
         one, other = next(iter(clashes.values()))
         say(
-            f"warning: {path}: {plural(len(clashes), 'row')} with both labels (same text and "
-            f"picture), as rows {one} and {other}; keep the right one"
+            f"warning: {path}: {plural(len(clashes), 'row')} with both labels ({alike}), as rows "
+            f"{numbers[one]} and {numbers[other]}; keep the right one"
         )
+
+
+def _name_likeness(exact: Iterable[bool]) -> str:
+    """In what pairs of rows that count as the same are so, of which some are `exact` copies."""
+    return (
+        "same text and picture" if all(exact) else "same text but for case and spaces, same picture"
+    )
 
 
 def _warn_of_lacking_tasks(
@@ -196,8 +204,8 @@ def _warn_of_pictures(
 
 def set_aside(rows: Rows, percentage: float, seed: int) -> tuple[Rows, Rows]:
     """(the rest, a stratified share of `percentage` per cent), both in the order of the rows.
-    Copies of a row (same text and picture) all go where the first goes, so that no row that is
-    measured was trained on."""
+    Copies of a row (same text, but for case and spaces, and picture) all go where the first goes,
+    so that no row that is measured was trained on."""
     keys = rows.keys()
     first: dict[Key, int] = {}
     for i, key in enumerate(keys):
@@ -224,6 +232,7 @@ def _keep_apart(
     seen: dict[Key, tuple[str, int]] = {}
     kept: dict[str, Rows] = {}
     bad: list[str] = []
+    exact: list[bool] = []
     for name in ("test", "clean_holdout", "validation", "train"):
         if name not in files:
             continue
@@ -232,18 +241,20 @@ def _keep_apart(
         fresh = [i for i, key in enumerate(own) if key not in seen]
         twice = []
         for i in sorted(set(range(len(own))) - set(fresh)):
-            other, number = seen[own[i]]
+            other, place = seen[own[i]]
+            exact.append(found.rows.texts[i] == files[other].rows.texts[place])
             twice.append(
-                f"row {found.numbers[i]} of {paths[name]} is row {number} of {paths[other]}"
+                f"row {found.numbers[i]} of {paths[name]} is row {files[other].numbers[place]} of "
+                f"{paths[other]}{'' if exact[-1] else ', but for case and spaces'}"
             )
         if on_bad_rows == "skip":
             left_out.add(paths[name], twice, len(own) + len(found.left_out))
         bad.extend(twice)
-        seen.update({own[i]: (name, found.numbers[i]) for i in fresh})
+        seen.update({own[i]: (name, i) for i in fresh})
         kept[name] = found.rows.take(fresh) if len(fresh) < len(own) else found.rows
     if bad and on_bad_rows == "refuse":
         raise DataError(
-            f"{len(bad)} row(s) are in two splits (same text and picture), so they would be "
+            f"{len(bad)} row(s) are in two splits ({_name_likeness(exact)}), so they would be "
             "measured after being trained on or chosen by; take them out of one file, or set "
             f"data.on_bad_rows: skip\n{list_some(bad)}"
         )
