@@ -9,6 +9,7 @@ from coralx.cautions import (
     few_in_stages,
     few_of_tasks,
     few_with_pictures,
+    misread,
     one_sided,
     scarce,
 )
@@ -107,3 +108,25 @@ def test_few_pictures_are_told_with_the_objectives_that_hang_on_them() -> None:
     ]
     assert "part in safety needs" in few_with_pictures(WHOLE, pictures, ("safety",))[0]
     assert few_with_pictures(WHOLE, pictures, ("task_skill",)) == []
+
+
+def test_what_the_model_does_not_read_is_told_where_there_is_any() -> None:
+    rows = {"train": 1200, "validation": 10, "test": 20}
+    none = dict.fromkeys(rows, 0)
+    reading = {"max_tokens": 8, "rows": rows, "cut": none, "unknown": none}
+    reading["trained_on"] = {"validation": 0, "test": 0}
+    assert misread({}, "small") == misread(reading, "small") == []
+    reading |= {
+        "cut": none | {"train": 1100, "test": 1},
+        "unknown": {"train": 3, "validation": 0, "test": 2},
+    }
+    reading["trained_on"] = {"validation": 4, "test": 5}
+    assert misread(reading, "small") == [
+        "texts longer than data.max_tokens (8) are cut: 1,100 of 1,200 train, 1 of 20 test",
+        "3 of 1,200 train, 2 of 20 test texts hold no token that small knows: it cannot tell them "
+        "apart",
+        "4 of 10 validation rows are training rows as the model reads them (with letters or "
+        "accents that it does not tell apart); what they show is not new",
+        "5 of 20 test rows are training rows as the model reads them (cut at data.max_tokens, 8, "
+        "or with letters or accents that it does not tell apart); what they show is not new",
+    ]

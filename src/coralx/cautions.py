@@ -14,18 +14,13 @@ Classes = Mapping[str, int]  # how many rows are `unsafe`, and how many `safe`
 NEED = f"at least about {LEAST_ROWS} of each class to be more than chance"
 
 
-def cautions(summary: Mapping[str, Any]) -> list[str]:
-    """All that a reader of a run's figures is to be warned of, but for doubts of its stages."""
-    return [*shortages(summary, summary["objectives"]), *stood_in(summary["stand_ins"])]
-
-
-def shortages(known: Mapping[str, Any], objectives: Collection[str]) -> list[str]:
-    """A warning for each part of the measured rows of which a class is too small for what is
-    measured on it.
+def cautions(known: Mapping[str, Any], objectives: Collection[str], model: str) -> list[str]:
+    """All that a reader of a run's figures is to be warned of, but for doubts of its stages.
 
     Args:
         known: a run's facts, or its summary.
         objectives: those asked for.
+        model: the base model's name.
     """
     return [
         *scarce(known["classes"]),
@@ -33,6 +28,8 @@ def shortages(known: Mapping[str, Any], objectives: Collection[str]) -> list[str
         *few_in_stages(known["classes"], known["stage_classes"]),
         *few_of_tasks(known["classes"], known["task_classes"]),
         *few_with_pictures(known["classes"], known["picture_classes"], objectives),
+        *misread(known["reading"], model),
+        *stood_in(known.get("stand_ins", ())),
     ]
 
 
@@ -82,6 +79,32 @@ def one_sided(missing: Mapping[str, Mapping[str, Sequence[str]]]) -> list[str]:
                 f"{', '.join(shown)}; give rows of both as data.{name}"
             )
     return found
+
+
+def misread(reading: Mapping[str, Any], model: str) -> list[str]:
+    """Warnings of texts that the model reads in part, or not at all, and of measured rows that are
+    training rows to it."""
+    if not reading:  # a run of before it was recorded
+        return []
+    most, rows, found = reading["max_tokens"], reading["rows"], []
+    if some := _of_splits(reading["cut"], rows):
+        found.append(f"texts longer than data.max_tokens ({most}) are cut: {some}")
+    if some := _of_splits(reading["unknown"], rows):
+        found.append(f"{some} texts hold no token that {model} knows: it cannot tell them apart")
+    for name, n in reading["trained_on"].items():
+        how = f"cut at data.max_tokens, {most}, or " if reading["cut"][name] else ""
+        if n:
+            found.append(
+                f"{n:,} of {rows[name]:,} {name} rows are training rows as the model reads them "
+                f"({how}with letters or accents that it does not tell apart); what they show is "
+                "not new"
+            )
+    return found
+
+
+def _of_splits(counts: Mapping[str, int], rows: Mapping[str, int]) -> str:
+    """`3 of 64 train, 1 of 20 test`; empty where none is counted."""
+    return ", ".join(f"{n:,} of {rows[name]:,} {name}" for name, n in counts.items() if n)
 
 
 def stood_in(checkpoints: Iterable[str]) -> list[str]:

@@ -46,6 +46,7 @@ def summarize(history: History) -> Summary:
         "task_classes": facts.get("task_classes", {}),
         "picture_classes": facts.get("picture_classes", {}),
         "left_out": facts.get("left_out", {}),
+        "reading": facts.get("reading", {}),
         "objectives": directions(history.config.objectives),
         "space": list(history.config.space),
         "genomes": len({result.genome.id for result in history.results}),

@@ -615,6 +615,19 @@ def test_tasks_and_pictures_with_few_rows_are_told() -> None:
     assert summarize(history)["picture_classes"] == history.facts["picture_classes"]
 
 
+def test_texts_that_the_model_does_not_read_whole_are_told() -> None:
+    history = make_history(2)
+    assert summarize(history)["reading"] == {}, "of a run of before it was recorded"
+    assert "max_tokens (64) are cut" not in render_page(history)
+    none = {"train": 0, "validation": 0, "test": 0}
+    rows = {"train": 64, "validation": 16, "test": 20}
+    history.facts["reading"] = {"max_tokens": 64, "rows": rows, "unknown": none, "trained_on": none}
+    history.facts["reading"]["cut"] = none | {"test": 3}
+    text = render_page(history)
+    assert "texts longer than data.max_tokens (64) are cut: 3 of 20 test" in text
+    assert summarize(history)["reading"] == history.facts["reading"]
+
+
 def test_what_was_not_resampled_has_no_interval_and_chance_is_named() -> None:
     history = make_history(2)
     history.config = history.config.model_copy(

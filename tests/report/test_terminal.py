@@ -103,6 +103,7 @@ def summary() -> dict[str, Any]:
         "task_classes": {},
         "picture_classes": {},
         "left_out": {"rows.jsonl": 1},
+        "reading": {},
         "stand_ins": [],
         "genomes": 8,
         "objectives": dict.fromkeys(member("x")["objectives"], "max"),
@@ -290,6 +291,18 @@ def test_tasks_and_pictures_with_few_rows_are_told(summary: dict[str, Any]) -> N
     assert "Warning: task_skill on validation rows is the mean of 2 tasks, of which" in text
     assert "Warning: validation has 1 unsafe row with a picture;" in text
     assert "\x1b[2J" not in text
+
+
+def test_texts_that_the_model_does_not_read_whole_are_told(summary: dict[str, Any]) -> None:
+    summary["reading"] = {
+        "max_tokens": 64,
+        "rows": {"train": 1920, "validation": 400, "test": 600},
+        "cut": {"train": 7, "validation": 0, "test": 0},
+        "unknown": {"train": 0, "validation": 0, "test": 0},
+        "trained_on": {"validation": 0, "test": 0},
+    }
+    text = " ".join(printed(summary, 80).split())
+    assert "Warning: texts longer than data.max_tokens (64) are cut: 7 of 1,920 train" in text
 
 
 def test_peak_memory_says_what_it_is_of(summary: dict[str, Any]) -> None:

@@ -91,7 +91,14 @@ def test_rows_left_out_or_cut_are_told(tmp_path: Path) -> None:
     history = start_run(load_config(SOUND | {"data": data}), directory, listener)
     warning = f"warning: {path}: 1 of 41 rows left out: row 41: text must be a non-empty string"
     assert any(line.startswith(warning) for line in listener.said)
-    assert "24 of 24 texts are longer than data.max_tokens (4) and are cut" in listener.said
+    shares = "24 of 24 train, 8 of 8 validation, 8 of 8 test"
+    assert f"warning: texts longer than data.max_tokens (4) are cut: {shares}" in listener.said
+    told = [line for line in listener.said if "as the model reads them" in line]
+    assert [line[:25] for line in told] == [
+        "warning: 8 of 8 validatio",
+        "warning: 8 of 8 test rows",
+    ]
+    assert history.facts["reading"]["cut"] == {"train": 24, "validation": 8, "test": 8}
     assert history.facts["left_out"] == {str(path): 1}
 
 

@@ -22,6 +22,7 @@ from coralx.compare.ways import Side, naive_side, run_coralx, run_naive, run_sim
 from coralx.config import Config
 from coralx.models import check_layers
 from coralx.records import Genome
+from coralx.runs.facts import run_facts
 from coralx.runs.watcher import Watcher
 from coralx.search import budget, selection
 from coralx.search.breeding import draw_founders
@@ -66,6 +67,9 @@ class Comparison:
             check_layers(self.config.base_model, self.config.space, depth)
             names = _measured_names(self.config, worker.bench.has_images)
             self.sides["simulation"] = run_simulation(self.config, self.genomes, names)
+            facts = run_facts(self.config, worker)
+            for text in cautions(facts, self.config.objectives, self.config.base_model):
+                watcher.say(f"warning: {text}")
             watcher.say(NOTE)
             watcher.say(forecast(self.config, worker, self.genomes[0]))
             self.sides["hyperband"] = run_coralx(

@@ -84,7 +84,10 @@ def table_section(summary: Summary) -> Markup:
         nothing = empty("There is no front yet: no generation has been closed.")
         return section("members", "The front in figures", "", nothing)
     values = _values(front, list(summary["objectives"]), summary["space"])
-    told = [element("p", text, class_="warning") for text in cautions(summary)]
+    told = [
+        element("p", text, class_="warning")
+        for text in cautions(summary, summary["objectives"], summary["base_model"])
+    ]
     parts: list[Markup] = [*told, card(values)]
     tested = any(member["test_details"] for member in front)
     source = "test_details" if tested else "details"

@@ -62,7 +62,7 @@ def _print_parts(summary: Summary, console: Console) -> None:
     console.print(_headline(summary))
     if summary["rows"]:
         console.print(_rows(summary))
-    for text in cautions(summary):
+    for text in cautions(summary, summary["objectives"], summary["base_model"]):
         console.print(Text(_clean(f"Warning: {text}"), style=ACCENT))
     for path, rows in summary["left_out"].items():
         console.print(Text(_clean(f"{plural(rows, 'row')} left out of {path}"), style="dim"))

@@ -37,6 +37,7 @@ def run_facts(config: Config, worker: Worker) -> dict[str, Any]:
         "task_classes": splits.task_classes,
         "picture_classes": splits.picture_classes if worker.bench.has_images else {},
         "left_out": dict(splits.left_out),
+        "reading": worker.bench.reading(),
         "tasks": sorted(set(splits.train.tasks)),
         "images": worker.bench.has_images,
         **machine_facts(worker),

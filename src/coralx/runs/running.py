@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from coralx.adapter_files import is_whole
-from coralx.cautions import shortages
+from coralx.cautions import cautions
 from coralx.config import PREFIX_FOLDER, Config
 from coralx.durable import write_whole
 from coralx.errors import ExtinctError, StoreError
@@ -51,7 +51,7 @@ def start_run(config: Config, directory: Path, watcher: Watcher) -> History:
     # A run that was begun before this was a rule goes on.
     check_layers(config.base_model, config.space, worker.bench.backbone.depth)
     facts = run_facts(config, worker)
-    for text in shortages(facts, config.objectives):
+    for text in cautions(facts, config.objectives, config.base_model):
         watcher.say(f"warning: {text}")
     store = Store(directory)
     try:

@@ -101,6 +101,11 @@ class Backbone:
         """Of the model's files; read once, where it is asked for."""
         return digest_model(self.path)
 
+    @functools.cached_property
+    def blank_ids(self) -> frozenset[int]:
+        """Tokens that say nothing of a text: special ones, that of what is unknown among them."""
+        return frozenset(self.tokenizer.all_special_ids)
+
     @property
     def head_name(self) -> str:
         """The path of the classification layer in the uncut model."""

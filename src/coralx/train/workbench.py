@@ -10,8 +10,11 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from coralx.config import PREFIX_FOLDER, Config
 from coralx.errors import ModelError
@@ -33,6 +36,7 @@ from coralx.train.merge import SHARES, Parent, merge
 from coralx.train.pack_run import Ground
 from coralx.train.prefix import EncodedRows
 from coralx.train.prefix_store import PrefixStore
+from coralx.train.reading import compare_reading
 from coralx.train.resize import grow, grow_moments, transplant
 from coralx.train.rows import Rows
 from coralx.train.seeds import hash_name
@@ -81,6 +85,7 @@ class Workbench:
         budget = config.training.prefix_memory_gb * 1e9
         self.prefix = prefix or checkpoints.parent / PREFIX_FOLDER
         self._store = PrefixStore(self.prefix, budget)
+        self._known: dict[str, NDArray[np.int64]] = {}  # token ids of texts that are measured
         self.rows = self._encode(say)
         self.labels = torch.tensor(self.splits.train.labels, device=self.device).float()
         size = config.training.batch_size
@@ -89,6 +94,7 @@ class Workbench:
         self._parts: dict[float, EvaluationSet] = {}
         self._test: EvaluationSet | None = None
         self._served: ServedMemory | None = None
+        self._reading: dict[str, Any] | None = None
 
     @property
     def shape(self) -> ModelShape | None:
@@ -172,6 +178,23 @@ class Workbench:
             self._test = self._evaluation_set(self.splits.test, self.splits.clean_test, attacks)
         return self._test
 
+    def reading(self) -> dict[str, Any]:
+        """`max_tokens`, and what `compare_reading` says of the rows. Validation and test rows are
+        tokenized for it, and then not again."""
+        if self._reading is None:
+            most = self.config.data.max_tokens
+            parts = {"validation": self.splits.validation, "test": self.splits.test}
+            measured = {
+                name: EncodedRows(rows, self.backbone, None, most) for name, rows in parts.items()
+            }
+            for encoded in measured.values():
+                self._known |= encoded.by_text()
+            self._reading = {
+                "max_tokens": most,
+                **compare_reading(self.rows, measured, self.has_images),
+            }
+        return self._reading
+
     def served_bytes(self, member: Member, pack: PackedAdapters) -> int:
         """P4 of the member, of which alone `pack` must consist."""
         if self._served is None:
@@ -184,7 +207,7 @@ class Workbench:
     def _find_widest(self, rows: Rows, count: int) -> list[int]:
         """Places of the `count` rows of most tokens, one with a picture among them if any row has
         one: a single picture makes room for image tokens in all rows of its batch."""
-        ids, _ = self.backbone.tokenize(rows.texts, self.config.data.max_tokens)
+        ids, _ = tokenize(rows.texts, self.backbone, self.config.data.max_tokens, self._known)
         slots = self.tower.tokens if self.tower else 0
         widths = [
             len(own) + slots * (image is not None)
@@ -261,14 +284,7 @@ class Workbench:
     def _encode(self, say: Callable[[str], None]) -> EncodedRows:
         count = sum(image is not None for image in self.splits.train.images)
         say(f"encoding {len(self.splits.train)} training rows, {count} with a picture")
-        encoded = self.encode(self.splits.train)
-        if encoded.cut:
-            most = self.config.data.max_tokens
-            say(
-                f"{encoded.cut} of {len(encoded)} texts are longer than data.max_tokens ({most}) "
-                "and are cut"
-            )
-        return encoded
+        return self.encode(self.splits.train)
 
     def encode(self, rows: Rows) -> EncodedRows:
         """Rows as tokens and image features, ready for any depth."""
@@ -281,6 +297,7 @@ class Workbench:
             settings.prefix_cache,
             self.depths,
             self._store,
+            self._known,
         )
 
     def _evaluation_set(self, rows: Rows, clean: Rows, attacks: int) -> EvaluationSet:
