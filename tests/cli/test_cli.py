@@ -305,6 +305,25 @@ def test_predict_scores_rows_with_and_without_pictures(
     assert [path.name for path in tmp_path.iterdir()] == ["scored.jsonl"]
 
 
+def test_predict_says_at_the_end_what_the_model_has_not_read(
+    finished: Path, summary: dict[str, Any], tmp_path: Path
+) -> None:
+    adapter, rows = finished / summary["front"][0]["adapter"], tmp_path / "rows.jsonl"
+    texts = ["fine", "", "long " * 29, *["long " * 33] * 300, "\U0001f52a"]
+    rows.write_text(
+        "".join(json.dumps({"text": text, "image": None}) + "\n" for text in texts), "utf-8"
+    )
+    result = _call("predict", adapter, rows, "--on-bad-rows", "skip", "--out", tmp_path / "out")
+    assert result.exit_code == 0
+    assert [line for line in result.stderr.splitlines() if line.startswith("warning: ")] == [
+        "warning: 300 of 303 texts are longer than the adapter's max_tokens (32) and were cut",
+        "warning: 1 of 303 texts hold no token that all-minilm-l6-v2 knows: it cannot tell them "
+        "apart",
+    ]
+    rows.write_text(json.dumps({"text": "fine", "image": None}), "utf-8")
+    assert "warning" not in _call("predict", adapter, rows).stderr
+
+
 def test_compare_prints_one_document_and_tells_the_rest_on_stderr(job: Path) -> None:
     arguments = ["compare", str(job / "config.yaml"), "--genomes", "2", "--rows", "32", "--json"]
     done = CliRunner().invoke(app, arguments)

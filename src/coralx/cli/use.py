@@ -19,6 +19,7 @@ from coralx.wording import plural
 
 if TYPE_CHECKING:
     from coralx.config import Config
+    from coralx.train.predict import Predictor
 
 STANDARD_INPUT = Path("-")
 
@@ -226,6 +227,21 @@ def predict(
         tell(f"{out}: {plural(count, 'row')}, unsafe from {predictor.threshold:.4f}")
     if predictor.bad:
         tell(f"{predictor.bad} of {count} rows have an `error` and no score")
+    _tell_misread(predictor, count - predictor.bad)
+
+
+def _tell_misread(predictor: Predictor, scored: int) -> None:
+    """Texts that the model has read in part, or not at all."""
+    if predictor.cut:
+        tell(
+            f"warning: {predictor.cut} of {scored} texts are longer than the adapter's max_tokens "
+            f"({predictor.max_tokens}) and were cut"
+        )
+    if predictor.unknown:
+        tell(
+            f"warning: {predictor.unknown} of {scored} texts hold no token that "
+            f"{predictor.base_model} knows: it cannot tell them apart"
+        )
 
 
 def _check_adapter(folder: Path) -> None:

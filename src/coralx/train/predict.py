@@ -80,8 +80,10 @@ class Predictor:
         facts = _read_facts(folder)
         self.threshold = facts.threshold
         self.bad = 0  # rows that were given an error
+        self.cut = self.unknown = 0  # texts longer than `max_tokens`; without a known token
         self.text_column, self.image_column = facts.text_column, facts.image_column or "image"
-        self._max_tokens, self._say, self._warned = facts.max_tokens, say, False
+        self.base_model, self.max_tokens = facts.base_model, facts.max_tokens
+        self._say, self._warned = say, False
         self._device = choose_device(device, "device")
         dtype = FORMATS[facts.dtype]
         self._backbone = Backbone(facts.base_model, self._device, dtype, trust_remote_code)
@@ -103,7 +105,9 @@ class Predictor:
         """The probability of unsafe for each row, in their order."""
         none = np.zeros(len(texts), dtype=np.int8)
         rows = Rows(tuple(texts), none, ("all",) * len(texts), tuple(images))
-        encoded = EncodedRows(rows, self._backbone, self._tower, self._max_tokens, keep=False)
+        encoded = EncodedRows(rows, self._backbone, self._tower, self.max_tokens, keep=False)
+        self.cut += encoded.cut
+        self.unknown += encoded.unknown
         scores = np.empty(len(texts))
         for part in encoded.sorted_batches(BATCH):
             batch = encoded.batch(part)
