@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from coralx.steps import LEAST_SCALED
-from coralx.wording import plural
+from coralx.wording import of_splits, plural
 
 LEAST_ROWS = 30  # of a class: below, AUROC and false-positive rate are mostly chance
 LISTED = 3  # tasks that a warning names
@@ -87,9 +87,9 @@ def misread(reading: Mapping[str, Any], model: str) -> list[str]:
     if not reading:  # a run of before it was recorded
         return []
     most, rows, found = reading["max_tokens"], reading["rows"], []
-    if some := _of_splits(reading["cut"], rows):
+    if some := of_splits(reading["cut"], rows):
         found.append(f"texts longer than data.max_tokens ({most}) are cut: {some}")
-    if some := _of_splits(reading["unknown"], rows):
+    if some := of_splits(reading["unknown"], rows):
         found.append(f"{some} texts hold no token that {model} knows: it cannot tell them apart")
     for name, n in reading["trained_on"].items():
         how = f"cut at data.max_tokens, {most}, or " if reading["cut"][name] else ""
@@ -100,11 +100,6 @@ def misread(reading: Mapping[str, Any], model: str) -> list[str]:
                 "not new"
             )
     return found
-
-
-def _of_splits(counts: Mapping[str, int], rows: Mapping[str, int]) -> str:
-    """`3 of 64 train, 1 of 20 test`; empty where none is counted."""
-    return ", ".join(f"{n:,} of {rows[name]:,} {name}" for name, n in counts.items() if n)
 
 
 def stood_in(checkpoints: Iterable[str]) -> list[str]:

@@ -224,3 +224,8 @@ def rows_line(classes: Mapping[str, Mapping[str, int]], name: str, rows: int) ->
     """How many rows a split has, and of which class where that is known."""
     known = classes.get(name)
     return f"{rows:,}" + (f" ({known['unsafe']:,} unsafe, {known['safe']:,} safe)" if known else "")
+
+
+def of_splits(counts: Mapping[str, int], rows: Mapping[str, int]) -> str:
+    """`3 of 64 train, 1 of 20 test`; empty where none is counted."""
+    return ", ".join(f"{n:,} of {rows[name]:,} {name}" for name, n in counts.items() if n)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from rich.console import Console
 
 from coralx.config import load_config
 from coralx.errors import DataError
 from coralx.plan.cost import plan_run
-from coralx.rows.count import count_rows
+from coralx.plan.table import render_plan
+from coralx.rows.count import CHARACTERS_PER_TOKEN, count_rows
 from coralx.settings.sections import DataSettings
 from coralx.train.splits import load_splits
 
@@ -44,6 +47,38 @@ def test_texts_count_as_far_as_they_are_read(tmp_path: Path) -> None:
     path = _write(tmp_path / "train.jsonl", rows)
     settings = DataSettings(train=path, validation=path, test=path, max_tokens=16)
     assert count_rows(settings).characters == (9 + (16 - 2) * 4.5) / 2
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),  # as the tokenizer of the built-in model has them
+    [
+        ("How to bake an apple pie for the whole family", 11),
+        ("Как испечь яблочный пирог для всей семьи", 34),
+        ("今天天气很好我们一起去公园散步然后吃苹果派", 21),
+    ],
+    ids=["English", "Russian", "Chinese"],
+)
+def test_tokens_are_estimated_by_script(text: str, tokens: int, tmp_path: Path) -> None:
+    path = _write(tmp_path / "train.jsonl", [{"text": text, "label": i} for i in range(2)])
+    counted = count_rows(DataSettings(train=path, validation=path, test=path))
+    assert counted.characters / CHARACTERS_PER_TOKEN == pytest.approx(tokens, rel=0.3)
+
+
+def test_texts_that_seem_longer_than_they_are_read_are_said(tmp_path: Path) -> None:
+    short, long = ({"text": "word " * n, "label": n % 2} for n in (4, 31))
+    chinese = {"text": "\u56fd" * 31, "label": 1}
+    train = _write(tmp_path / "train.jsonl", [short] * 7 + [long] * 3 + [chinese] * 3)
+    test = _write(tmp_path / "test.jsonl", [short, {**short, "label": 1}])
+    plan = plan_run(load_config({"data": {"train": train, "test": test, "max_tokens": 32}}))
+    assert plan["cut"] == {"train": {"texts": 13, "cut": 6}, "test": {"texts": 2, "cut": 0}}
+    file = io.StringIO()
+    render_plan(plan, Console(file=file, width=200))
+    said = (
+        "Warning: about 6 of 13 train texts are longer than data.max_tokens (32) and would be cut."
+    )
+    assert said in file.getvalue()
+    render_plan(plan_run(load_config(None)), Console(file=file))
+    assert file.getvalue().count("would be cut") == 1, "none of the built-in data's"
 
 
 @pytest.mark.parametrize("field", ["image_column", "task_column"])

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from coralx.cautions import cautions
 from coralx.compare.simulation import NOTE
 from coralx.compare.ways import Side, naive_side, run_coralx, run_naive, run_simulation
 from coralx.config import Config

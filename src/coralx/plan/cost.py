@@ -16,7 +16,7 @@ from coralx.rows.count import (
     CHARACTERS_PER_TOKEN,
     SPECIAL_TOKENS,
     RowCount,
-    check_measured,
+    count_measured,
     count_rows,
 )
 from coralx.search import budget
@@ -50,17 +50,19 @@ class _Data:
     steps_per_epoch: float
     tokens_per_row: float | None
     pictured: bool
+    cut: Plan
 
 
 def plan_run(config: Config, steps_per_epoch: float | None = None) -> Plan:
     """The cost of one generation, stage by stage, and of the run, as plain JSON values.
 
-    Top-level figures and `stages` are of one generation, unrounded; `run` holds the totals over
-    all generations. `whole` and what begins so are the steps that are trained: a genome's in a
-    stage are rounded up, as is what a stage has of the rows. `idle_gates` are a stage's gates that
-    so few steps leave without effect, with the steps that each needs. `unmeasured` says of which
+    Top-level figures and `stages` are of one generation, unrounded; `run` holds the totals over all
+    generations. `whole` and what begins so are the steps that are trained: a genome's in a stage
+    are rounded up, as is what a stage has of the rows. `idle_gates` are a stage's gates that so few
+    steps leave without effect, with the steps that each needs. `unmeasured` says of which
     objectives that were asked for nothing will be known. Without `steps_per_epoch` the rows of the
-    configured data are counted. `tokens`, `flops`, `memory` (bytes) and `frozen_outputs` are
+    configured data are counted. `cut` has, by file that was read, its `texts` and how many of them
+    seem longer than `max_tokens`. `tokens`, `flops`, `memory` (bytes) and `frozen_outputs` are
     estimates, None where the data or the model's shape cannot be seen from here; so are `rows` and
     with them all steps where `estimated` names `rows`.
 
@@ -97,7 +99,9 @@ def plan_run(config: Config, steps_per_epoch: float | None = None) -> Plan:
         "frozen_outputs": _measure_frozen(config, data, shape),
         "run": _over_generations(config, totals),
         "unmeasured": config.unmeasured(data.pictured),
-        "estimated": [*unsure, "tokens", "flops", "memory", "frozen_outputs"],
+        "max_tokens": config.data.max_tokens,
+        "cut": data.cut,
+        "estimated": [*unsure, "tokens", "flops", "memory", "frozen_outputs", "cut"],
     }
 
 
@@ -118,14 +122,16 @@ def steps_by_stage(config: Config) -> dict[str, int]:
 
 def _look_at_rows(config: Config, steps_per_epoch: float | None) -> _Data:
     """Where steps are given the data only serves estimates and may be missing."""
-    counted = _count_if_needed(config, needed=steps_per_epoch is None)
+    files = _count_if_needed(config, needed=steps_per_epoch is None)
+    counted = files.get("train")
+    cut = {name: {"texts": own.texts, "cut": own.cut} for name, own in files.items()}
     per_row = _tokens_per_row(counted.characters, config.data) if counted else None
     pictured = config.vision_tower is not None and (counted is None or counted.pictured)
     if steps_per_epoch is not None:
-        return _Data(None, True, steps_per_epoch, per_row, pictured)
+        return _Data(None, True, steps_per_epoch, per_row, pictured, cut)
     assert counted is not None  # noqa: S101 - counted where needed
     each = count_batches(counted.rows, 100, config.training.batch_size)
-    return _Data(counted.rows, counted.exact, each, per_row, pictured)
+    return _Data(counted.rows, counted.exact, each, per_row, pictured, cut)
 
 
 def _plan_stages(
@@ -196,17 +202,17 @@ def _first_stages(config: Config) -> tuple[TrainingStage, ...]:
     return budget.adapt(stages, len(founders), relative_diversity(config.space, founders))
 
 
-def _count_if_needed(config: Config, needed: bool) -> RowCount | None:
-    """Where steps are given the data only serves estimates and may be missing."""
+def _count_if_needed(config: Config, needed: bool) -> dict[str, RowCount]:
+    """The rows of the files that are read. Where steps are given the data only serves estimates
+    and may be missing."""
     try:
         counted = count_rows(config.data)
-        if needed:
-            check_measured(config.data, counted.columns)
-        return counted
+        measured = count_measured(config.data, counted.columns) if needed else {}
+        return {"train": counted, **measured}
     except DataError:
         if needed:
             raise
-        return None
+        return {}
 
 
 def _tokens_per_row(characters: float, settings: DataSettings) -> float:

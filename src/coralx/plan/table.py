@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from coralx.plan.cost import Plan
-from coralx.wording import count, epochs, fewer, large, megabytes, plural, tera
+from coralx.wording import count, epochs, fewer, large, megabytes, of_splits, plural, tera
 
 UNSEEN = (
     "Not looked at, as a run does before it trains: pictures and tasks, rows that stand in two "
@@ -48,6 +48,7 @@ def render_plan(plan: Plan, console: Console) -> None:
     for line in (
         *_describe_idle_gates(plan),
         *(f"Warning: {text}." for text in plan["unmeasured"]),
+        *_describe_cut(plan),
         *_describe_frozen(plan),
         UNSEEN,
     ):
@@ -91,6 +92,15 @@ def _describe_idle_gates(plan: Plan) -> Iterator[str]:
             needs = " and ".join(f"{gate} (from {least} on)" for gate, least in gates.items())
             steps = plural(stage["whole_steps_per_genome"], "step")
             yield f"{stage['name']}: {steps} a genome, too few for {needs} to act."
+
+
+def _describe_cut(plan: Plan) -> Iterator[str]:
+    cut, texts = ({name: own[key] for name, own in plan["cut"].items()} for key in ("cut", "texts"))
+    if some := of_splits(cut, texts):
+        yield (
+            f"Warning: about {some} texts are longer than data.max_tokens ({plan['max_tokens']}) "
+            "and would be cut."
+        )
 
 
 def _describe_frozen(plan: Plan) -> Iterator[str]:

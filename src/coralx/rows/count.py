@@ -4,6 +4,7 @@ rows are checked, pictures and tasks aside."""
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -23,13 +24,19 @@ from coralx.settings.sections import DataSettings
 
 SET_ASIDE = 20  # per cent of the training rows for a split without a file
 CHARACTERS_PER_TOKEN = 4.5  # of English in word pieces
+# A vocabulary of English words has other letters alone or in pairs, and a token for each sign of
+# Chinese, Japanese and Korean; one of many languages needs fewer.
+OTHERS_PER_TOKEN, CJK_PER_TOKEN = 1.5, 1.0
+CJK = re.compile(r"[\u3000-\u30ff\u3400-\u9fff\uac00-\ud7a3\uf900-\ufaff\U00020000-\U0003ffff]+")
 SPECIAL_TOKENS = 2
 
 
 @dataclass(frozen=True)
 class RowCount:
-    """The training rows of a run and the mean characters of their texts, as far as these are read.
+    """The training rows of a run and the mean characters of their texts, as far as these are read;
+    one of another script counts as those of English that make as many tokens.
 
+    `texts` are those of the file, and `cut` says how many of them are, by that, not read whole.
     `exact` is False where shares are set aside, of which strata and copies decide the size, or
     where bad rows are left out; `pictured` says whether any row names a picture, of a Parquet file
     whether it has a column of them. `columns` are the file's.
@@ -40,6 +47,8 @@ class RowCount:
     exact: bool = True
     pictured: bool = False
     columns: tuple[str, ...] = ()
+    texts: int = 0
+    cut: int = 0
 
 
 def count_rows(settings: DataSettings) -> RowCount:
@@ -59,26 +68,28 @@ def count_rows(settings: DataSettings) -> RowCount:
     return replace(counted, rows=most, exact=exact)
 
 
-def check_measured(settings: DataSettings, columns: Iterable[str]) -> None:
-    """Pass if the files of rows that are measured, those that are given, can be used, and the
-    optional columns are in one of them or among `columns`, those of the training rows.
+def count_measured(settings: DataSettings, columns: Iterable[str]) -> dict[str, RowCount]:
+    """The rows of the files of rows that are measured, those that are given; the optional columns
+    must be in one of them or among `columns`, those of the training rows.
 
     Raises:
         DataError: as `count_rows`, or an optional column that is named is nowhere.
     """
-    known = dict.fromkeys(columns)
+    known, counted = dict.fromkeys(columns), {}
     for name in ("validation", "test", "clean_holdout"):
         path = getattr(settings, name)
         if path:
-            known |= dict.fromkeys(_read(name, path, settings).columns)
+            counted[name] = _read(name, path, settings)
+            known |= dict.fromkeys(counted[name].columns)
     check_optional(settings, known)
+    return counted
 
 
 def _read(name: str, path: Path, settings: DataSettings) -> RowCount:
     """The usable rows of the file of one split."""
     safe = name == "clean_holdout"
     columns = settings.text_column, settings.label_column
-    faults, labels, characters = Faults(path), Counter[int](), 0.0
+    faults, labels, characters, cut = Faults(path), Counter[int](), 0.0, 0
     most = (settings.max_tokens - SPECIAL_TOKENS) * CHARACTERS_PER_TOKEN  # the rest is cut
     found = dict.fromkeys(name_columns(path) if path.suffix.lower() == ".parquet" else ())
     pictured = settings.image_column in found
@@ -91,7 +102,9 @@ def _read(name: str, path: Path, settings: DataSettings) -> RowCount:
         try:
             check_text(text)
             labels[(read_safe if safe else read_label)(label)] += 1
-            characters += min(len(str(text)), most)
+            size = _measure_text(str(text))
+            characters += min(size, most)
+            cut += size > most
         except DataError as error:
             faults.add(number, error)
     if not found:
@@ -106,7 +119,17 @@ def _read(name: str, path: Path, settings: DataSettings) -> RowCount:
     if name == "train":
         _check_left(path, labels, settings)
     rows = labels.total()
-    return RowCount(rows, characters / max(1, rows), True, pictured, tuple(found))
+    return RowCount(rows, characters / max(1, rows), True, pictured, tuple(found), rows, cut)
+
+
+def _measure_text(text: str) -> float:
+    """The characters of English that make about as many tokens."""
+    if text.isascii():
+        return len(text)
+    ascii_, cjk = len(text.encode("ascii", "ignore")), sum(map(len, CJK.findall(text)))
+    others = len(text) - ascii_ - cjk
+    tokens = others / OTHERS_PER_TOKEN + cjk / CJK_PER_TOKEN
+    return ascii_ + CHARACTERS_PER_TOKEN * tokens
 
 
 def _check_left(path: Path, labels: Counter[int], settings: DataSettings) -> None:

@@ -207,7 +207,7 @@ class Workbench:
     def _find_widest(self, rows: Rows, count: int) -> list[int]:
         """Places of the `count` rows of most tokens, one with a picture among them if any row has
         one: a single picture makes room for image tokens in all rows of its batch."""
-        ids, _ = tokenize(rows.texts, self.backbone, self.config.data.max_tokens, self._known)
+        ids, _ = self.backbone.tokenize(rows.texts, self.config.data.max_tokens)
         slots = self.tower.tokens if self.tower else 0
         widths = [
             len(own) + slots * (image is not None)
