@@ -16,7 +16,8 @@ import pytest
 from PIL import Image
 
 from coralx.errors import DataError
-from coralx.rows.file import builtin_file
+from coralx.rows.count import count_rows
+from coralx.rows.file import builtin_file, iterate_rows
 from coralx.settings.sections import DataSettings
 from coralx.train.rows import Rows, join, read_rows
 
@@ -195,6 +196,42 @@ def test_a_missing_label_in_csv_is_a_bad_row(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("text,label\nbake,0\nbreak,\n")
     with pytest.raises(DataError, match="row 2: label must be 0 or 1, got ''"):
         _read(tmp_path / "rows.csv")
+
+
+SHEET = "text,,label,,\nbake,,0,,\n\n,,,,\nbreak,,1,,\n,,,,\n"
+
+
+def test_what_a_spreadsheet_leaves_around_its_table_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(SHEET)
+    found = read_rows(path, DataSettings())
+    assert (found.rows.texts, found.columns) == (("bake", "break"), ("text", "label"))
+    assert found.numbers == (1, 3), "a row of commas is a record, a line without is none"
+    assert list(iterate_rows(path)) == [
+        {"text": "bake", "label": "0"},
+        {"text": "break", "label": "1"},
+    ]
+    files = dict.fromkeys(("train", "validation", "test"), path)
+    assert count_rows(DataSettings(**files)).rows == 2
+    path.write_text(SHEET.replace("1,,", "2,,"))
+    for read in (_read, lambda own: count_rows(DataSettings(train=own))):
+        with pytest.raises(DataError, match=r"1 bad row\(s\).*\n  row 3: label must be 0 or 1"):
+            read(path)
+
+
+def test_a_filled_column_without_a_name_is_kept_but_two_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(",text,label,\n0,bake,0,\n1,break,1,\n")  # as pandas writes it
+    assert read_rows(path, DataSettings()).columns == ("", "text", "label")
+    path.write_text(",text,label,\n0,bake,0,\n1,break,1,note\n")
+    with pytest.raises(DataError, match="column '' is there twice; rename one"):
+        _read(path)
+
+
+def test_an_empty_cell_of_one_column_is_a_row(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text('text\nbake\n""\n\nbreak\n')
+    assert [row["text"] for row in iterate_rows(path)] == ["bake", "", "break"]
 
 
 def test_all_bad_rows_are_listed_up_to_twenty(write: Write) -> None:

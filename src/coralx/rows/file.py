@@ -8,12 +8,14 @@ import csv
 import json
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from coralx.errors import DataError
+
+Row = TypeVar("Row", bound=Mapping[str, Any])
 
 READERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 # Limits that no data set for fine-tuning meets and a damaged or hostile file soon does.
@@ -39,6 +41,19 @@ class JsonLine(dict[str, Any]):
     """The object of a line of a file, and the line's number: empty lines are no rows."""
 
     line: int
+
+
+class CsvRecord(dict[str, Any]):
+    """The filled cells of a CSV file's record, and its place among all, those of empty cells alone
+    included: lines without a cell are no records."""
+
+    number: int
+
+
+def number_rows(rows: Iterable[Row]) -> Iterator[tuple[int, Row]]:
+    """Each row with its number as messages have it, from 1 on."""
+    for place, row in enumerate(rows, start=1):
+        yield getattr(row, "number", place), row
 
 
 def builtin_file(split: str) -> Path:
@@ -84,11 +99,34 @@ def iterate_json(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def iterate_csv(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a file that `check_file` has passed; every cell is a text, an empty one too."""
+    """The rows of a file that `check_file` has passed; every cell is a text, an empty one too.
+
+    What a spreadsheet leaves around its table is left out: columns without a name or a filled cell,
+    and rows of commas alone. One empty cell in "quotes" is a row of one column.
+    """
+    left_out = _find_empty_columns(path)
     with path.open(encoding="utf-8-sig", newline="") as file:
         cells = (row for row in csv.reader(file) if row)
-        names = next(cells, [])
-        yield from (dict(zip(names, row, strict=True)) for row in cells)
+        names = _without(next(cells, []), left_out)
+        for number, row in enumerate(cells, start=1):
+            if len(row) == 1 or any(row):
+                record = CsvRecord(zip(names, _without(row, left_out), strict=True))
+                record.number = number
+                yield record
+
+
+def _without(cells: list[str], places: Collection[int]) -> list[str]:
+    return [cell for i, cell in enumerate(cells) if i not in places] if places else cells
+
+
+def _find_empty_columns(path: Path) -> set[int]:
+    """Places of the columns without a name or a filled cell."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        cells = (row for row in csv.reader(file) if row)
+        empty = {place for place, name in enumerate(next(cells, [])) if not name}
+        for row in cells if empty else ():
+            empty -= {place for place in empty if row[place]}
+    return empty
 
 
 def parse_lines(lines: Iterable[bytes], source: str) -> Iterator[dict[str, Any]]:
@@ -264,7 +302,7 @@ def _check_cells(path: Path) -> None:
                     f"{path}: columns are separated by {SEPARATORS[found[0]]}; CoralX reads "
                     "commas: save it as comma-separated"
                 )
-            _check_names(path, names)
+            _check_names(path, [name for name in names if name])
             for row in reader:
                 if row and len(row) != len(names):
                     raise DataError(
@@ -273,3 +311,4 @@ def _check_cells(path: Path) -> None:
                     )
         except csv.Error as error:
             raise DataError(f"{path}: line {reader.line_num}: {error}") from None
+    _check_names(path, _without(names, _find_empty_columns(path)))

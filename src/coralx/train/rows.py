@@ -12,7 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coralx.errors import DataError
-from coralx.rows.file import check_file, iterate_csv, iterate_json, iterate_parquet, name_columns
+from coralx.rows.file import (
+    check_file,
+    iterate_csv,
+    iterate_json,
+    iterate_parquet,
+    name_columns,
+    number_rows,
+)
 from coralx.rows.values import (
     Faults,
     check_columns,
@@ -116,7 +123,7 @@ def read_rows(path: Path, settings: DataSettings, safe: bool = False) -> Checked
     check_columns(path, names, needed)
     good, numbers, faults = [], [], Faults(path)
     without_task = 0
-    for number, row in enumerate(table, start=1):
+    for number, row in table:
         if not safe:
             faults.see_label(row.get(settings.label_column))
         try:
@@ -136,20 +143,23 @@ def read_rows(path: Path, settings: DataSettings, safe: bool = False) -> Checked
     return CheckedFile(rows, tuple(names), tuple(bad), tuple(numbers), without_task)
 
 
-def _load(path: Path, settings: DataSettings) -> tuple[list[str], Iterable[Mapping[str, Any]]]:
-    """The names of all columns, and the rows with those that are read."""
+def _load(
+    path: Path, settings: DataSettings
+) -> tuple[list[str], Iterable[tuple[int, Mapping[str, Any]]]]:
+    """The names of all columns, and the rows, by number, with those that are read."""
     needed = (settings.text_column, settings.label_column)
     optional = (settings.task_column, settings.image_column)
     wanted = dict.fromkeys((*needed, *filter(None, optional)))
     reader = check_file(path)
     if reader == "parquet":
         names = name_columns(path)
-        return names, iterate_parquet(path, [name for name in wanted if name in names])
+        found = iterate_parquet(path, [name for name in wanted if name in names])
+        return names, number_rows(found)
     seen: dict[str, None] = {}
     rows = []
-    for row in iterate_json(path) if reader == "json" else iterate_csv(path):
+    for number, row in number_rows(iterate_json(path) if reader == "json" else iterate_csv(path)):
         seen |= dict.fromkeys(row)
-        rows.append({name: row.get(name) for name in wanted})
+        rows.append((number, {name: row.get(name) for name in wanted}))
     if not rows:
         raise DataError(f"{path}: the file has no rows; at least one is needed")
     return list(seen), rows
