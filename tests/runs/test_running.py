@@ -158,7 +158,12 @@ def test_a_resumed_run_reports_what_it_trains_itself(tmp_path: Path, finished: P
     view = View(load_config(SOUND), lines.append)
     resume_run(directory, view)
     view.flush()
-    assert any("measuring the front" in line for line in lines)
+    names = [member.genome for member in read_history(directory).tests]
+    at = lines.index(f"measuring the front of {len(names)} on the test rows") + 1
+    assert lines[at : at + len(names)] == [
+        f"measuring member {place} of {len(names)}: genome {name}"
+        for place, name in enumerate(names, start=1)
+    ]
     assert not [line for line in lines if line.startswith("generation")]
 
 

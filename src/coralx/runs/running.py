@@ -161,8 +161,9 @@ def _measure_front(
     """Final figures on the test rows, once for each member, and its adapter."""
     watcher.say(f"measuring the front of {len(front)} on the test rows")
     known = {(test.genome, test.stage) for test in history.tests}
-    for result in front:
+    for place, result in enumerate(front, start=1):
         if (result.genome.id, result.stage) not in known:
+            watcher.say(f"measuring member {place} of {len(front)}: genome {result.genome.id}")
             store.append("test", mender.heal(functools.partial(worker.test, result)))
         folder = adapter_folder(directory, result.genome.id)
         mender.heal(functools.partial(worker.export, result, folder))

@@ -49,7 +49,6 @@ class EncodedRows:
             `training.prefix_cache` is off.
         depths: blocks where genomes may enter, kept together when one of them is computed.
         store: where outputs are kept.
-        known: token ids of texts that were tokenized before, as `by_text` gives them.
     """
 
     def __init__(
@@ -61,16 +60,15 @@ class EncodedRows:
         keep: bool = True,
         depths: Sequence[int] = (),
         store: PrefixStore | None = None,
-        known: Mapping[str, NDArray[np.int64]] | None = None,
     ) -> None:
         self.rows = rows
         self._max_tokens = max_tokens
         self._store = store or PrefixStore()
         self._depths = tuple(depths)
         self.backbone, self._keep = backbone, keep
-        # `cut` counts the texts that are longer than `max_tokens`, but those of `known`;
-        # `unknown` those without a token that the model has learnt anything of.
-        ids, self.cut = tokenize(rows.texts, backbone, max_tokens, known or {})
+        # `cut` counts the texts that are longer than `max_tokens`, `unknown` those without a token
+        # that the model has learnt anything of.
+        ids, self.cut = backbone.tokenize(rows.texts, max_tokens) if len(rows) else ([], 0)
         self.unknown = sum(map(backbone.blank_ids.issuperset, ids))
         self.lengths = [len(row) for row in ids]
         self._ids = torch.tensor([0, *(i for row in ids for i in row)], device=backbone.device)
@@ -82,18 +80,13 @@ class EncodedRows:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def by_text(self) -> dict[str, NDArray[np.int64]]:
-        """The token ids of each text."""
-        flat = self._ids.cpu().numpy()
-        spans = zip(self._offsets.tolist(), self.lengths, strict=True)
-        ids = [flat[start : start + length] for start, length in spans]
-        return dict(zip(self.rows.texts, ids, strict=True))
-
     def keys(self, pictured: bool) -> list[tuple[bytes, bytes | None]]:
         """Of each row, what it is to the model: tokens and picture, if that is looked at."""
-        ids = {text: own.tobytes() for text, own in self.by_text().items()}
+        flat = self._ids.cpu().numpy()
+        spans = zip(self._offsets.tolist(), self.lengths, strict=True)
+        ids = [flat[start : start + length].tobytes() for start, length in spans]
         images = self.rows.images if pictured else (None,) * len(self)
-        return [(ids[text], own) for text, own in zip(self.rows.texts, images, strict=True)]
+        return list(zip(ids, images, strict=True))
 
     def batch(self, indices: Indices, images: bool = True) -> Batch:
         """The rows of `indices`; `images` False leaves the pictures out."""
@@ -227,19 +220,6 @@ class EncodedRows:
         made_on = self.backbone.device.type
         facts = (self.backbone.digest, *formats, made_on, torch.__version__, str(depth))
         return digest([*facts, tokens, lengths])
-
-
-def tokenize(
-    texts: Sequence[str],
-    backbone: Backbone,
-    max_tokens: int,
-    known: Mapping[str, NDArray[np.int64]],
-) -> tuple[list[list[int]], int]:
-    """Token ids of each text, and how many of those that are not known are cut."""
-    new = [text for text in texts if text not in known]
-    found, cut = backbone.tokenize(new, max_tokens) if new else ([], 0)
-    fresh = iter(found)
-    return [known[text].tolist() if text in known else next(fresh) for text in texts], cut
 
 
 def _encode_images(

@@ -12,9 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from coralx.config import PREFIX_FOLDER, Config
 from coralx.errors import ModelError
@@ -85,7 +83,6 @@ class Workbench:
         budget = config.training.prefix_memory_gb * 1e9
         self.prefix = prefix or checkpoints.parent / PREFIX_FOLDER
         self._store = PrefixStore(self.prefix, budget)
-        self._known: dict[str, NDArray[np.int64]] = {}  # token ids of texts that are measured
         self.rows = self._encode(say)
         self.labels = torch.tensor(self.splits.train.labels, device=self.device).float()
         size = config.training.batch_size
@@ -94,7 +91,6 @@ class Workbench:
         self._parts: dict[float, EvaluationSet] = {}
         self._test: EvaluationSet | None = None
         self._served: ServedMemory | None = None
-        self._reading: dict[str, Any] | None = None
 
     @property
     def shape(self) -> ModelShape | None:
@@ -179,21 +175,13 @@ class Workbench:
         return self._test
 
     def reading(self) -> dict[str, Any]:
-        """`max_tokens`, and what `compare_reading` says of the rows. Validation and test rows are
-        tokenized for it, and then not again."""
-        if self._reading is None:
-            most = self.config.data.max_tokens
-            parts = {"validation": self.splits.validation, "test": self.splits.test}
-            measured = {
-                name: EncodedRows(rows, self.backbone, None, most) for name, rows in parts.items()
-            }
-            for encoded in measured.values():
-                self._known |= encoded.by_text()
-            self._reading = {
-                "max_tokens": most,
-                **compare_reading(self.rows, measured, self.has_images),
-            }
-        return self._reading
+        """`max_tokens`, and what `compare_reading` says of the rows."""
+        most = self.config.data.max_tokens
+        parts = {"validation": self.splits.validation, "test": self.splits.test}
+        measured = {
+            name: EncodedRows(rows, self.backbone, None, most) for name, rows in parts.items()
+        }
+        return {"max_tokens": most, **compare_reading(self.rows, measured, self.has_images)}
 
     def served_bytes(self, member: Member, pack: PackedAdapters) -> int:
         """P4 of the member, of which alone `pack` must consist."""
@@ -297,7 +285,6 @@ class Workbench:
             settings.prefix_cache,
             self.depths,
             self._store,
-            self._known,
         )
 
     def _evaluation_set(self, rows: Rows, clean: Rows, attacks: int) -> EvaluationSet:
