@@ -41,7 +41,7 @@ Value = Record | Mapping[str, Any] | Sequence[Record]
 @dataclass
 class History:
     """What a journal says, in its order. `facts` are those of the start of the run, `resumed` those
-    of where each later sitting computes: see `coralx.runs.facts`.
+    of the rows and of where each later sitting computes: see `coralx.runs.facts`.
 
     `seconds` counts every sitting up to its last record; a killed one is known no further.
     """

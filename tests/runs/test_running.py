@@ -12,7 +12,7 @@ import pytest
 
 from coralx.cli.progress import View
 from coralx.config import PREFIX_FOLDER, load_config
-from coralx.errors import ExtinctError, ModelError, StoreError
+from coralx.errors import DataError, ExtinctError, ModelError, StoreError
 from coralx.lock import LOCK
 from coralx.records import Genome, Job, LoRAConfig, Start, TrainingResult
 from coralx.runs import running
@@ -180,6 +180,67 @@ def test_a_resume_reads_its_journal_once_and_again_at_the_end(
     monkeypatch.setattr(running, "read_history", read)
     assert resume_run(directory, Watcher()).finished
     assert len(readings) == 2
+
+
+def write_rows(path: Path, labels: list[int], tag: str = "text") -> str:
+    rows = [{"text": f"{tag} no {i}", "label": label} for i, label in enumerate(labels)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def test_a_run_is_not_resumed_on_other_rows_than_it_began_with(tmp_path: Path) -> None:
+    """Shares are set aside from the file as it is: one label corrected, and half of what is
+    measured was trained on."""
+    path, labels = tmp_path / "rows.jsonl", [0, 1] * 20
+    config = load_config(SOUND | {"data": {"train": write_rows(path, labels), "max_tokens": 8}})
+    start_run(config, tmp_path / "whole", Watcher())
+    cut(tmp_path / "whole", tmp_path / "run", 3)
+    journal = (tmp_path / "run" / JOURNAL).read_bytes()
+    write_rows(path, [1, *labels[1:]])
+    with pytest.raises(DataError) as refused:
+        resume_run(tmp_path / "run", Watcher())
+    said = str(refused.value)
+    assert f"{path}: a run is measured on the rows that it began with" in said
+    assert "others now: validation, test;" in said
+    assert "Restore the files as they were, or begin a new run" in said
+    assert (tmp_path / "run" / JOURNAL).read_bytes() == journal
+    assert resume_run(tmp_path / "whole", Watcher()).finished  # measures nothing anew
+    write_rows(path, labels)
+    listener = Listener()
+    assert resume_run(tmp_path / "run", listener).finished
+    assert not [line for line in listener.said if "of other rows" in line]
+
+
+def test_other_training_rows_alone_are_told(tmp_path: Path) -> None:
+    files = {
+        name: write_rows(tmp_path / f"{name}.jsonl", [0, 1] * 8, name)
+        for name in ("train", "validation", "test")
+    }
+    config = load_config(SOUND | {"data": files | {"max_tokens": 8}})
+    start_run(config, tmp_path / "whole", Watcher())
+    cut(tmp_path / "whole", tmp_path / "run", 3)
+    write_rows(tmp_path / "train.jsonl", [0, 1] * 9, "train")
+    listener = Listener()
+    history = resume_run(tmp_path / "run", listener)
+    assert sum("results from here on are of other rows" in line for line in listener.said) == 1
+    assert history.facts["fingerprints"]["test"] == history.resumed[0]["fingerprints"]["test"]
+    genome, directory = history.results[-1].genome.id, tmp_path / "run"
+    assert history.results[-1].checkpoint
+    next((directory / "checkpoints").rglob(f"*{history.results[-1].checkpoint}*")).unlink()
+    listener.said.clear()
+    export_genome(directory, genome, tmp_path / "adapter", listener)
+    assert any("may not be the same, because of other train rows" in s for s in listener.said)
+
+
+def test_a_run_of_before_rows_had_fingerprints_goes_on(tmp_path: Path) -> None:
+    path, labels = tmp_path / "rows.jsonl", [0, 1] * 20
+    config = load_config(SOUND | {"data": {"train": write_rows(path, labels), "max_tokens": 8}})
+    start_run(config, tmp_path / "whole", Watcher())
+    history = read_history(tmp_path / "whole")
+    with contextlib.closing(Store(tmp_path / "run")) as store:
+        store.append("run_started", {k: v for k, v in history.facts.items() if k != "fingerprints"})
+    write_rows(path, [1, *labels[1:]])
+    assert resume_run(tmp_path / "run", Watcher()).finished
 
 
 def test_half_filled_files_of_a_killed_sitting_are_removed_by_the_next(

@@ -329,3 +329,23 @@ def test_take_and_join_keep_columns_together() -> None:
 @pytest.mark.parametrize("split", ["train", "validation", "test", "clean_holdout"])
 def test_the_package_carries_its_splits(split: str) -> None:
     assert builtin_file(split).is_file()
+
+
+def test_a_fingerprint_is_of_every_part_of_every_row_in_order() -> None:
+    def rows(*values: tuple[str, int, str, bytes | None]) -> Rows:
+        texts, labels, tasks, images = zip(*values, strict=True)
+        return Rows(texts, np.array(labels, dtype=np.int8), tasks, images)
+
+    one, two = ("ab", 0, "c", None), ("d", 1, "c", b"x")
+    known = rows(one, two).fingerprint()
+    assert len(known) == 16
+    assert known == rows(one, two).fingerprint()
+    others = [
+        rows(two, one),
+        rows(one),
+        rows(("a", 0, "bc", None), two),
+        rows(("ab", 1, "c", None), two),
+        rows(("ab", 0, "c", b""), two),
+        rows(one, ("d", 1, "c", b"y")),
+    ]
+    assert len({known, *(other.fingerprint() for other in others)}) == 1 + len(others)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from coralx.config import Config
+from coralx.errors import DataError
 from coralx.runs.watcher import Watcher
+from coralx.store import History
 
 if TYPE_CHECKING:
     from coralx.train.worker import Worker
@@ -38,6 +41,7 @@ def run_facts(config: Config, worker: Worker) -> dict[str, Any]:
         "picture_classes": splits.picture_classes if worker.bench.has_images else {},
         "left_out": dict(splits.left_out),
         "reading": worker.bench.reading(),
+        "fingerprints": splits.fingerprints,
         "tasks": sorted(set(splits.train.tasks)),
         "images": worker.bench.has_images,
         **machine_facts(worker),
@@ -63,6 +67,36 @@ def warn_of_change(before: dict[str, Any], now: dict[str, Any], watcher: Watcher
             "warning: results from here on may differ in their last bits from those of a run that "
             f"was never stopped, because of {'; '.join(changed)}"
         )
+
+
+def check_rows(history: History, now: Mapping[str, str], watcher: Watcher) -> None:
+    """Pass if what is measured from here on are the rows that were measured before. Other training
+    rows alone are told.
+
+    Raises:
+        DataError: validation, test or clean rows are others.
+    """
+    other = find_other_rows(history.facts, now)
+    if measured := [name for name in other if name != "train"]:
+        data = history.config.data
+        files = (data.train, data.validation, data.test, data.clean_holdout)
+        named = ", ".join(str(path) for path in files if path) or "the built-in data set"
+        raise DataError(
+            f"{named}: a run is measured on the rows that it began with, and these are others now: "
+            f"{', '.join(measured)}; what would be measured may have been trained on, as shares "
+            "that are set aside are drawn from the file as it is. Restore the files as they were, "
+            "or begin a new run"
+        )
+    if other:
+        watcher.say(
+            "warning: the training rows are not those that this run began with: results from here "
+            "on are of other rows"
+        )
+
+
+def find_other_rows(before: Mapping[str, Any], now: Mapping[str, str]) -> list[str]:
+    """The splits whose rows are not those of a sitting; none where it did not record them."""
+    return [name for name, mark in before.get("fingerprints", {}).items() if now.get(name) != mark]
 
 
 def find_changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from coralx.errors import CheckpointError, StoreError
 from coralx.records import TrainingResult
-from coralx.runs.facts import find_changes, machine_facts
+from coralx.runs.facts import find_changes, find_other_rows, machine_facts
 from coralx.runs.folder import CHECKPOINTS
 from coralx.runs.provenance import Provenance
 from coralx.runs.repair import train_again
@@ -20,6 +20,9 @@ from coralx.wording import plural
 
 if TYPE_CHECKING:
     from coralx.train.worker import Worker
+
+# The splits that weights depend on: on validation rows P1 is looked at along the way.
+TRAINED_BY = ("train", "validation")
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ def reproduce(
     with tempfile.TemporaryDirectory(prefix="coralx-reproduce-") as folder:
         checkpoints = Path(folder) / CHECKPOINTS
         worker = Worker(history.config, checkpoints, say)
-        _warn_of_change(history, worker, say)
+        warn_of_change(history, worker, say)
         again, taken = None, 0
         for place, pack in enumerate(packs, start=1):
             members = ", ".join(genome.id for genome in pack.job.genomes)
@@ -107,10 +110,14 @@ def reproduce(
         )
 
 
-def _warn_of_change(history: History, worker: Worker, say: Callable[[str], None]) -> None:
-    """Each sitting may have trained a part of the lineage."""
+def warn_of_change(history: History, worker: Worker, say: Callable[[str], None]) -> None:
+    """Why what is trained again may not come to the same: each sitting may have trained a part of
+    the lineage."""
     sittings, now = (history.facts, *history.resumed), machine_facts(worker)
     changed = dict.fromkeys(change for then in sittings for change in find_changes(then, now))
+    marks = worker.bench.splits.fingerprints
+    others = {name for then in sittings for name in find_other_rows(then, marks)}
+    changed |= dict.fromkeys(f"other {name} rows" for name in TRAINED_BY if name in others)
     if changed:
         say(f"warning: the bits may not be the same, because of {'; '.join(changed)}")
 

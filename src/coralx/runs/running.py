@@ -21,7 +21,7 @@ from coralx.records import TrainingResult, jsonable
 from coralx.report.page import write_report
 from coralx.runs import opening
 from coralx.runs.exporting import export_mended, export_whole
-from coralx.runs.facts import machine_facts, run_facts, warn_of_change
+from coralx.runs.facts import check_rows, machine_facts, run_facts, warn_of_change
 from coralx.runs.folder import REPORT, SETTINGS, SUMMARY, adapter_folder, check_new, check_writable
 from coralx.runs.repair import Mender
 from coralx.runs.retention import Retention
@@ -71,6 +71,8 @@ def resume_run(directory: Path, watcher: Watcher) -> History:
     Raises:
         StoreError: not a run directory, its journal is damaged, or another process is at work
             in it.
+        DataError, ModelError: the run's data or base model is no longer there, or the rows that
+            are measured are others than it began with; nothing is recorded.
     """
     read_start(directory)  # before anything is written, as the lock is
     with contextlib.closing(opening.open_journal(directory, watcher)) as store:
@@ -80,7 +82,9 @@ def resume_run(directory: Path, watcher: Watcher) -> History:
             return history
         worker = opening.load_worker(history.config, directory, watcher)
         warn_of_change(history.facts, machine_facts(worker), watcher)
-        store.append("resumed", machine_facts(worker))
+        marks = worker.bench.splits.fingerprints
+        check_rows(history, marks, watcher)
+        store.append("resumed", machine_facts(worker) | {"fingerprints": marks})
         return _continue(directory, history, store, worker, watcher)
 
 

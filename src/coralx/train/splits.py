@@ -79,6 +79,13 @@ class Splits:
             found[name] = {task: words for task, words in lacking.items() if words}
         return found
 
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Of each split's rows; another file, or an edit of one that shares are set aside from,
+        gives others."""
+        names = ("train", "validation", "test", "clean_validation", "clean_test")
+        return {name: getattr(self, name).fingerprint() for name in names}
+
 
 def count_classes(labels: NDArray[np.int8]) -> dict[str, int]:
     """How many are unsafe, and how many safe."""
