@@ -16,9 +16,10 @@ from coralx.cautions import few_of_tasks, few_with_pictures
 from coralx.config import OBJECTIVES
 from coralx.errors import DataError
 from coralx.rows.count import SET_ASIDE
+from coralx.rows.file import builtin_file
 from coralx.settings.sections import DataSettings
 from coralx.train.rows import join, read_rows
-from coralx.train.splits import Splits, load_splits, set_aside
+from coralx.train.splits import Splits, halve, load_splits, set_aside
 
 
 def _write(path: Path, labels: Sequence[int]) -> Path:
@@ -138,6 +139,38 @@ def test_copies_of_a_clean_row_are_for_one_use(seed: int, tmp_path: Path) -> Non
     one, two = found.clean_validation, found.clean_test
     assert not set(one.keys()) & set(two.keys())
     assert len(one) == len(two) == 15
+
+
+def test_clean_rows_of_a_task_each_are_halved(tmp_path: Path) -> None:
+    """Were they balanced over tasks, each would round up, and none be left for choices."""
+    train = _write(tmp_path / "train.jsonl", [0, 1] * 20)
+    clean = tmp_path / "clean.jsonl"
+    rows = [{"text": f"clean {i}", "task": f"source {i}"} for i in range(31)]
+    clean.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    said: list[str] = []
+    found = load_splits(DataSettings(train=train, clean_holdout=clean), 0, said.append)
+    assert (len(found.clean_validation), len(found.clean_test)) == (15, 16)
+    assert set(found.clean_validation.tasks) < {row["task"] for row in rows}
+    assert not said
+
+
+def test_the_halves_of_the_shipped_clean_rows_are_what_they_were() -> None:
+    rows = read_rows(builtin_file("clean_holdout"), DataSettings(), safe=True).rows
+    for seed in range(3):
+        before, now = set_aside(rows, 50, seed), halve(rows, seed)
+        assert [part.fingerprint() for part in now] == [part.fingerprint() for part in before]
+
+
+def test_clean_rows_that_are_all_for_final_figures_are_told(tmp_path: Path) -> None:
+    train, clean = _write(tmp_path / "train.jsonl", [0, 1] * 20), tmp_path / "clean.jsonl"
+    clean.write_text('{"text": "the only one"}\n' * 3)
+    said: list[str] = []
+    found = load_splits(DataSettings(train=train, clean_holdout=clean), 0, said.append)
+    assert (len(found.clean_validation), len(found.clean_test)) == (0, 3)
+    assert said == [
+        f"warning: {clean}: of 3 clean rows (copies go together) none is left for choices, all are "
+        "for final figures; give more"
+    ]
 
 
 def test_rows_left_out_are_told_and_counted(tmp_path: Path) -> None:

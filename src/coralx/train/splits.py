@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -142,9 +142,13 @@ def load_splits(
     for name in ("train", "validation", "test"):
         _check_classes(paths, name, rows[name])
     _warn_of_pictures(rows, paths, say)
-    clean = rows.get("clean_holdout")
-    empty = rows["train"].take([])
-    first, second = set_aside(clean, 50, seed) if clean else (empty, empty)
+    clean = rows.get("clean_holdout", rows["train"].take([]))
+    first, second = halve(clean, seed)
+    if len(clean) and not len(first):
+        say(
+            f"warning: {paths['clean_holdout']}: of {plural(len(clean), 'clean row')} (copies go "
+            "together) none is left for choices, all are for final figures; give more"
+        )
     measured = rows["validation"], rows["test"], first, second
     return Splits(rows["train"], *measured, left_out.counts)
 
@@ -213,6 +217,20 @@ def set_aside(rows: Rows, percentage: float, seed: int) -> tuple[Rows, Rows]:
     """(the rest, a stratified share of `percentage` per cent), both in the order of the rows.
     Copies of a row (same text, but for case and spaces, and picture) all go where the first goes,
     so that no row that is measured was trained on."""
+    rest, share = _draw(rows, percentage, seed)
+    return rows.take(rest), rows.take(share)
+
+
+def halve(rows: Rows, seed: int) -> tuple[Rows, Rows]:
+    """As `set_aside`, whatever a row's task: each stratum rounds up, and of clean rows that name
+    their sources as tasks, one each, all would be for final figures and none for choices."""
+    alike = replace(rows, tasks=("all",) * len(rows))
+    rest, share = _draw(alike, 50, seed)
+    return rows.take(rest), rows.take(share)
+
+
+def _draw(rows: Rows, percentage: float, seed: int) -> tuple[list[int], list[int]]:
+    """(places of the rest, those of a stratified share)."""
     keys = rows.keys()
     first: dict[Key, int] = {}
     for i, key in enumerate(keys):
@@ -221,7 +239,7 @@ def set_aside(rows: Rows, percentage: float, seed: int) -> tuple[Rows, Rows]:
     taken = {keys[places[i]] for i in subset(rows.take(places), percentage, seed)}
     share = [i for i, key in enumerate(keys) if key in taken]
     rest = [i for i, key in enumerate(keys) if key not in taken]
-    return rows.take(rest), rows.take(share)
+    return rest, share
 
 
 def _keep_apart(
