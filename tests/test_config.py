@@ -116,6 +116,18 @@ def test_objectives_that_were_asked_for_and_cannot_be_measured_are_named() -> No
     assert len(asked.unmeasured(pictured=True)) == 1
 
 
+def test_objectives_of_which_none_can_be_measured_are_refused() -> None:
+    blind = load_config({"training": {"attack_rows": 0}, "objectives": ["safety"]})
+    pattern = r"objectives: one at least .*; got safety: training.attack_rows is 0; mend that, or"
+    with pytest.raises(ConfigError, match=pattern):
+        blind.check_measured(pictured=True)
+    both = blind.model_copy(update={"objectives": ("safety", "cross_modal_gain")})
+    both.check_measured(pictured=True)
+    with pytest.raises(ConfigError, match="cross_modal_gain: both classes need validation rows"):
+        both.check_measured(pictured=False)
+    load_config({"training": {"attack_rows": 0}}).check_measured(pictured=False)
+
+
 def test_pictures_that_training_reads_ask_for_what_they_bring() -> None:
     (said,) = load_config({}).unmeasured(pictured=False, trained=True)
     assert said.startswith("objectives: cross_modal_gain is not measured")

@@ -170,5 +170,12 @@ def test_a_population_of_something_else_is_refused(genomes: Any) -> None:
         HyperbandTrainer().train_population(genomes)
 
 
+def test_objectives_that_nobody_is_chosen_by_are_refused(tmp_path: Path) -> None:
+    settings = SETTINGS | {"training": {"attack_rows": 0}, "objectives": ["safety"]}
+    with pytest.raises(ConfigError, match="objectives: one at least must be measurable"):
+        HyperbandTrainer(settings, tmp_path).train_population(GENOMES[:1])
+    assert not list(tmp_path.iterdir())
+
+
 def test_checkpoints_may_be_named_by_a_text() -> None:
     assert HyperbandTrainer(checkpoints="ck").checkpoints == Path("ck")

@@ -117,19 +117,40 @@ class Config(Settings):
             pictured: among the validation rows both classes have pictures that are read.
             trained: some training rows have.
         """
-        unpictured = "both classes need validation rows with a picture"
-        reasons = {
-            "cross_modal_gain": "" if pictured else unpictured,
-            "safety": "" if self.training.attack_rows else "training.attack_rows is 0",
-        }
+        reasons = self._reasons(pictured)
         asked = set(self.objectives)
         if asked == set(OBJECTIVES):
             asked = {"cross_modal_gain"} if trained else set()
         return [
             f"objectives: {name} is not measured and selects nobody: {reasons[name]}"
             for name in self.objectives
-            if name in asked and reasons.get(name)
+            if name in asked and name in reasons
         ]
+
+    def check_measured(self, pictured: bool) -> None:
+        """Pass if one objective at least can be measured: a run of none would train to its end
+        and select nobody. `pictured` as in `unmeasured`.
+
+        Raises:
+            ConfigError: none can.
+        """
+        reasons = self._reasons(pictured)
+        if all(name in reasons for name in self.objectives):
+            causes = "; ".join(f"{name}: {reasons[name]}" for name in self.objectives)
+            rule = "one at least must be measurable, or nobody is selected"
+            raise ConfigError(
+                "configuration",
+                [f"objectives: {rule}; got {causes}; mend that, or name another, as task_skill"],
+            )
+
+    def _reasons(self, pictured: bool) -> dict[str, str]:
+        """Why an objective cannot be measured, of those that cannot."""
+        reasons = {}
+        if not pictured:
+            reasons["cross_modal_gain"] = "both classes need validation rows with a picture"
+        if not self.training.attack_rows:
+            reasons["safety"] = "training.attack_rows is 0"
+        return reasons
 
 
 # The settings by the last word of their place, "" for those at the top.

@@ -68,6 +68,7 @@ class HyperbandTrainer:
         Raises:
             CoralXError: no genomes, something else than genomes, one id twice, or one that adapts
                 more blocks than the base model has.
+            ConfigError: no objective can be measured.
             ExtinctError: every genome was stopped; the message lists each reason.
         """
         from coralx.executors import open_executor
@@ -77,6 +78,7 @@ class HyperbandTrainer:
         config = self.config.model_copy(update={"evolution": settings})
         bench = self.worker.bench
         _check_depth(population, config.base_model, bench.backbone.depth)
+        bench.check_objectives()
         evolution = new_search(config, population, bench.has_images, bench.shape)
         with open_executor(self.worker, self._observe) as executor:
             run(evolution, executor, MemoryStore(), History(config, {}))

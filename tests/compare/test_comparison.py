@@ -198,6 +198,16 @@ def test_layers_beyond_the_base_are_refused_before_anything_is_trained() -> None
     assert comparison.sides == {}
 
 
+def test_objectives_that_nobody_is_chosen_by_are_refused_before_anything_is_trained() -> None:
+    config, genomes = small_version(CONFIG, 2, 48)
+    comparison = Comparison(
+        config.model_copy(update={"objectives": ("cross_modal_gain",)}), genomes
+    )
+    with pytest.raises(ConfigError, match="objectives: one at least must be measurable"):
+        comparison.measure(Watcher())
+    assert comparison.sides == {}
+
+
 def _rendered(document: dict[str, Any]) -> str:
     console = Console(width=80, file=io.StringIO())
     render_comparison(document, console)

@@ -190,6 +190,10 @@ def test_an_objective_that_no_row_can_be_measured_by_is_told() -> None:
     plan = plan_run(load_config({**settings, "vision_tower": None}))
     said = " ".join(_show(plan).split())
     assert "Warning: objectives: cross_modal_gain is not measured and selects nobody" in said
+    alone = load_config({**settings, "objectives": ["cross_modal_gain"]})
+    plan_run(alone)
+    with pytest.raises(ConfigError, match="objectives: one at least must be measurable"):
+        plan_run(alone.model_copy(update={"vision_tower": None}))
 
 
 def test_gates_that_a_stage_is_too_short_for_are_named() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from coralx.cli.progress import View
 from coralx.config import PREFIX_FOLDER, load_config
-from coralx.errors import DataError, ExtinctError, ModelError, StoreError
+from coralx.errors import ConfigError, DataError, ExtinctError, ModelError, StoreError
 from coralx.lock import LOCK
 from coralx.records import Genome, Job, LoRAConfig, Start, TrainingResult
 from coralx.runs import running
@@ -119,6 +119,18 @@ def test_a_run_whose_space_is_exhausted_says_so(tmp_path: Path) -> None:
     told = [line for line in listener.said if "the space holds no genome" in line]
     assert len(told) == 1
     assert "ended after generation 1 of 3" in told[0]
+
+
+def test_a_run_that_could_select_nobody_is_refused_before_it_trains(tmp_path: Path) -> None:
+    config = load_config({**SOUND, "objectives": ["cross_modal_gain", "safety"]})
+    said = r"objectives: one at least must be measurable.*validation rows with a picture; safety: "
+    with pytest.raises(ConfigError, match=said):
+        start_run(config, tmp_path / "run", Watcher())
+    assert not (tmp_path / "run").exists()
+    with contextlib.closing(Store(tmp_path / "run")) as store:  # as one was begun before
+        store.append("run_started", {"config": config.model_dump(mode="json")})
+    with pytest.raises(ConfigError, match=said):
+        resume_run(tmp_path / "run", Watcher())
 
 
 def test_a_run_begun_with_layers_beyond_the_base_goes_on(

@@ -66,6 +66,7 @@ class Comparison:
             worker = Worker(self.config, Path(folder) / "checkpoints", watcher.say)
             depth = worker.bench.backbone.depth
             check_layers(self.config.base_model, self.config.space, depth)
+            worker.bench.check_objectives()
             names = _measured_names(self.config, worker.bench.has_images)
             self.sides["simulation"] = run_simulation(self.config, self.genomes, names)
             facts = run_facts(self.config, worker)

@@ -74,6 +74,7 @@ def plan_run(config: Config, steps_per_epoch: float | None = None) -> Plan:
     if shape:
         check_layers(config.base_model, config.space, shape.layers)
     data = _look_at_rows(config, steps_per_epoch)
+    config.check_measured(data.pictured)
     population, epochs = config.evolution.population, config.hyperband.full_epochs
     trained = _first_stages(config)
     one = budget.plan(trained, population, data.steps_per_epoch, epochs)

@@ -50,6 +50,7 @@ def start_run(config: Config, directory: Path, watcher: Watcher) -> History:
     worker = opening.load_worker(config, directory, watcher)
     # A run that was begun before this was a rule goes on.
     check_layers(config.base_model, config.space, worker.bench.backbone.depth)
+    worker.bench.check_objectives()
     facts = run_facts(config, worker)
     for text in cautions(facts, config.objectives, config.base_model):
         watcher.say(f"warning: {text}")
@@ -73,6 +74,7 @@ def resume_run(directory: Path, watcher: Watcher) -> History:
             in it.
         DataError, ModelError: the run's data or base model is no longer there, or the rows that
             are measured are others than it began with; nothing is recorded.
+        ConfigError: nothing is trained yet, and no objective can be measured.
     """
     read_start(directory)  # before anything is written, as the lock is
     with contextlib.closing(opening.open_journal(directory, watcher)) as store:
@@ -82,6 +84,8 @@ def resume_run(directory: Path, watcher: Watcher) -> History:
             return history
         worker = opening.load_worker(history.config, directory, watcher)
         warn_of_change(history.facts, machine_facts(worker), watcher)
+        if not history.results:
+            worker.bench.check_objectives()
         marks = worker.bench.splits.fingerprints
         check_rows(history, marks, watcher)
         store.append("resumed", machine_facts(worker) | {"fingerprints": marks})

@@ -115,6 +115,14 @@ class Workbench:
         heights = adapted_heights(self.config.space, self.backbone.depth)
         return sorted(self.backbone.entry(height) for height in heights)
 
+    def check_objectives(self) -> None:
+        """Pass if training can begin: of these rows one objective at least can be measured.
+
+        Raises:
+            ConfigError: none can.
+        """
+        self.config.check_measured(self._measures_pictures())
+
     def member(self, genome: Genome, start: Start) -> Member:
         """A genome ready to train from where its job says."""
         if start.kind == "continue" and start.checkpoint:
@@ -263,11 +271,14 @@ class Workbench:
         return VisionTower(name, self.config.image_tokens, self.device)
 
     def _warn_of_unmeasured(self, say: Callable[[str], None]) -> None:
+        for text in self.config.unmeasured(self._measures_pictures(), self.tower is not None):
+            say(f"warning: {text}")
+
+    def _measures_pictures(self) -> bool:
+        """Whether among the validation rows both classes have pictures that are read."""
         rows = self.splits.validation
         pairs = zip(rows.labels.tolist(), rows.images, strict=True)
-        classes = {label for label, image in pairs if self.tower and image is not None}
-        for text in self.config.unmeasured(len(classes) == 2, self.tower is not None):
-            say(f"warning: {text}")
+        return len({label for label, image in pairs if self.tower and image is not None}) == 2
 
     def _encode(self, say: Callable[[str], None]) -> EncodedRows:
         count = sum(image is not None for image in self.splits.train.images)
