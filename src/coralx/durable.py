@@ -1,16 +1,18 @@
 """Files that are there whole or not at all, after a loss of power, too: a new name is on disk once
-its folder is."""
+its folder is. And folders that are gone when they should be."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
 from coralx.errors import StoreError
+from coralx.interrupts import unbroken
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -58,6 +60,17 @@ def put_in_place(aside: Path, path: Path) -> None:
         os.fsync(file.fileno())
     aside.replace(path)
     sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def temporary_folder(prefix: str) -> Iterator[Path]:
+    """A folder that is gone at the end, also where a second Ctrl-C comes while it is removed."""
+    folder = tempfile.TemporaryDirectory(prefix=prefix)
+    try:
+        yield Path(folder.name)
+    finally:
+        with unbroken():
+            folder.cleanup()
 
 
 def follow(path: Path) -> Path:

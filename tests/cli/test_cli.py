@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 from coralx.cli import app
 from coralx.cli.progress import View
 from coralx.cli.starter import write_starter
+from coralx.compare.table import render_comparison
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = (
@@ -346,7 +347,12 @@ def test_an_interrupted_comparison_prints_what_was_measured(
         if message.startswith("naive 1/2: "):
             os.kill(os.getpid(), signal.SIGINT)
 
+    def draw(*args: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)  # once more, before the first line
+        render_comparison(*args)
+
     monkeypatch.setattr(View, "say", interrupt)
+    monkeypatch.setattr("coralx.compare.table.render_comparison", draw)
     done = _call("compare", job / "config.yaml", "--genomes", "2", "--rows", "32")
     assert done.exit_code == 130
     assert "stopped; what was measured so far" in done.stderr

@@ -5,6 +5,9 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
+import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from coralx.compare.table import render_comparison
 from coralx.compare.ways import naive_as_result, naive_side, run_simulation
 from coralx.config import Config, load_config
 from coralx.errors import ConfigError, ModelError
+from coralx.interrupts import stoppable
 from coralx.runs.watcher import Watcher
 from coralx.search.breeding import draw_founders
 from coralx.train.naive import NaiveResult
@@ -217,7 +221,14 @@ def _rendered(document: dict[str, Any]) -> str:
 
 def test_it_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with pytest.raises(KeyboardInterrupt):
+    remove = shutil.rmtree
+
+    def interrupted(*args: Any, **kwargs: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)  # the second Ctrl-C
+        remove(*args, **kwargs)
+
+    monkeypatch.setattr(shutil, "rmtree", interrupted)
+    with pytest.raises(KeyboardInterrupt), stoppable():
         Comparison(*small_version(CONFIG, 2, 1000)).measure(Listener(stop_at=NOTE))
     assert list(tmp_path.iterdir()) == []
 

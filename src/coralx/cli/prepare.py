@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from coralx.cli.arguments import ConfigFile, Generations, Population, Seed, load
-from coralx.cli.output import open_console, quiet_stdout, quote
-from coralx.interrupts import INTERRUPTED
+from coralx.cli.output import open_console, quiet_stdout, quote, tell
+from coralx.interrupts import INTERRUPTED, unbroken
 
 MOST_STEPS = 1e12  # of an epoch; sums of steps are finite and exact far beyond
 
@@ -89,12 +89,14 @@ def compare(
             comparison.measure(view)
     except KeyboardInterrupt:
         stopped = True
-        typer.echo("\nstopped; what was measured so far:", err=True)
-    found = comparison.document()
-    if as_json:
-        typer.echo(json.dumps(found, indent=2, allow_nan=False))
-    else:
-        render_comparison(found, open_console())
+    with unbroken():  # one more Ctrl-C does not lose what took minutes
+        if stopped:
+            tell("\nstopped; what was measured so far:")
+        found = comparison.document()
+        if as_json:
+            typer.echo(json.dumps(found, indent=2, allow_nan=False))
+        else:
+            render_comparison(found, open_console())
     if stopped:
         raise typer.Exit(INTERRUPTED)
 

@@ -8,11 +8,9 @@ each adapter. Each side chooses on validation rows and is reported on test rows.
 from __future__ import annotations
 
 import math
-import tempfile
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +19,7 @@ from coralx.cautions import cautions
 from coralx.compare.simulation import NOTE
 from coralx.compare.ways import Side, naive_side, run_coralx, run_naive, run_simulation
 from coralx.config import Config
+from coralx.durable import temporary_folder
 from coralx.models import check_layers
 from coralx.records import Genome
 from coralx.runs.facts import run_facts
@@ -61,9 +60,9 @@ class Comparison:
         """
         from coralx.train.worker import Worker
 
-        with tempfile.TemporaryDirectory(prefix="coralx-") as folder, warnings.catch_warnings():
+        with temporary_folder("coralx-") as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # of transformers, about peft's calls
-            worker = Worker(self.config, Path(folder) / "checkpoints", watcher.say)
+            worker = Worker(self.config, folder / "checkpoints", watcher.say)
             depth = worker.bench.backbone.depth
             check_layers(self.config.base_model, self.config.space, depth)
             worker.bench.check_objectives()
@@ -74,9 +73,7 @@ class Comparison:
                 watcher.say(f"warning: {text}")
             watcher.say(NOTE)
             watcher.say(forecast(self.config, worker, self.genomes[0]))
-            self.sides["hyperband"] = run_coralx(
-                self.config, worker, Path(folder), watcher, self.genomes
-            )
+            self.sides["hyperband"] = run_coralx(self.config, worker, folder, watcher, self.genomes)
             self.sides["naive"] = run_naive(
                 self.config, worker, self.genomes, watcher, self._keep_naive
             )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from coralx.durable import temporary_folder
 from coralx.errors import CheckpointError, StoreError
 from coralx.records import TrainingResult
 from coralx.runs.facts import find_changes, find_other_rows, machine_facts
@@ -87,8 +87,8 @@ def reproduce(
     target = find_result(history, directory, genome)
     recorded = target.checkpoint or ""
     packs = Provenance(history).packs_to(recorded, whole=lambda _: False)
-    with tempfile.TemporaryDirectory(prefix="coralx-reproduce-") as folder:
-        checkpoints = Path(folder) / CHECKPOINTS
+    with temporary_folder("coralx-reproduce-") as folder:
+        checkpoints = folder / CHECKPOINTS
         worker = Worker(history.config, checkpoints, say)
         warn_of_change(history, worker, say)
         again, taken = None, 0
