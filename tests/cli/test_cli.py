@@ -23,6 +23,7 @@ from coralx.cli import app
 from coralx.cli.progress import View
 from coralx.cli.starter import write_starter
 from coralx.compare.table import render_comparison
+from coralx.errors import ExtinctError
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = (
@@ -360,6 +361,20 @@ def test_an_interrupted_comparison_prints_what_was_measured(
     assert "naive 1/2" in done.stdout
     assert "simulation: no training, figures invented" in done.stdout
     assert "hyperband against naive" not in done.stdout
+
+
+def test_a_comparison_that_dies_out_prints_naive_and_ends_with_an_error(
+    job: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: Any) -> None:
+        raise ExtinctError("nobody is left")
+
+    monkeypatch.setattr("coralx.compare.comparison.run_coralx", die)
+    done = _call("compare", job / "config.yaml", "--genomes", "2", "--rows", "32", "--json")
+    assert done.exit_code == 2
+    document = json.loads(done.stdout)
+    assert (document["complete"], document["extinct"]) == (False, "nobody is left")
+    assert [line["mode"] for line in document["modes"]] == ["simulation", "naive"]
 
 
 def test_init_writes_a_job_and_names_the_next_command(tmp_path: Path) -> None:

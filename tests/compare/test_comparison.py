@@ -212,6 +212,27 @@ def test_objectives_that_nobody_is_chosen_by_are_refused_before_anything_is_trai
     assert comparison.sides == {}
 
 
+def test_what_is_measured_is_kept_where_coralx_stops_every_genome() -> None:
+    stage = {"name": "only", "epoch_budget": 0.4, "data_percentage": 100, "survival_rate": 1}
+    doomed = {"training_stages": [{**stage, "min_auroc": 1.0}]}
+    config = load_config(CONFIG.model_dump() | {"hyperband": doomed})
+    comparison, listener = Comparison(*small_version(config, 2, 1000)), Listener()
+    comparison.measure(listener)
+    document = comparison.document()
+    assert [line["mode"] for line in document["modes"]] == ["simulation", "naive"]
+    assert not document["complete"]
+    assert {line["speedup"] for line in document["modes"]} == {None}
+    assert document["modes"][1]["genomes"] == 2
+    assert document["modes"][1]["test_auroc_best"] > 0
+    reasons = [f"- {genome.id}: AUROC " for genome in comparison.genomes]
+    shown = _rendered(document)
+    assert "no hyperband: only: no genome passed its gates" in shown
+    for reason in reasons:
+        assert reason in document["extinct"]
+        assert reason in shown
+        assert any(reason in line for line in listener.said)
+
+
 def _rendered(document: dict[str, Any]) -> str:
     console = Console(width=80, file=io.StringIO())
     render_comparison(document, console)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from coralx.cli.arguments import ConfigFile, Generations, Population, Seed, load
-from coralx.cli.output import open_console, quiet_stdout, quote, tell
+from coralx.cli.output import BAD_INPUT, open_console, quiet_stdout, quote, tell
 from coralx.interrupts import INTERRUPTED, unbroken
 
 MOST_STEPS = 1e12  # of an epoch; sums of steps are finite and exact far beyond
@@ -71,7 +71,8 @@ def compare(
     left as they are. **hyperband**: one generation through CoralX's stages. Naive training of
     everyone is what takes the time, so the defaults are small: a few minutes on 2 cores for the
     built-in job. What it will take is said on stderr before training starts; Ctrl-C shows what was
-    measured so far.
+    measured so far. Where CoralX stops every genome, that is said, naive goes on, and the exit code
+    is 2.
 
     Examples: `coralx compare`, `coralx compare configs/quick.yaml --json`,
     `coralx compare my-job/config.yaml --genomes 8 --rows 100000`
@@ -97,8 +98,8 @@ def compare(
             typer.echo(json.dumps(found, indent=2, allow_nan=False))
         else:
             render_comparison(found, open_console())
-    if stopped:
-        raise typer.Exit(INTERRUPTED)
+    if stopped or found["extinct"]:
+        raise typer.Exit(INTERRUPTED if stopped else BAD_INPUT)
 
 
 def init(

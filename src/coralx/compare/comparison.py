@@ -11,6 +11,7 @@ import math
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from coralx.compare.simulation import NOTE
 from coralx.compare.ways import Side, naive_side, run_coralx, run_naive, run_simulation
 from coralx.config import Config
 from coralx.durable import temporary_folder
+from coralx.errors import ExtinctError
 from coralx.models import check_layers
 from coralx.records import Genome
 from coralx.runs.facts import run_facts
@@ -49,14 +51,15 @@ class Comparison:
     def __init__(self, config: Config, genomes: Sequence[Genome]) -> None:
         self.config, self.genomes = config, tuple(genomes)
         self.sides: dict[str, Side] = {}
+        self.extinct: str | None = None  # why CoralX stopped every genome, where it did
         self._naive: list[NaiveResult] = []
 
     def measure(self, watcher: Watcher) -> None:
-        """Simulate, train by CoralX, then naively; each side is kept once it is done.
+        """Simulate, train by CoralX, then naively; each side is kept once it is done. Where CoralX
+        stops every genome, that is said and its side is absent.
 
         Raises:
             ConfigError, DataError, ModelError: what the configuration names cannot be used.
-            ExtinctError: CoralX stopped every genome.
         """
         from coralx.train.worker import Worker
 
@@ -73,7 +76,7 @@ class Comparison:
                 watcher.say(f"warning: {text}")
             watcher.say(NOTE)
             watcher.say(forecast(self.config, worker, self.genomes[0]))
-            self.sides["hyperband"] = run_coralx(self.config, worker, folder, watcher, self.genomes)
+            self._run_coralx(worker, folder, watcher)
             self.sides["naive"] = run_naive(
                 self.config, worker, self.genomes, watcher, self._keep_naive
             )
@@ -81,14 +84,15 @@ class Comparison:
     @property
     def complete(self) -> bool:
         """Whether every side is there and every genome was trained naively."""
-        return "naive" in self.sides and bool(self.sides["naive"]["front"])
+        return all(mode in self.sides for mode in MODES) and bool(self.sides["naive"]["front"])
 
     def document(self) -> dict[str, Any]:
         """What was measured, as plain JSON values; null where something was not.
 
         `speedup` is naive seconds / the line's own. Hypervolumes are over the objectives that
         every real result has, under bounds that real results alone set. `left_out` names the
-        others: a user's own, which naive training does not measure.
+        others: a user's own, which naive training does not measure. `extinct` says why there is no
+        hyperband, where CoralX stopped every genome.
         """
         real = [r for mode in MODES[1:] if mode in self.sides for r in self.sides[mode]["front"]]
         names = [n for n in self.config.objectives if real and all(n in r.objectives for r in real)]
@@ -105,8 +109,16 @@ class Comparison:
             "objectives": names,
             "left_out": left_out,
             "complete": self.complete,
+            "extinct": self.extinct,
             "modes": [self._line(mode, names, bounds) for mode in MODES if mode in self.sides],
         }
+
+    def _run_coralx(self, worker: Worker, folder: Path, watcher: Watcher) -> None:
+        try:
+            self.sides["hyperband"] = run_coralx(self.config, worker, folder, watcher, self.genomes)
+        except ExtinctError as error:
+            self.extinct = str(error)
+            watcher.say(f"hyperband: {self.extinct}")
 
     def _line(
         self, mode: str, names: Sequence[str], bounds: Mapping[str, tuple[float, float]]

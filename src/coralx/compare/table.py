@@ -34,6 +34,8 @@ def render_comparison(found: dict[str, Any], console: Console) -> None:
         table.add_row(*_cells(line, len(found["genomes"])))
     console.print(table)
     console.print(Text(f"\n{NOTE}; figures with ~ are invented"))
+    if found["extinct"]:
+        console.print(Text(f"no hyperband: {found['extinct']}"))
     if found["complete"]:
         console.print(Text(_describe(found)))
     if found["left_out"]:
