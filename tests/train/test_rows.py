@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -329,6 +330,15 @@ def test_take_and_join_keep_columns_together() -> None:
 @pytest.mark.parametrize("split", ["train", "validation", "test", "clean_holdout"])
 def test_the_package_carries_its_splits(split: str) -> None:
     assert builtin_file(split).is_file()
+
+
+def test_a_clean_row_of_parquet_whose_label_is_no_number_has_none(tmp_path: Path) -> None:
+    """As pandas writes a missing one into a column of numbers."""
+    path = tmp_path / "clean.parquet"
+    _write_parquet(path, [{"text": "a", "label": 0.0}, {"text": "b", "label": math.nan}])
+    assert read_rows(path, DataSettings(), safe=True).rows.labels.tolist() == [0, 0]
+    with pytest.raises(DataError, match="row 2: label must be 0 or 1, got nan"):
+        read_rows(path, DataSettings())
 
 
 def test_a_fingerprint_is_of_every_part_of_every_row_in_order() -> None:

@@ -124,7 +124,8 @@ def read_label(label: Any) -> int:
 
 def read_safe(label: Any) -> int:
     """As `read_label`, of a row that must be safe; it need not say so."""
-    if label not in (None, "") and read_label(label):
+    missing = label in (None, "") or label != label  # NaN: a missing value of Parquet
+    if not missing and read_label(label):
         raise DataError(
             "label is 1 (unsafe), and a row of data.clean_holdout must be safe (0 or no label); "
             "take it out, or move it to data.validation or data.test"
