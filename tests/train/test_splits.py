@@ -219,11 +219,15 @@ def test_pictures_that_are_only_measured_are_told(tmp_path: Path) -> None:
     test = tmp_path / "test.jsonl"
     rows = [{"text": f"t{i}", "label": i, "image": "a.png"} for i in range(2)]
     test.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    clean = tmp_path / "clean.jsonl"
+    clean.write_text('{"text": "a", "image": "a.png"}\n{"text": "b"}\n{"text": "c"}\n')
     said: list[str] = []
-    load_splits(DataSettings(train=train, test=test), seed=0, say=said.append)
+    files = DataSettings(train=train, test=test, clean_holdout=clean)
+    load_splits(files, seed=0, say=said.append)
     assert said == [
-        f"warning: {test}: 2 test rows with a picture, and no training row has one; the pictures "
-        "are not looked at"
+        f"warning: {path}: {count} with a picture, and no training row has one; the pictures are "
+        "not looked at"
+        for path, count in ((test, "2 test rows"), (clean, "1 clean_holdout row"))
     ]
     said.clear()
     load_splits(DataSettings(train=train, test=test, image_column=None), seed=0, say=said.append)

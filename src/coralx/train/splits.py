@@ -204,9 +204,12 @@ def _warn_of_pictures(
     rows: Mapping[str, Rows], paths: Mapping[str, Path | None], say: Callable[[str], None]
 ) -> None:
     """Without a picture to train on no vision tower is loaded."""
-    for name in ("validation", "test"):
-        count = sum(image is not None for image in rows[name].images)
-        if count and not any(rows["train"].images):
+    if any(rows["train"].images):
+        return
+    for name in ("validation", "test", "clean_holdout"):
+        pictures = rows[name].images if name in rows else ()
+        count = sum(image is not None for image in pictures)
+        if count:
             say(
                 f"warning: {paths[name]}: {plural(count, f'{name} row')} with a picture, and no "
                 "training row has one; the pictures are not looked at"
