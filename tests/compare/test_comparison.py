@@ -132,6 +132,15 @@ def test_the_cost_is_told_before_training(measured: tuple[Comparison, Listener])
     assert "naive 2/2: step 12/12" in shown
 
 
+def test_few_rows_of_a_class_are_told_before_training(
+    measured: tuple[Comparison, Listener],
+) -> None:
+    said = measured[1].said
+    warned = [i for i, line in enumerate(said) if line.startswith("warning: validation has ")]
+    assert len(warned) == 1
+    assert warned[0] < said.index(NOTE)
+
+
 def test_an_interrupted_comparison_keeps_what_was_measured() -> None:
     comparison = Comparison(*small_version(CONFIG, 2, 1000))
     with pytest.raises(KeyboardInterrupt):

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from coralx.cautions import cautions
 from coralx.compare.simulation import NOTE
 from coralx.compare.ways import Side, naive_side, run_coralx, run_naive, run_simulation
 from coralx.config import Config
@@ -24,7 +23,7 @@ from coralx.durable import temporary_folder
 from coralx.errors import ExtinctError
 from coralx.models import check_layers
 from coralx.records import Genome
-from coralx.runs.facts import run_facts
+from coralx.runs.facts import run_facts, warn_of_rows
 from coralx.runs.watcher import Watcher
 from coralx.search import budget, selection
 from coralx.search.breeding import draw_founders
@@ -69,11 +68,9 @@ class Comparison:
             depth = worker.bench.backbone.depth
             check_layers(self.config.base_model, self.config.space, depth)
             worker.bench.check_objectives()
+            warn_of_rows(run_facts(self.config, worker), self.config, watcher)
             names = _measured_names(self.config, worker.bench.has_images)
             self.sides["simulation"] = run_simulation(self.config, self.genomes, names)
-            facts = run_facts(self.config, worker)
-            for text in cautions(facts, self.config.objectives, self.config.base_model):
-                watcher.say(f"warning: {text}")
             watcher.say(NOTE)
             watcher.say(forecast(self.config, worker, self.genomes[0]))
             self._run_coralx(worker, folder, watcher)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from coralx.cautions import cautions
 from coralx.config import Config
 from coralx.errors import DataError
 from coralx.runs.watcher import Watcher
@@ -58,6 +59,12 @@ def machine_facts(worker: Worker) -> dict[str, Any]:
         "numerics": worker.numerics(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def warn_of_rows(facts: dict[str, Any], config: Config, watcher: Watcher) -> None:
+    """What the rows are too few for, and what the model does not read of them."""
+    for text in cautions(facts, config.objectives, config.base_model):
+        watcher.say(f"warning: {text}")
 
 
 def warn_of_change(before: dict[str, Any], now: dict[str, Any], watcher: Watcher) -> None:

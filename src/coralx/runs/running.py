@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import yaml
 
 from coralx.adapter_files import is_whole
-from coralx.cautions import cautions
 from coralx.config import PREFIX_FOLDER, Config
 from coralx.durable import write_whole
 from coralx.errors import ExtinctError, StoreError
@@ -21,7 +20,13 @@ from coralx.records import TrainingResult, jsonable
 from coralx.report.page import write_report
 from coralx.runs import opening
 from coralx.runs.exporting import export_mended, export_whole
-from coralx.runs.facts import check_rows, machine_facts, run_facts, warn_of_change
+from coralx.runs.facts import (
+    check_rows,
+    machine_facts,
+    run_facts,
+    warn_of_change,
+    warn_of_rows,
+)
 from coralx.runs.folder import REPORT, SETTINGS, SUMMARY, adapter_folder, check_new, check_writable
 from coralx.runs.repair import Mender
 from coralx.runs.retention import Retention
@@ -52,8 +57,7 @@ def start_run(config: Config, directory: Path, watcher: Watcher) -> History:
     check_layers(config.base_model, config.space, worker.bench.backbone.depth)
     worker.bench.check_objectives()
     facts = run_facts(config, worker)
-    for text in cautions(facts, config.objectives, config.base_model):
-        watcher.say(f"warning: {text}")
+    warn_of_rows(facts, config, watcher)
     store = Store(directory)
     try:
         check_new(directory)  # another process may have begun one meanwhile
