@@ -10,6 +10,7 @@ import shutil
 import signal
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from rich.console import Console
@@ -17,10 +18,11 @@ from rich.console import Console
 from coralx.compare.comparison import MODES, Comparison, small_version
 from coralx.compare.simulation import NOTE
 from coralx.compare.table import render_comparison
-from coralx.compare.ways import naive_as_result, naive_side, run_simulation
+from coralx.compare.ways import naive_as_result, naive_side, run_naive, run_simulation
 from coralx.config import Config, load_config
 from coralx.errors import ConfigError, ModelError
 from coralx.interrupts import stoppable
+from coralx.records import Genome
 from coralx.runs.watcher import Watcher
 from coralx.search.breeding import draw_founders
 from coralx.train.naive import NaiveResult
@@ -130,6 +132,27 @@ def test_the_cost_is_told_before_training(measured: tuple[Comparison, Listener])
     assert "on this machine" in said[cost]
     assert cost < next(i for i, line in enumerate(said) if line.startswith("hyperband:"))
     assert "naive 2/2: step 12/12" in shown
+
+
+def test_the_seconds_of_naive_genomes_are_those_of_the_table() -> None:
+    """Training and its one evaluation."""
+    config, genomes = small_version(CONFIG, 1, 48)
+    listener = Listener()
+
+    class Trainer:
+        def __init__(self, *_: Any) -> None: ...
+
+        def train(self, genome: Genome, _: Any) -> NaiveResult:
+            return NaiveResult(genome.id, {"task_skill": 0.5}, 3, 9, 9, 2.0, 31.0)
+
+        def test(self, _: Any) -> dict[str, float]:
+            return {"task_skill": 0.5}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("coralx.train.naive.NaiveTrainer", Trainer)
+        side = run_naive(config, Mock(), genomes, listener)
+    assert side["seconds"] == 33.0
+    assert listener.said == ["naive 1/1: 33.0 s, validation AUROC 0.500"]
 
 
 def test_few_rows_of_a_class_are_told_before_training(
