@@ -286,6 +286,22 @@ def test_it_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert list(tmp_path.iterdir()) == []
 
 
+def test_aurocs_of_sides_that_were_chosen_by_different_things_are_not_subtracted(
+    measured: tuple[Comparison, Listener],
+) -> None:
+    document = measured[0].document()
+    assert "best test AUROC" in _sentence(document)
+    with_skill = {**document, "left_out": ["mine:f"]}
+    assert "best test AUROC" in _sentence(with_skill)
+    alone = {**document, "objectives": [], "left_out": ["mine:f"]}
+    assert "best test AUROC" not in _sentence(alone)
+    assert "as fast" in _sentence(alone)
+
+
+def _sentence(document: dict[str, Any]) -> str:
+    return " ".join(_rendered(document).partition("hyperband against naive")[2].split())
+
+
 def test_an_own_objective_is_said_to_be_left_out() -> None:
     """Naive training does not measure it."""
     config, genomes = small_version(CONFIG, 2, 1000)

@@ -58,11 +58,13 @@ def _cells(line: dict[str, Any], genomes: int) -> list[str]:
 
 
 def _describe(found: dict[str, Any]) -> str:
-    """Hyperband against naive in a sentence."""
+    """Hyperband against naive in a sentence. Where an own objective chose one side's front and not
+    the other's, their best are comparable only if skill chose in both."""
+    alike = not found["left_out"] or "task_skill" in found["objectives"]
     naive, staged = (next(m for m in found["modes"] if m["mode"] == n) for n in COMPARED)
     steps = fewer(naive["steps"] / staged["steps"])
     said = f"hyperband against naive: {_times(staged['speedup'])} as fast, {steps} steps"
-    if None not in (naive["test_auroc_best"], staged["test_auroc_best"]):
+    if alike and None not in (naive["test_auroc_best"], staged["test_auroc_best"]):
         said += f", best test AUROC {staged['test_auroc_best'] - naive['test_auroc_best']:+.3f}"
     if naive["test_hypervolume"] and staged["test_hypervolume"] is not None:
         share = staged["test_hypervolume"] / naive["test_hypervolume"]
