@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from coralx import __version__
 from coralx.cli.progress import View
 from coralx.config import PREFIX_FOLDER, load_config
 from coralx.errors import ConfigError, DataError, ExtinctError, ModelError, StoreError
 from coralx.lock import LOCK
 from coralx.records import Genome, Job, LoRAConfig, Start, TrainingResult
-from coralx.runs import running
+from coralx.runs import facts, running
 from coralx.runs.exporting import export_genome
 from coralx.runs.running import resume_run, start_run
 from coralx.runs.watcher import Watcher
@@ -200,7 +201,9 @@ def write_rows(path: Path, labels: list[int], tag: str = "text") -> str:
     return str(path)
 
 
-def test_a_run_is_not_resumed_on_other_rows_than_it_began_with(tmp_path: Path) -> None:
+def test_a_run_is_not_resumed_on_other_rows_than_it_began_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Shares are set aside from the file as it is: one label corrected, and half of what is
     measured was trained on."""
     path, labels = tmp_path / "rows.jsonl", [0, 1] * 20
@@ -216,6 +219,9 @@ def test_a_run_is_not_resumed_on_other_rows_than_it_began_with(tmp_path: Path) -
     assert "others now: validation, test;" in said
     assert "Restore the files as they were, or begin a new run" in said
     assert (tmp_path / "run" / JOURNAL).read_bytes() == journal
+    monkeypatch.setattr(facts, "__version__", "9.9")  # whose shares may be drawn otherwise
+    with pytest.raises(DataError, match=f"as they were, go on with coralx {__version__}, or begin"):
+        resume_run(tmp_path / "run", Watcher())
     assert resume_run(tmp_path / "whole", Watcher()).finished  # measures nothing anew
     write_rows(path, labels)
     listener = Listener()

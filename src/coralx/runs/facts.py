@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from coralx import __version__
 from coralx.cautions import cautions
 from coralx.config import Config
 from coralx.errors import DataError
@@ -88,11 +89,13 @@ def check_rows(history: History, now: Mapping[str, str], watcher: Watcher) -> No
         data = history.config.data
         files = (data.train, data.validation, data.test, data.clean_holdout)
         named = ", ".join(str(path) for path in files if path) or "the built-in data set"
+        version = history.facts.get("versions", {}).get("coralx", __version__)
+        other_rules = f"go on with coralx {version}, " if version != __version__ else ""
         raise DataError(
             f"{named}: a run is measured on the rows that it began with, and these are others now: "
             f"{', '.join(measured)}; what would be measured may have been trained on, as shares "
             "that are set aside are drawn from the file as it is. Restore the files as they were, "
-            "or begin a new run"
+            f"{other_rules}or begin a new run"
         )
     if other:
         watcher.say(
