@@ -99,6 +99,13 @@ def current_front(history: History) -> list[TrainingResult]:
     return found[0] if found else []
 
 
+def scored_by_text(history: History, result: TrainingResult) -> bool:
+    """Whether the cross-modal proxy left out the pictures when it was scored: its threshold and
+    scaling know nothing of them, so it is no adapter to serve."""
+    early = result.stage_index < len(history.config.hyperband.text_stages)
+    return early and bool(history.facts.get("images"))
+
+
 def count_merged(results: Iterable[TrainingResult]) -> dict[str, int]:
     """Children of merged weights, and how many had a higher P1 before their first step than
     either parent, on the same rows."""
@@ -115,10 +122,19 @@ def _front(history: History) -> list[dict[str, Any]]:
     tests = {(test.genome, test.stage): test for test in history.tests}
     first = history.config.objectives[0]
     members.sort(key=lambda result: loss(first, result.objectives.get(first)))
-    return [_member(result, tests.get((result.genome.id, result.stage))) for result in members]
+    return [
+        _member(result, None, None)
+        if scored_by_text(history, result)
+        else _member(
+            result,
+            tests.get((result.genome.id, result.stage)),
+            f"adapters/{result.genome.id}",
+        )
+        for result in members
+    ]
 
 
-def _member(result: TrainingResult, test: TestResult | None) -> dict[str, Any]:
+def _member(result: TrainingResult, test: TestResult | None, adapter: str | None) -> dict[str, Any]:
     genome = result.genome
     return {
         "genome": genome.id,
@@ -131,7 +147,7 @@ def _member(result: TrainingResult, test: TestResult | None) -> dict[str, Any]:
         "details": result.details,
         "test": _without_own(_intervals(test.objectives if test else {})),
         "test_details": _intervals(test.details if test else {}),
-        "adapter": f"adapters/{genome.id}",
+        "adapter": adapter,
     }
 
 

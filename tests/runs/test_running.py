@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import shutil
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from coralx import __version__
 from coralx.cli.progress import View
+from coralx.cli.train import _print_next
 from coralx.config import PREFIX_FOLDER, load_config
 from coralx.errors import ConfigError, DataError, ExtinctError, ModelError, StoreError
 from coralx.lock import LOCK
@@ -55,6 +58,29 @@ SOUND = {
         "grow_rank_at": None,
         "training_stages": [
             {"name": "only", "epoch_budget": 0.1, "data_percentage": 50, "survival_rate": 0.5}
+        ],
+    },
+}
+
+
+# Two stages by text alone; no adapter of one step is as good as the third asks for.
+BLIND = {
+    **DOOMED,
+    "vision_tower": "efficientnet-lite0",
+    "data": {"max_rows": 40, "max_tokens": 8},
+    "hyperband": {
+        "grow_rank_at": None,
+        "cross_modal_proxy": True,
+        "training_stages": [
+            {"name": "S0", "epoch_budget": 0.1, "data_percentage": 50, "survival_rate": 1},
+            {"name": "S1", "epoch_budget": 0.1, "data_percentage": 50, "survival_rate": 0.5},
+            {
+                "name": "S2",
+                "epoch_budget": 0.1,
+                "data_percentage": 50,
+                "survival_rate": 1,
+                "min_auroc": 1.0,
+            },
         ],
     },
 }
@@ -284,7 +310,7 @@ def test_half_filled_files_of_a_killed_sitting_are_removed_by_the_next(
 
 def test_a_genome_last_scored_by_its_text_alone_is_not_exported(tmp_path: Path) -> None:
     """Its threshold and scaling would be used on pictures that they know nothing of."""
-    config = load_config(SOUND)
+    config = load_config(BLIND)
     genome = Genome(lora_cfg=LoRAConfig())
     job = Job(
         id="j",
@@ -299,7 +325,7 @@ def test_a_genome_last_scored_by_its_text_alone_is_not_exported(tmp_path: Path) 
         job="j",
         genome=genome,
         generation=0,
-        stage="only",
+        stage="S0",
         stage_index=0,
         lora_cfg=genome.lora_cfg,
         checkpoint="any",
@@ -309,9 +335,33 @@ def test_a_genome_last_scored_by_its_text_alone_is_not_exported(tmp_path: Path) 
         store.append("run_started", {"config": config.model_dump(mode="json"), "images": True})
         store.append("job", job)
         store.append("results", [result])
-    with pytest.raises(StoreError, match=r"no further than only.*by their text alone.*later stage"):
+    with pytest.raises(StoreError, match=r"no further than S0.*by their text alone.*later stage"):
         export_genome(tmp_path / "run", genome.id, tmp_path / "adapter", Watcher())
     assert not (tmp_path / "adapter").exists()
+
+
+def test_a_front_last_scored_by_its_text_alone_gets_no_adapters(tmp_path: Path) -> None:
+    directory, listener = tmp_path / "run", Listener()
+    history = start_run(load_config(BLIND), directory, listener)
+    assert [line for line in listener.said if "front" in line] == [
+        "the front went no further than S1, scored by text alone (hyperband.cross_modal_proxy): "
+        "no adapters are written"
+    ]
+    assert history.finished
+    summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
+    assert {member["stage"] for member in summary["front"]} == {"S1"}
+    for member in summary["front"]:
+        assert member["adapter"] is None
+        assert member["test"] == member["test_details"] == {}
+    resume_run(directory, listener)  # which writes what a front lacks
+    assert not (directory / "adapters").exists()
+    assert "no adapter" in (directory / "report.html").read_text(encoding="utf-8")
+    console = Console(file=io.StringIO(), width=200)
+    _print_next(console, directory, summary["front"])
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "coralx report" in printed
+    assert "predict" not in printed
+    assert "export" not in printed
 
 
 def test_exporting_whole_weights_reads_no_rows(

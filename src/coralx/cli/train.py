@@ -113,7 +113,7 @@ def _print_next(console: Console, directory: Path, front: list[dict[str, Any]]) 
 
     run = quote(directory)
     pairs = [("Report", str(directory / REPORT))]
-    if front:
+    if front and front[0]["adapter"]:
         best = front[0]["genome"]
         pairs.append(("Score rows", f"coralx predict {run}/adapters/{best} ROWS.jsonl"))
         pairs.append(("Export", f"coralx export {run} {best} DIR"))

@@ -178,11 +178,12 @@ def _values(
 def _name(member: Mapping[str, Any], space: Sequence[str]) -> Markup:
     genes = genes_line(member["genes"], member["trained_rank"], space)
     rest = "\n".join(f"{name}: {gene_value(value)}" for name, value in member["genes"].items())
+    adapter = member["adapter"] or "no adapter: scored by text alone"
     return element(
         "div",
         element("code", member["genome"]),
         element("small", genes, title=rest),
-        element("small", f"{member['stage']} · {member['adapter']}"),
+        element("small", f"{member['stage']} · {adapter}"),
         element("small", element("b", chance(member))),
         class_="member",
     )

@@ -18,7 +18,7 @@ from coralx.runs.reproduce import find_result, warn_of_change
 from coralx.runs.retention import Retention, measure
 from coralx.runs.watcher import Watcher
 from coralx.store import History, read_history
-from coralx.summary import current_front
+from coralx.summary import current_front, scored_by_text
 
 
 def export_genome(directory: Path, genome: str, target: Path, watcher: Watcher) -> TrainingResult:
@@ -47,7 +47,7 @@ def export_genome(directory: Path, genome: str, target: Path, watcher: Watcher) 
 
 def _check_scored_whole(history: History, result: TrainingResult) -> None:
     """Refuse a result whose threshold and scaling were fitted to the text of rows alone."""
-    if any(job.id == result.job and job.text_only for job in history.jobs):
+    if scored_by_text(history, result):
         raise StoreError(
             f"{result.genome.id} went no further than {result.stage}, where rows are scored by "
             "their text alone (hyperband.cross_modal_proxy), so no decision threshold for their "

@@ -33,7 +33,7 @@ from coralx.runs.retention import Retention
 from coralx.runs.watcher import Watcher
 from coralx.search.evolution import new_search
 from coralx.store import History, Store, read_history, read_start
-from coralx.summary import current_front, write_summary
+from coralx.summary import current_front, scored_by_text, write_summary
 
 if TYPE_CHECKING:
     from coralx.train.worker import Worker
@@ -101,7 +101,9 @@ def _complete(directory: Path, history: History, watcher: Watcher) -> None:
     were lost since, as where the journal alone was restored from a backup."""
     shutil.rmtree(directory / PREFIX_FOLDER, ignore_errors=True)
     members = {
-        adapter_folder(directory, result.genome.id): result for result in current_front(history)
+        adapter_folder(directory, result.genome.id): result
+        for result in current_front(history)
+        if not scored_by_text(history, result)
     }
     lost = {
         folder: result
@@ -170,7 +172,14 @@ def _measure_front(
     mender: Mender,
     watcher: Watcher,
 ) -> None:
-    """Final figures on the test rows, once for each member, and its adapter."""
+    """Final figures on the test rows, once for each member, and its adapter. A front that went no
+    further than the cross-modal proxy has neither."""
+    if any(scored_by_text(history, result) for result in front):
+        watcher.say(
+            f"the front went no further than {front[0].stage}, scored by text alone "
+            "(hyperband.cross_modal_proxy): no adapters are written"
+        )
+        return
     watcher.say(f"measuring the front of {len(front)} on the test rows")
     known = {(test.genome, test.stage) for test in history.tests}
     for place, result in enumerate(front, start=1):

@@ -15,9 +15,6 @@ Past = Mapping[str, Sequence[TrainingResult]]
 
 LARGEST_RANK = 1024  # the bound of LoRAConfig.r
 
-# Stages (from the first) in which the cross-modal proxy scores multi-modal genomes on text alone.
-PROXY_STAGES = 2
-
 
 def plan_jobs(
     config: Config,
@@ -92,8 +89,7 @@ def pack_cost(config: Config, shape: ModelShape) -> Callable[[Sequence[LoRAConfi
 
 
 def _is_proxy(config: Config, stage_index: int, image_task: bool) -> bool:
-    proxies = PROXY_STAGES if len(config.hyperband.stages) > PROXY_STAGES else 0
-    return config.hyperband.cross_modal_proxy and image_task and stage_index < proxies
+    return image_task and stage_index < len(config.hyperband.text_stages)
 
 
 def _start(config: Config, generation: int, stage_index: int, genome: Genome, past: Past) -> Start:

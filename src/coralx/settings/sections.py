@@ -40,6 +40,8 @@ DEFAULT_STAGES = (
     ),
     TrainingStage(name="S3_finisher", epoch_budget=2.0, data_percentage=100, survival_rate=0.1),
 )
+# Stages (from the first) in which the cross-modal proxy scores multi-modal genomes on text alone.
+PROXY_STAGES = 2
 
 
 class DataSettings(Settings):
@@ -251,6 +253,13 @@ class HyperbandSettings(Settings):
     def stages(self) -> tuple[TrainingStage, ...]:
         """The stages in force: the last one alone when Hyperband is off."""
         return self.training_stages if self.enable_hyperband else self.training_stages[-1:]
+
+    @property
+    def text_stages(self) -> tuple[TrainingStage, ...]:
+        """Those of `stages` in which the cross-modal proxy scores rows with pictures by text
+        alone."""
+        proxies = PROXY_STAGES if len(self.stages) > PROXY_STAGES else 0
+        return self.stages[:proxies] if self.cross_modal_proxy else ()
 
     @property
     def growth_stage(self) -> int | None:
