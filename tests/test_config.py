@@ -128,6 +128,30 @@ def test_objectives_of_which_none_can_be_measured_are_refused() -> None:
     load_config({"training": {"attack_rows": 0}}).check_measured(pictured=False)
 
 
+def test_a_promotion_by_what_is_not_measured_is_told() -> None:
+    by_safety = {"evolution": {"promote_by": "safety"}}
+    (said,) = load_config({**by_safety, "training": {"attack_rows": 0}}).unmeasured(pictured=False)
+    assert said == (
+        "evolution.promote_by: safety is not measured, so promotion is by rank: "
+        "training.attack_rows is 0"
+    )
+    assert load_config(by_safety).unmeasured(pictured=False) == []
+    by_gain = load_config({"evolution": {"promote_by": "cross_modal_gain"}})
+    (said,) = by_gain.unmeasured(pictured=False)
+    assert said.startswith("evolution.promote_by: cross_modal_gain is not measured, so promotion")
+    assert by_gain.unmeasured(pictured=True, trained=True) == []
+
+
+def test_a_promotion_by_what_the_proxy_leaves_out_is_told() -> None:
+    settings = {"hyperband": {"cross_modal_proxy": True}}
+    config = load_config({**settings, "evolution": {"promote_by": "cross_modal_gain"}})
+    assert config.unmeasured(pictured=True, trained=True) == [
+        "evolution.promote_by: cross_modal_gain is not measured in S0_sanity and S1_shakeout "
+        "(hyperband.cross_modal_proxy), so promotion there is by rank"
+    ]
+    assert load_config(settings).unmeasured(pictured=True, trained=True) == []
+
+
 def test_pictures_that_training_reads_ask_for_what_they_bring() -> None:
     (said,) = load_config({}).unmeasured(pictured=False, trained=True)
     assert said.startswith("objectives: cross_modal_gain is not measured")

@@ -111,7 +111,7 @@ class Config(Settings):
     def unmeasured(self, pictured: bool, trained: bool = False) -> list[str]:
         """What is to be said of each objective that was asked for and cannot be measured. The
         default, all there are, asks for none of them but for what pictures bring, where training
-        reads any.
+        reads any. The one that decides who is promoted is always asked for.
 
         Args:
             pictured: among the validation rows both classes have pictures that are read.
@@ -121,11 +121,23 @@ class Config(Settings):
         asked = set(self.objectives)
         if asked == set(OBJECTIVES):
             asked = {"cross_modal_gain"} if trained else set()
-        return [
+        told = [
             f"objectives: {name} is not measured and selects nobody: {reasons[name]}"
             for name in self.objectives
             if name in asked and name in reasons
         ]
+        chosen, blind = self.evolution.promote_by, self.hyperband.text_stages
+        if reason := reasons.get(chosen):
+            told.append(
+                f"evolution.promote_by: {chosen} is not measured, so promotion is by rank: {reason}"
+            )
+        elif chosen == "cross_modal_gain" and blind:
+            names = " and ".join(stage.name for stage in blind)
+            told.append(
+                f"evolution.promote_by: {chosen} is not measured in {names} "
+                "(hyperband.cross_modal_proxy), so promotion there is by rank"
+            )
+        return told
 
     def check_measured(self, pictured: bool) -> None:
         """Pass if one objective at least can be measured: a run of none would train to its end
