@@ -162,6 +162,23 @@ def test_the_tower_is_measured_on_as_many_pictures_at_once_as_in_use(
     assert served(pictures[:1]) < served(pictures) == served(pictures * 3)
 
 
+def test_what_serving_takes_does_not_depend_on_how_training_keeps_frozen_outputs(
+    backbone: Backbone,
+    text_rows: Rows,
+    draw_weights: Callable[..., Weights],
+    build_pack: Callable[..., PackedAdapters],
+) -> None:
+    genome = Genome(lora_cfg=LoRAConfig(r=2, layers=1))
+    weights = draw_weights(backbone, genome)
+    pack = build_pack([genome], [weights], [0])
+    kept, anew = (
+        EncodedRows(text_rows, backbone, None, max_tokens=64, keep=keep) for keep in (True, False)
+    )
+    for entry in (0, 3, 5):
+        one, other = (ServedMemory(backbone, None, rows, []) for rows in (kept, anew))
+        assert one.measure(weights, entry, pack) == other.measure(weights, entry, pack)
+
+
 ALL = ("all-linear",)
 ATTENTION = ("query", "key", "value", "output")
 PACKS: dict[str, list[dict[str, Any]]] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -112,8 +113,11 @@ class ServedMemory:
         shapes = {target: tuple(a.shape) for target, (a, _) in weights.lora.items()}
         key = f"{entry}/{shapes}"
         if key not in self._peaks:
-            ready.at(entry)  # known before, as it is not part of what is measured
-            self._peaks[key] = measure_peak(lambda: score(self._backbone, pack, [entry], ready))
+            # Its making is not part of what is measured, whether `training.prefix_cache` keeps it
+            # or not: `_prefix_peak` counts what a server takes for it.
+            known = ready.at(entry)
+            entered = replace(ready, at=lambda _: known.clone())
+            self._peaks[key] = measure_peak(lambda: score(self._backbone, pack, [entry], entered))
         return self._peaks[key]
 
     def _tower_peak(self) -> int:
