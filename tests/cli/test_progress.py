@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from dataclasses import dataclass, field
 
 import pytest
@@ -156,6 +157,27 @@ def test_the_best_auroc_is_that_of_the_highest_stage() -> None:
     for index, skill in ((0, 0.9), (1, 0.8), (0, 0.95), (1, 0.7)):
         view.observe(Progress(job=_job(index), step=1, steps=5, alive=4, skill=skill))
     assert view.best == 0.8
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_best_auroc_is_a_number_where_a_genome_diverged(order: int) -> None:
+    lines: list[str] = []
+    state = State()
+    view = View(_config(), lines.append)
+    view.begin(state)
+    job = _job(genomes=GENOMES[:2])
+    skills = (math.nan, 0.7)[::order]
+    for skill in skills:
+        view.observe(Progress(job=job, step=1, steps=5, alive=2, skill=skill))
+    assert view.best == 0.7
+    state.results += [_result(job, *pair) for pair in zip(GENOMES, skills, strict=False)]
+    view.flush()
+    assert "best AUROC 0.700" in lines[0]
+    lone = _job(1, genomes=GENOMES[:1])
+    state.results.append(_result(lone, GENOMES[0], math.nan))
+    view.flush()
+    assert "AUROC" not in lines[1]
+    assert view.best == 0.7
 
 
 def test_the_live_line_shows_where_the_run_is() -> None:

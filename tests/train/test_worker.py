@@ -161,6 +161,21 @@ def test_looks_within_a_stage_are_at_a_share_and_the_best_is_told(
     assert told[-1].skill == pytest.approx(0.7)
 
 
+def test_the_best_that_is_told_is_a_number_where_a_genome_diverged(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Progress] = []
+
+    def look(_: Any, pack: Any, *__: Any) -> Any:
+        return np.array([math.nan, 0.7, math.nan])[: pack.size]
+
+    monkeypatch.setattr(EvaluationSet, "skill", look)
+    long = worker.config.hyperband.stages[1].model_copy(update={"epoch_budget": 32.0})
+    job = make_job(worker, HEALTHY, 1).model_copy(update={"stage": long})
+    worker.train(job, told.append)
+    assert told[-1].skill == 0.7
+
+
 def test_in_lanes_too(worker: Worker, two_lanes: list[str]) -> None:
     """The same of packs that are shared out, in which the others have lanes of their own."""
     without = worker.train(make_job(worker, HEALTHY))

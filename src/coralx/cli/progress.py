@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -167,7 +168,9 @@ class View(Watcher):
     def _describe(self, results: list[TrainingResult]) -> str:
         """One line on a finished job."""
         first = results[0]
-        found = [result.auroc for result in results if result.auroc is not None]
+        known = (result.auroc for result in results)
+        # Of a genome that diverged it is not a number.
+        found = [value for value in known if value is not None and math.isfinite(value)]
         for value in found:
             self._note_best(first.stage_index, value)
         steps = max(result.cost.kept_steps for result in results)
@@ -188,7 +191,7 @@ class View(Watcher):
         return f"; about {_rough(left)} left" if left else ""
 
     def _note_best(self, stage_index: int, value: float | None) -> None:
-        if value is not None:
+        if value is not None and math.isfinite(value):
             self._best = max(self._best, (stage_index, value))
 
 

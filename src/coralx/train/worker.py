@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -129,9 +130,10 @@ class Worker:
         best: list[float] = []
 
         def examine(pack: PackedAdapters, entries: Sequence[int]) -> Sequence[float]:
-            found = rows.skill(pack, entries, batch, SKILL_SHARE, images).tolist()
-            best[:] = [max(best + found)]
-            return found  # type: ignore[no-any-return]
+            found: list[float] = rows.skill(pack, entries, batch, SKILL_SHARE, images).tolist()
+            # Of a genome that diverged it is not a number.
+            best[:] = sorted(filter(math.isfinite, best + found))[-1:]
+            return found
 
         def tell(step: int, alive: int) -> None:
             skill = best[0] if best else None
