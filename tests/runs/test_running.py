@@ -23,7 +23,9 @@ from coralx.runs import facts, running
 from coralx.runs.exporting import export_genome
 from coralx.runs.running import resume_run, start_run
 from coralx.runs.watcher import Watcher
+from coralx.search.selection import front
 from coralx.store import JOURNAL, History, Store, read_history
+from coralx.summary import summarize
 
 # No stage of one step reaches an AUROC of 1.
 DOOMED = {
@@ -189,6 +191,32 @@ def test_a_run_that_dies_out_leaves_a_report_of_what_was_tried(tmp_path: Path) -
     assert not (directory / PREFIX_FOLDER).exists()
     with pytest.raises(ExtinctError):  # nothing to go on with, and no other error
         resume_run(directory, listener)
+
+
+@pytest.mark.parametrize("promotion", ["halving", "asha"])
+def test_a_run_that_dies_out_ends_as_tidily_as_any(promotion: str, tmp_path: Path) -> None:
+    """Its summary is of its whole journal, and what nobody needs any more is not on the disk."""
+    only = DOOMED["hyperband"]["training_stages"][0]
+    stages = [{**only, "name": "first", "min_auroc": None}, only]
+    settings = {
+        **DOOMED,
+        "evolution": {"population": 4, "generations": 2},
+        "storage": {"checkpoints_gb": 0},
+        "hyperband": {
+            "grow_rank_at": None,
+            "promotion": promotion,
+            "training_stages": stages,
+        },
+    }
+    with pytest.raises(ExtinctError):
+        start_run(load_config(settings), tmp_path, Watcher())
+    history = read_history(tmp_path)
+    written = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
+    assert written == json.loads(json.dumps(summarize(history)))
+    left = {path.parent.name + "/" + path.stem for path in (tmp_path / "checkpoints").glob("*/*")}
+    best = front(history.results, history.config.objectives)
+    assert {result.stage for result in best} == {"first"}
+    assert left == {result.checkpoint for result in best}
 
 
 def test_a_resumed_run_reports_what_it_trains_itself(tmp_path: Path, finished: Path) -> None:

@@ -122,6 +122,26 @@ def _continue(
     directory: Path, history: History, store: Store, worker: Worker, watcher: Watcher
 ) -> History:
     """Replay, evolve, take the final figures, write the outputs."""
+    try:
+        _evolve(directory, history, store, worker, watcher)
+    except ExtinctError:
+        _write_outputs(directory, read_history(directory))
+        watcher.say(
+            f"what was tried, and why it was stopped: {directory / 'report.html'}; what passed an "
+            "earlier stage can still be had by `coralx export`"
+        )
+        shutil.rmtree(directory / PREFIX_FOLDER, ignore_errors=True)
+        raise
+    shutil.rmtree(directory / PREFIX_FOLDER, ignore_errors=True)
+    history = read_history(directory)
+    _write_outputs(directory, history)
+    return history
+
+
+def _evolve(
+    directory: Path, history: History, store: Store, worker: Worker, watcher: Watcher
+) -> None:
+    """All of a run that its journal tells, and how the sitting ended."""
     from coralx.executors import open_executor
     from coralx.train.prefix_store import drop_parts
 
@@ -148,19 +168,10 @@ def _continue(
         retention.tidy(evolution)
         ending = "run_finished"
     except ExtinctError:
-        _write_outputs(directory, read_history(directory))
-        watcher.say(
-            f"what was tried, and why it was stopped: {directory / 'report.html'}; what passed an "
-            "earlier stage can still be had by `coralx export`"
-        )
-        shutil.rmtree(directory / PREFIX_FOLDER, ignore_errors=True)
+        retention.tidy(evolution)
         raise
     finally:
         _record_ending(store, ending)
-    shutil.rmtree(directory / PREFIX_FOLDER, ignore_errors=True)
-    history = read_history(directory)
-    _write_outputs(directory, history)
-    return history
 
 
 def _measure_front(
