@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,6 +14,7 @@ from sklearn.metrics import roc_auc_score
 from coralx.train.objectives import (
     BLOCK,
     Floats,
+    _mean_known,
     auroc,
     calibration,
     centre,
@@ -197,6 +200,31 @@ def test_interval_holds_the_middle_of_the_draws() -> None:
     assert (found.value, found.low, found.high) == pytest.approx((50, 2.5, 97.5))
     narrow = interval(values, level=0.5)
     assert (narrow.low, narrow.high) == pytest.approx((25, 75))
+
+
+@pytest.mark.filterwarnings("error")
+def test_resamples_that_lack_a_metric_leave_it_no_interval_and_no_warning() -> None:
+    found = interval(np.array([0.3, np.nan]))
+    assert found.value == 0.3
+    assert np.isnan([found.low, found.high]).all()
+    assert np.isnan(centre(np.array([0.3, np.nan]))).tolist() == [False, True]
+    # The only resample has drawn one class of either task alone.
+    scores, labels = np.array([0.2, 0.6, 0.3, 0.5]), np.array([0, 1, 0, 1], np.int8)
+    weights = np.array([[1, 1, 1, 1], [2, 0, 0, 2]], np.float64)
+    skill = macro_auroc(scores, labels, weights, np.array(["a", "a", "b", "b"]))
+    assert skill[0] == 1
+    assert np.isnan(skill[1])
+
+
+def test_means_of_what_is_known_are_those_of_numpy_to_the_bit() -> None:
+    rng = np.random.default_rng(0)
+    for shape in ((7, 1), (7, 50), (2000,), (3, 500)):
+        values = rng.normal(size=shape)
+        values[rng.random(shape) < 0.2] = np.nan
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of columns of which nothing is known
+            expected = np.nanmean(values, axis=0)
+        np.testing.assert_array_equal(_mean_known(values), expected)
 
 
 def test_interval_of_one_value_is_that_value() -> None:

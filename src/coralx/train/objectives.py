@@ -85,7 +85,7 @@ def macro_auroc(
             per_task.append(auroc(scores[rows], labels[rows], weights[:, rows]))
     if not per_task:
         return np.full(len(weights), np.nan)
-    return np.nanmean(np.stack(per_task), axis=0)  # type: ignore[no-any-return]
+    return _mean_known(np.stack(per_task))
 
 
 @dataclass(frozen=True)
@@ -136,17 +136,29 @@ def centre(values: Floats) -> Floats:
     """
     if len(values) == 1:
         return values
-    shift = values[0] - np.nanmean(values[1:])
+    shift = values[0] - _mean_known(values[1:])
     return np.concatenate([values[:1], np.minimum(values[1:] + shift, 1.0)])
 
 
 def interval(values: Floats, level: float = 0.95) -> Interval:
-    """Percentile interval of a metric's values, the first being the plain one."""
-    if len(values) == 1 or np.isnan(values).all():
-        return Interval(value=float(values[0]), low=float(values[0]), high=float(values[0]))
+    """Percentile interval of a metric's values, the first being the plain one. Its bounds are NaN
+    where resamples were drawn and the metric has a value in none of them."""
+    value, drawn = float(values[0]), values[1:]
+    if not len(drawn):
+        return Interval(value=value, low=value, high=value)
+    if np.isnan(drawn).all():
+        return Interval(value=value, low=np.nan, high=np.nan)
     tail = 100 * (1 - level) / 2
-    low, high = np.nanpercentile(values[1:], [tail, 100 - tail])
-    return Interval(value=float(values[0]), low=float(low), high=float(high))
+    low, high = np.nanpercentile(drawn, [tail, 100 - tail])
+    return Interval(value=value, low=float(low), high=float(high))
+
+
+def _mean_known(values: Floats) -> Floats:
+    """Mean over the first axis of what is a number: `np.nanmean`, to the bit, without its warning
+    where nothing is, as of few resamples of few rows."""
+    known = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        return np.where(known, values, 0.0).sum(axis=0) / known.sum(axis=0)  # type: ignore[no-any-return]
 
 
 def _sum_groups(weights: Floats, group: NDArray[np.int64], size: int) -> Floats:
