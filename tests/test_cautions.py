@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from coralx.cautions import (
-    LEAST_ROWS,
-    few_in_stages,
-    few_of_tasks,
-    few_with_pictures,
-    misread,
-    one_sided,
-    scarce,
-)
+from coralx.cautions import LEAST_ROWS, misread, one_sided, scarce
 from coralx.steps import LEAST_SCALED
 
 WHOLE = {"validation": {"unsafe": 200, "safe": 200}, "test": {"unsafe": 200, "safe": 200}}
@@ -23,26 +17,49 @@ def count(unsafe: int, safe: int) -> dict[str, int]:
     return {"unsafe": unsafe, "safe": safe}
 
 
+def facts(**parts: Any) -> dict[str, Any]:
+    """Of a run whose splits have rows enough, but for what is given."""
+    return {
+        "classes": WHOLE,
+        "task_classes": {},
+        "picture_classes": {},
+        "stage_classes": {},
+    } | parts
+
+
+RULE = "figures of fewer than about 30 rows of a class are mostly chance"
+
+
 @pytest.mark.parametrize(
-    ("unsafe", "chance", "uncalibrated"),
+    ("unsafe", "few", "uncalibrated"),
     [(LEAST_SCALED - 1, True, True), (LEAST_SCALED, True, False), (LEAST_ROWS, False, False)],
 )
 def test_few_rows_of_a_class_say_what_they_are_too_few_for(
-    unsafe: int, chance: bool, uncalibrated: bool
+    unsafe: int, few: bool, uncalibrated: bool
 ) -> None:
-    said = "".join(scarce({"validation": {"unsafe": unsafe, "safe": 400}}))
-    assert (
-        f"validation has {unsafe} unsafe rows; choices need at least about 30" in said
-    ) == chance
-    assert ("and below 10 probabilities are left uncalibrated; give more" in said) == uncalibrated
+    said = "".join(scarce(facts(classes={"validation": count(unsafe, 400)}), BOTH))
+    assert (f"validation has {unsafe} unsafe rows; {RULE}" in said) == few
+    assert (f"{RULE}, and below 10 probabilities are left uncalibrated; give" in said) == (
+        uncalibrated
+    )
 
 
 def test_test_rows_calibrate_nothing() -> None:
-    (said,) = scarce({"test": {"unsafe": 2, "safe": 3}})
-    assert said == (
-        "test has 2 unsafe and 3 safe rows; final figures need at least about 30 of each class to "
-        "be more than chance; give more as data.test"
+    (said,) = scarce(facts(classes={"test": count(2, 3)}), BOTH)
+    assert said == f"test has 2 unsafe and 3 safe rows; {RULE}; give more as data.test"
+
+
+def test_what_a_split_has_few_rows_for_is_told_in_one_warning() -> None:
+    known = facts(
+        task_classes={"validation": {"a": count(40, 29), "b": count(160, 171)}},
+        picture_classes={"validation": count(7, 31), "test": count(31, 31)},
+        stage_classes={"S0": count(8, 50)},
     )
+    assert scarce(known, BOTH) == [
+        "validation has 29 safe rows of task 'a', 7 unsafe rows with a picture (for "
+        f"cross_modal_gain and safety), 8 unsafe rows for S0 to choose by; {RULE}; give more as "
+        "data.validation"
+    ]
 
 
 def test_tasks_that_lack_a_class_are_named_the_first_three() -> None:
@@ -56,58 +73,49 @@ def test_tasks_that_lack_a_class_are_named_the_first_three() -> None:
 
 def test_stages_that_choose_by_few_rows_are_named_together() -> None:
     stages = {"S0": count(8, 90), "S1": count(8, 90), "S2": count(16, 180), "S3": count(30, 30)}
-    said = few_in_stages(WHOLE, stages)
-    assert said == [
-        "S0 and S1 choose by 8 unsafe rows, their share of validation; choices need at least about "
-        "30 of each class to be more than chance; give more as data.validation, or raise their "
-        "data_percentage",
-        "S2 chooses by 16 unsafe rows, its share of validation; choices need at least about 30 of "
-        "each class to be more than chance; give more as data.validation, or raise its "
-        "data_percentage",
-    ]
-    assert few_in_stages({"validation": count(29, 200)}, stages) == [], "told of the whole split"
+    (said,) = scarce(facts(stage_classes=stages), BOTH)
+    assert (
+        "validation has 8 unsafe rows for S0 and S1 to choose by, 16 unsafe rows for S2 to choose "
+        "by; " in said
+    )
+    few = facts(classes={"validation": count(29, 200)}, stage_classes=stages)
+    assert "choose by" not in scarce(few, BOTH)[0], "told of the whole split"
 
 
 def test_tasks_of_few_rows_that_count_in_skill_are_named() -> None:
     tasks = {"spam": count(60, 60), "threat": count(1, 40), "b": count(60, 0)}
-    assert few_of_tasks(WHOLE, {"validation": tasks, "test": {}}) == [
-        "task_skill on validation rows is the mean of 2 tasks, of which 'threat' has 1 unsafe row; "
-        "each needs at least about 30 of each class to be more than chance; give more as "
-        "data.validation"
-    ]
+    (said,) = scarce(facts(task_classes={"test": tasks}), BOTH)
+    assert said == f"test has 1 unsafe row of task 'threat'; {RULE}; give more as data.test"
 
 
 def test_the_smallest_three_tasks_are_named() -> None:
     tasks = {f"t{n}": count(n, 40) for n in (9, 3, 4, 1, 40)} | {"both": count(20, 2)}
-    (said,) = few_of_tasks(WHOLE, {"test": tasks})
+    (said,) = scarce(facts(task_classes={"test": tasks}), BOTH)
     assert (
-        "is the mean of 6 tasks, of which 't1' has 1 unsafe row, 'both' has 20 unsafe and 2 safe "
-        "rows, 't3' has 3 unsafe rows, 2 more have few; each needs" in said
+        "test has 1 unsafe row of task 't1', 20 unsafe and 2 safe rows of task 'both', 3 unsafe "
+        "rows of task 't3', few of 2 more tasks; " in said
     )
 
 
 @pytest.mark.parametrize(
     ("unsafe", "told"), [(LEAST_ROWS - 1, True), (LEAST_ROWS, False), (0, False)]
 )
-def test_few_rows_of_a_part_are_told_once(unsafe: int, told: bool) -> None:
+@pytest.mark.parametrize("part", ["task_classes", "picture_classes"])
+def test_few_rows_of_a_part_are_told_once(part: str, unsafe: int, told: bool) -> None:
     """Not again where the split has no others of the class, nor where nothing is measured."""
-    own = {"validation": count(unsafe, 90)}
-    tasks = {"validation": {"a": count(unsafe, 90), "b": count(90, 90)}}
-    assert bool(few_of_tasks(WHOLE, tasks)) == told
-    assert bool(few_with_pictures(WHOLE, own, BOTH)) == told
+    few, many = count(unsafe, 90), count(90, 90)
+    own: Any = {"a": few, "b": many} if part == "task_classes" else few
+    assert bool(scarce(facts(**{part: {"validation": own}}), BOTH)) == told
+    own = {"a": few, "b": count(0, 90)} if part == "task_classes" else few
     whole = {"validation": count(unsafe, 200)}
-    assert few_of_tasks(whole, {"validation": {"a": count(unsafe, 90), "b": count(0, 90)}}) == []
-    assert few_with_pictures(whole, own, BOTH) == []
+    with_part, without = facts(classes=whole, **{part: {"validation": own}}), facts(classes=whole)
+    assert scarce(with_part, BOTH) == scarce(without, BOTH)
 
 
 def test_few_pictures_are_told_with_the_objectives_that_hang_on_them() -> None:
-    pictures = {"validation": count(7, 31), "test": count(31, 31)}
-    assert few_with_pictures(WHOLE, pictures, BOTH) == [
-        "validation has 7 unsafe rows with a picture; their part in cross_modal_gain and safety "
-        "needs at least about 30 of each class to be more than chance; give more as data.validation"
-    ]
-    assert "part in safety needs" in few_with_pictures(WHOLE, pictures, ("safety",))[0]
-    assert few_with_pictures(WHOLE, pictures, ("task_skill",)) == []
+    known = facts(picture_classes={"validation": count(7, 31), "test": count(31, 31)})
+    assert "with a picture (for safety); " in scarce(known, ("safety",))[0]
+    assert scarce(known, ("task_skill",)) == []
 
 
 def test_what_the_model_does_not_read_is_told_where_there_is_any() -> None:

@@ -11,7 +11,6 @@ from coralx.wording import of_splits, plural
 LEAST_ROWS = 30  # of a class: below, AUROC and false-positive rate are mostly chance
 LISTED = 3  # tasks that a warning names
 Classes = Mapping[str, int]  # how many rows are `unsafe`, and how many `safe`
-NEED = f"at least about {LEAST_ROWS} of each class to be more than chance"
 
 
 def cautions(known: Mapping[str, Any], objectives: Collection[str], model: str) -> list[str]:
@@ -23,45 +22,30 @@ def cautions(known: Mapping[str, Any], objectives: Collection[str], model: str) 
         model: the base model's name.
     """
     return [
-        *scarce(known["classes"]),
+        *scarce(known, objectives),
         *one_sided(known["missing_classes"]),
-        *few_in_stages(known["classes"], known["stage_classes"]),
-        *few_of_tasks(known["classes"], known["task_classes"]),
-        *few_with_pictures(known["classes"], known["picture_classes"], objectives),
         *misread(known["reading"], model),
         *stood_in(known.get("stand_ins", ())),
     ]
 
 
-def few_in_stages(classes: Mapping[str, Classes], stages: Mapping[str, Classes]) -> list[str]:
-    """Early stages choose by a share of validation. One warning for those with as few rows."""
-    alike: dict[str, list[str]] = {}
-    for name, counts in stages.items():
-        whole = classes["validation"]
-        few = {w: n for w, n in counts.items() if n < LEAST_ROWS <= whole[w]}
-        if few:
-            alike.setdefault(_say(few), []).append(name)
+def scarce(known: Mapping[str, Any], objectives: Collection[str]) -> list[str]:
+    """A warning for each measured split that has too few rows of a class for its figures, as a
+    whole or in a part that figures hang on. Arguments as of `cautions`."""
     found = []
-    for said, names in alike.items():
-        verb, whose = ("chooses", "its") if len(names) == 1 else ("choose", "their")
-        found.append(
-            f"{' and '.join(names)} {verb} by {said}, {whose} share of validation; choices need "
-            f"{NEED}; give more as data.validation, or raise {whose} data_percentage"
-        )
-    return found
-
-
-def scarce(classes: Mapping[str, Mapping[str, int]]) -> list[str]:
-    """A warning for each measured split of which a class is too small for its figures."""
-    found = []
-    for name, use in (("validation", "choices"), ("test", "final figures")):
-        few = [(word, n) for word, n in classes.get(name, {}).items() if n < LEAST_ROWS]
+    for name in ("validation", "test"):
+        whole = known["classes"].get(name, {})
+        few = [
+            *_few_in_all(whole),
+            *_few_of_tasks(known["task_classes"].get(name, {}), whole),
+            *_few_with_pictures(known["picture_classes"].get(name, {}), whole, objectives),
+            *(_few_for_stages(known["stage_classes"], whole) if name == "validation" else ()),
+        ]
         if few:
-            counts = " and ".join(f"{n} {word}" for word, n in few)
-            need = f"need {NEED}"
-            if name == "validation" and min(n for _, n in few) < LEAST_SCALED:
-                need += f", and below {LEAST_SCALED} probabilities are left uncalibrated"
-            found.append(f"{name} has {counts} rows; {use} {need}; give more as data.{name}")
+            rule = f"figures of fewer than about {LEAST_ROWS} rows of a class are mostly chance"
+            if name == "validation" and min(whole.values()) < LEAST_SCALED:
+                rule += f", and below {LEAST_SCALED} probabilities are left uncalibrated"
+            found.append(f"{name} has {', '.join(few)}; {rule}; give more as data.{name}")
     return found
 
 
@@ -111,41 +95,39 @@ def stood_in(checkpoints: Iterable[str]) -> list[str]:
     ]
 
 
-def few_of_tasks(
-    classes: Mapping[str, Classes], tasks: Mapping[str, Mapping[str, Classes]]
-) -> list[str]:
-    """Tasks count alike in `task_skill`, however few rows they have. The smallest are named."""
-    found = []
-    for name, own in tasks.items():
-        counted = {task: counts for task, counts in own.items() if all(counts.values())}
-        few = {task: _few(counts, classes[name]) for task, counts in counted.items()}
-        worst = sorted((task for task in few if few[task]), key=lambda t: min(few[t].values()))
-        shown = [f"{task!r:.40} has {_say(few[task])}" for task in worst]
-        if len(shown) > LISTED:
-            shown[LISTED:] = [f"{len(shown) - LISTED} more have few"]
-        if shown:
-            found.append(
-                f"task_skill on {name} rows is the mean of {plural(len(counted), 'task')}, of "
-                f"which {', '.join(shown)}; each needs {NEED}; give more as data.{name}"
-            )
-    return found
+def _few_in_all(whole: Classes) -> list[str]:
+    few = {word: n for word, n in whole.items() if n < LEAST_ROWS}
+    return [_say(few)] if few else []
 
 
-def few_with_pictures(
-    classes: Mapping[str, Classes], pictures: Mapping[str, Classes], objectives: Collection[str]
-) -> list[str]:
+def _few_of_tasks(tasks: Mapping[str, Classes], whole: Classes) -> list[str]:
+    """Tasks with both classes count alike in `task_skill`, however few rows they have. The smallest
+    are named."""
+    few = {task: _few(own, whole) for task, own in tasks.items() if all(own.values())}
+    worst = sorted((task for task in few if few[task]), key=lambda t: min(few[t].values()))
+    shown = [f"{_say(few[task])} of task {task!r:.40}" for task in worst]
+    if len(shown) > LISTED:
+        shown[LISTED:] = [f"few of {plural(len(shown) - LISTED, 'more task')}"]
+    return shown
+
+
+def _few_with_pictures(own: Classes, whole: Classes, objectives: Collection[str]) -> list[str]:
     """The gain is measured on rows with pictures, and attacks on pictures are a part of safety;
     neither where one of the classes has none."""
     named = " and ".join(name for name in ("cross_modal_gain", "safety") if name in objectives)
-    found = []
-    for name, counts in pictures.items():
-        few = _few(counts, classes[name])
-        if named and few and all(counts.values()):
-            found.append(
-                f"{name} has {_say(few)} with a picture; their part in {named} needs {NEED}; "
-                f"give more as data.{name}"
-            )
-    return found
+    few = _few(own, whole)
+    if not (named and few and all(own.values())):
+        return []
+    return [f"{_say(few)} with a picture (for {named})"]
+
+
+def _few_for_stages(stages: Mapping[str, Classes], whole: Classes) -> list[str]:
+    """Early stages choose by a share of validation; those with as few rows are named together."""
+    alike: dict[str, list[str]] = {}
+    for name, own in stages.items():
+        if few := {word: n for word, n in own.items() if n < LEAST_ROWS <= whole[word]}:
+            alike.setdefault(_say(few), []).append(name)
+    return [f"{said} for {' and '.join(names)} to choose by" for said, names in alike.items()]
 
 
 def _few(counts: Classes, whole: Classes) -> dict[str, int]:

@@ -262,7 +262,7 @@ def test_a_file_that_holds_no_rows_to_train_on_is_refused(job: Any, name: str) -
 def test_few_rows_of_a_class_are_said_to_be_few(job: Any) -> None:
     result = job.run()
     assert result.exit_code == 0
-    assert "warning: validation has 4 unsafe and 4 safe rows; choices need" in result.output
+    assert "warning: validation has 4 unsafe and 4 safe rows; figures of" in result.output
     assert "chance, and below 10 probabilities are left uncalibrated; give more" in result.output
     assert "as data.validation" in result.output
     summary = json.loads((job.out / "summary.json").read_text(encoding="utf-8"))
@@ -279,8 +279,8 @@ def test_a_task_of_few_rows_is_told_as_the_run_begins_and_kept(job: Any) -> None
     result = job.run()
     assert result.exit_code == 0
     assert (
-        "warning: task_skill on validation rows is the mean of 2 tasks, of which 'few' has 1 "
-        "unsafe and 1 safe row, 'many' has 4 unsafe and 4 safe rows; each needs"
+        "warning: validation has 5 unsafe and 5 safe rows, 1 unsafe and 1 safe row of task 'few', "
+        "4 unsafe and 4 safe rows of task 'many'; figures of"
     ) in result.output
     summary = json.loads((job.out / "summary.json").read_text(encoding="utf-8"))
     assert summary["task_classes"] == {

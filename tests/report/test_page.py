@@ -573,7 +573,7 @@ def test_splits_with_few_rows_of_a_class_are_said_to_have_few() -> None:
         "test": {"unsafe": 300, "safe": 300},
     }
     text = render_page(history)
-    assert "validation has 2 unsafe rows; choices need at least about 30 of each class" in text
+    assert "validation has 2 unsafe rows; figures of fewer than about 30 rows of a class" in text
     assert "test has" not in text
     assert "400 (2 unsafe, 398 safe)" in text
     assert summarize(history)["classes"] == history.facts["classes"]
@@ -594,7 +594,7 @@ def test_stages_that_choose_by_few_rows_are_told() -> None:
     assert summarize(history)["stage_classes"] == {}
     history.facts["classes"] = {"validation": {"unsafe": 32, "safe": 368}}
     history.facts["stage_classes"] = {"S1_shakeout": {"unsafe": 8, "safe": 92}}
-    assert "S1_shakeout chooses by 8 unsafe rows, its share of validation; " in render_page(history)
+    assert "validation has 8 unsafe rows for S1_shakeout to choose by; " in render_page(history)
     assert summarize(history)["stage_classes"] == history.facts["stage_classes"]
 
 
@@ -608,9 +608,9 @@ def test_tasks_and_pictures_with_few_rows_are_told() -> None:
     history.facts["task_classes"] = {"validation": {"<b>threat": few, "b": many}}
     history.facts["picture_classes"] = {"validation": few}
     text = render_page(history)
-    assert "task_skill on validation rows is the mean of 2 tasks, of which " in text
+    assert "validation has 1 unsafe row of task " in text
     assert "&lt;b&gt;threat" in text
-    assert "validation has 1 unsafe row with a picture; " in text
+    assert "1 unsafe row with a picture (for " in text
     assert summarize(history)["task_classes"] == history.facts["task_classes"]
     assert summarize(history)["picture_classes"] == history.facts["picture_classes"]
 

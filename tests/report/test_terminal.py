@@ -265,7 +265,7 @@ def test_rows_and_classes_with_few_are_told(summary: dict[str, Any]) -> None:
     summary["classes"] = {"validation": {"unsafe": 2, "safe": 398}}
     text = " ".join(printed(summary, 80).split())
     assert "Rows: train 1,920, validation 400 (2 unsafe, 398 safe), test 600" in text
-    assert "Warning: validation has 2 unsafe rows; choices need at least about 30" in text
+    assert "Warning: validation has 2 unsafe rows; figures of fewer than about 30" in text
 
 
 def test_tasks_that_skill_leaves_out_are_told(summary: dict[str, Any]) -> None:
@@ -279,7 +279,7 @@ def test_stages_that_choose_by_few_rows_are_told(summary: dict[str, Any]) -> Non
     summary["classes"] = {"validation": {"unsafe": 32, "safe": 368}}
     summary["stage_classes"] = {"S1_shakeout": {"unsafe": 8, "safe": 92}}
     text = " ".join(printed(summary, 80).split())
-    assert "Warning: S1_shakeout chooses by 8 unsafe rows, its share of validation;" in text
+    assert "Warning: validation has 8 unsafe rows for S1_shakeout to choose by;" in text
 
 
 def test_tasks_and_pictures_with_few_rows_are_told(summary: dict[str, Any]) -> None:
@@ -288,8 +288,8 @@ def test_tasks_and_pictures_with_few_rows_are_told(summary: dict[str, Any]) -> N
     summary["task_classes"] = {"validation": {"thr\x1b[2Jeat": few, "b": many}}
     summary["picture_classes"] = {"validation": few}
     text = " ".join(printed(summary, 80).split())
-    assert "Warning: task_skill on validation rows is the mean of 2 tasks, of which" in text
-    assert "Warning: validation has 1 unsafe row with a picture;" in text
+    assert "Warning: validation has 1 unsafe row of task" in text
+    assert "1 unsafe row with a picture (for cross_modal_gain and safety);" in text
     assert "\x1b[2J" not in text
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from coralx.cautions import few_of_tasks, few_with_pictures
+from coralx.cautions import scarce
 from coralx.config import OBJECTIVES
 from coralx.errors import DataError
 from coralx.rows.count import SET_ASIDE
@@ -341,8 +341,9 @@ def test_rows_of_a_class_are_counted_for_each_task_where_there_are_some(tmp_path
 def test_the_built_in_rows_are_short_of_nothing(most: int | None) -> None:
     """Nor is the share of them that configs/quick.yaml takes."""
     found = load_splits(DataSettings(max_rows=most), seed=0)
-    assert few_of_tasks(found.classes, found.task_classes) == []
-    assert few_with_pictures(found.classes, found.picture_classes, OBJECTIVES) == []
+    names = ("classes", "task_classes", "picture_classes")
+    known = {name: getattr(found, name) for name in names} | {"stage_classes": {}}
+    assert scarce(known, OBJECTIVES) == []
     assert found.picture_classes["validation"]["unsafe"] > 0
 
 

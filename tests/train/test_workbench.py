@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from coralx.cautions import few_in_stages
+from coralx.cautions import scarce
 from coralx.config import load_config
 from coralx.records import Genome, LoRAConfig, Start
 from coralx.settings.sections import DataSettings
@@ -162,7 +162,8 @@ def test_the_early_stages_of_the_built_in_job_have_rows_enough(
     splits = load_splits(DataSettings(), bench.seed)
     monkeypatch.setattr(bench, "splits", splits)
     assert bench.stage_classes["S1_shakeout"]["unsafe"] < splits.classes["validation"]["unsafe"]
-    assert few_in_stages(splits.classes, bench.stage_classes) == []
+    known = {"classes": splits.classes, "stage_classes": bench.stage_classes}
+    assert scarce(known | {"task_classes": {}, "picture_classes": {}}, ()) == []
 
 
 class Noted:
