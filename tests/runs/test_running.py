@@ -270,7 +270,7 @@ def test_a_run_is_not_resumed_on_other_rows_than_it_began_with(
         resume_run(tmp_path / "run", Watcher())
     said = str(refused.value)
     assert f"{path}: a run is measured on the rows that it began with" in said
-    assert "others now: validation, test;" in said
+    assert "others now: validation, test (a share" in said
     assert "Restore the files as they were, or begin a new run" in said
     assert (tmp_path / "run" / JOURNAL).read_bytes() == journal
     monkeypatch.setattr(facts, "__version__", "9.9")  # whose shares may be drawn otherwise

@@ -87,14 +87,17 @@ def check_rows(history: History, now: Mapping[str, str], watcher: Watcher) -> No
     other = find_other_rows(history.facts, now)
     if measured := [name for name in other if name != "train"]:
         data = history.config.data
-        files = (data.train, data.validation, data.test, data.clean_holdout)
-        named = ", ".join(str(path) for path in files if path) or "the built-in data set"
+        own = {f"clean_{half}": data.clean_holdout for half in ("validation", "test")}
+        own |= {"validation": data.validation, "test": data.test}
+        files = dict.fromkeys(
+            own[name] or data.train or "the built-in data set" for name in measured
+        )
         version = history.facts.get("versions", {}).get("coralx", __version__)
         other_rules = f"go on with coralx {version}, " if version != __version__ else ""
         raise DataError(
-            f"{named}: a run is measured on the rows that it began with, and these are others now: "
-            f"{', '.join(measured)}; what would be measured may have been trained on, as shares "
-            "that are set aside are drawn from the file as it is. Restore the files as they were, "
+            f"{', '.join(map(str, files))}: a run is measured on the rows that it began with, and "
+            f"these are others now: {', '.join(measured)} (a share set aside from a file that was "
+            "edited holds rows that were trained on). Restore the files as they were, "
             f"{other_rules}or begin a new run"
         )
     if other:
