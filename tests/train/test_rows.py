@@ -199,7 +199,7 @@ def test_a_missing_label_in_csv_is_a_bad_row(tmp_path: Path) -> None:
         _read(tmp_path / "rows.csv")
 
 
-SHEET = "text,,label,,\nbake,,0,,\n\n,,,,\nbreak,,1,,\n,,,,\n"
+SHEET = "text,,label,,\nbake,,0,,\n\nbreak,,1,,\n,,,,\n,,,,\n"
 
 
 def test_what_a_spreadsheet_leaves_around_its_table_is_left_out(tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_what_a_spreadsheet_leaves_around_its_table_is_left_out(tmp_path: Path) 
     path.write_text(SHEET)
     found = read_rows(path, DataSettings())
     assert (found.rows.texts, found.columns) == (("bake", "break"), ("text", "label"))
-    assert found.numbers == (1, 3), "a row of commas is a record, a line without is none"
+    assert found.numbers == (1, 2), "a line without cells is no row"
     assert list(iterate_rows(path)) == [
         {"text": "bake", "label": "0"},
         {"text": "break", "label": "1"},
@@ -216,8 +216,11 @@ def test_what_a_spreadsheet_leaves_around_its_table_is_left_out(tmp_path: Path) 
     assert count_rows(DataSettings(**files)).rows == 2
     path.write_text(SHEET.replace("1,,", "2,,"))
     for read in (_read, lambda own: count_rows(DataSettings(train=own))):
-        with pytest.raises(DataError, match=r"1 bad row\(s\).*\n  row 3: label must be 0 or 1"):
+        with pytest.raises(DataError, match=r"1 bad row\(s\).*\n  row 2: label must be 0 or 1"):
             read(path)
+    path.write_text(SHEET.replace("\n\n", "\n,,,,\n"))
+    with pytest.raises(DataError, match=r"1 bad row\(s\).*\n  row 2: text must be a non-empty"):
+        _read(path)
 
 
 def test_a_filled_column_without_a_name_is_kept_but_two_are_refused(tmp_path: Path) -> None:

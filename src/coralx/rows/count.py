@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from coralx.errors import DataError
-from coralx.rows.file import builtin_file, iterate_rows, name_columns, number_rows
+from coralx.rows.file import builtin_file, iterate_rows, name_columns
 from coralx.rows.values import (
     Faults,
     check_columns,
@@ -93,7 +93,7 @@ def _read(name: str, path: Path, settings: DataSettings) -> RowCount:
     most = (settings.max_tokens - SPECIAL_TOKENS) * CHARACTERS_PER_TOKEN  # the rest is cut
     found = dict.fromkeys(name_columns(path) if path.suffix.lower() == ".parquet" else ())
     pictured = settings.image_column in found
-    for number, row in number_rows(iterate_rows(path, columns)):
+    for number, row in enumerate(iterate_rows(path, columns), start=1):
         found |= dict.fromkeys(row)
         text, label = (row.get(column) for column in columns)
         pictured = pictured or bool(row.get(settings.image_column or ""))

@@ -43,19 +43,6 @@ class JsonLine(dict[str, Any]):
     line: int
 
 
-class CsvRecord(dict[str, Any]):
-    """The filled cells of a CSV file's record, and its place among all, those of empty cells alone
-    included: lines without a cell are no records."""
-
-    number: int
-
-
-def number_rows(rows: Iterable[Row]) -> Iterator[tuple[int, Row]]:
-    """Each row with its number as messages have it, from 1 on."""
-    for place, row in enumerate(rows, start=1):
-        yield getattr(row, "number", place), row
-
-
 def builtin_file(split: str) -> Path:
     """Where a split of the data set in the package lies."""
     return Path(str(resources.files("coralx") / "assets" / f"{split}.parquet"))
@@ -102,17 +89,18 @@ def iterate_csv(path: Path) -> Iterator[dict[str, Any]]:
     """The rows of a file that `check_file` has passed; every cell is a text, an empty one too.
 
     What a spreadsheet leaves around its table is left out: columns without a name or a filled cell,
-    and rows of commas alone. One empty cell in "quotes" is a row of one column.
+    and rows of commas alone at its end. One empty cell in "quotes" is a row of one column.
     """
     left_out = _find_empty_columns(path)
     with path.open(encoding="utf-8-sig", newline="") as file:
         cells = (row for row in csv.reader(file) if row)
         names = _without(next(cells, []), left_out)
-        for number, row in enumerate(cells, start=1):
+        held: list[dict[str, Any]] = []  # empty rows, until a filled one follows
+        for row in cells:
+            held.append(dict(zip(names, _without(row, left_out), strict=True)))
             if len(row) == 1 or any(row):
-                record = CsvRecord(zip(names, _without(row, left_out), strict=True))
-                record.number = number
-                yield record
+                yield from held
+                held.clear()
 
 
 def _without(cells: list[str], places: Collection[int]) -> list[str]:

@@ -16,7 +16,6 @@ from pydantic import BaseModel, Field, ValidationError
 from coralx.errors import DataError, ModelError
 from coralx.json_values import plain
 from coralx.records import LoRAConfig
-from coralx.rows.file import number_rows
 from coralx.rows.values import check_text
 from coralx.train.adapters import PackedAdapters
 from coralx.train.backbone import Backbone
@@ -156,7 +155,7 @@ class Predictor:
                     f"{error}; mend the row, or let such rows pass with --on-bad-rows skip"
                 ) from None
 
-        numbered = itertools.starmap(read, number_rows(rows))
+        numbered = itertools.starmap(read, enumerate(rows, start=1))
         while True:
             chunk, bad = _take(numbered)
             yield from self._score_chunk(chunk)

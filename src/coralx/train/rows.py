@@ -13,14 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coralx.errors import DataError
-from coralx.rows.file import (
-    check_file,
-    iterate_csv,
-    iterate_json,
-    iterate_parquet,
-    name_columns,
-    number_rows,
-)
+from coralx.rows.file import check_file, iterate_csv, iterate_json, iterate_parquet, name_columns
 from coralx.rows.values import (
     Faults,
     check_columns,
@@ -136,7 +129,7 @@ def read_rows(path: Path, settings: DataSettings, safe: bool = False) -> Checked
     check_columns(path, names, needed)
     good, numbers, faults = [], [], Faults(path)
     without_task = 0
-    for number, row in table:
+    for number, row in enumerate(table, start=1):
         if not safe:
             faults.see_label(row.get(settings.label_column))
         try:
@@ -156,23 +149,20 @@ def read_rows(path: Path, settings: DataSettings, safe: bool = False) -> Checked
     return CheckedFile(rows, tuple(names), tuple(bad), tuple(numbers), without_task)
 
 
-def _load(
-    path: Path, settings: DataSettings
-) -> tuple[list[str], Iterable[tuple[int, Mapping[str, Any]]]]:
-    """The names of all columns, and the rows, by number, with those that are read."""
+def _load(path: Path, settings: DataSettings) -> tuple[list[str], Iterable[Mapping[str, Any]]]:
+    """The names of all columns, and the rows with those that are read."""
     needed = (settings.text_column, settings.label_column)
     optional = (settings.task_column, settings.image_column)
     wanted = dict.fromkeys((*needed, *filter(None, optional)))
     reader = check_file(path)
     if reader == "parquet":
         names = name_columns(path)
-        found = iterate_parquet(path, [name for name in wanted if name in names])
-        return names, number_rows(found)
+        return names, iterate_parquet(path, [name for name in wanted if name in names])
     seen: dict[str, None] = {}
     rows = []
-    for number, row in number_rows(iterate_json(path) if reader == "json" else iterate_csv(path)):
+    for row in iterate_json(path) if reader == "json" else iterate_csv(path):
         seen |= dict.fromkeys(row)
-        rows.append((number, {name: row.get(name) for name in wanted}))
+        rows.append({name: row.get(name) for name in wanted})
     if not rows:
         raise DataError(f"{path}: the file has no rows; at least one is needed")
     return list(seen), rows
