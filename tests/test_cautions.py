@@ -27,6 +27,7 @@ def facts(**parts: Any) -> dict[str, Any]:
     } | parts
 
 
+MORE = "give it more (data.test, data.max_rows)"
 RULE = "figures of fewer than about 30 rows of a class are mostly chance"
 
 
@@ -46,7 +47,7 @@ def test_few_rows_of_a_class_say_what_they_are_too_few_for(
 
 def test_test_rows_calibrate_nothing() -> None:
     (said,) = scarce(facts(classes={"test": count(2, 3)}), BOTH)
-    assert said == f"test has 2 unsafe and 3 safe rows; {RULE}; give more as data.test"
+    assert said == f"test has 2 unsafe and 3 safe rows; {RULE}; {MORE}"
 
 
 def test_what_a_split_has_few_rows_for_is_told_in_one_warning() -> None:
@@ -57,8 +58,8 @@ def test_what_a_split_has_few_rows_for_is_told_in_one_warning() -> None:
     )
     assert scarce(known, BOTH) == [
         "validation has 29 safe rows of task 'a', 7 unsafe rows with a picture (for "
-        f"cross_modal_gain and safety), 8 unsafe rows for S0 to choose by; {RULE}; give more as "
-        "data.validation"
+        f"cross_modal_gain and safety), 8 unsafe rows for S0 to choose by; {RULE}; give it "
+        "more (data.validation, data.max_rows)"
     ]
 
 
@@ -85,7 +86,7 @@ def test_stages_that_choose_by_few_rows_are_named_together() -> None:
 def test_tasks_of_few_rows_that_count_in_skill_are_named() -> None:
     tasks = {"spam": count(60, 60), "threat": count(1, 40), "b": count(60, 0)}
     (said,) = scarce(facts(task_classes={"test": tasks}), BOTH)
-    assert said == f"test has 1 unsafe row of task 'threat'; {RULE}; give more as data.test"
+    assert said == f"test has 1 unsafe row of task 'threat'; {RULE}; {MORE}"
 
 
 def test_the_smallest_three_tasks_are_named() -> None:
@@ -133,8 +134,8 @@ def test_what_the_model_does_not_read_is_told_where_there_is_any() -> None:
         "texts longer than data.max_tokens (8) are cut: 1,100 of 1,200 train, 1 of 20 test",
         "3 of 1,200 train, 2 of 20 test texts hold no token that small knows: it cannot tell them "
         "apart",
-        "4 of 10 validation rows are training rows as the model reads them (with letters or "
-        "accents that it does not tell apart); what they show is not new",
-        "5 of 20 test rows are training rows as the model reads them (cut at data.max_tokens, 8, "
-        "or with letters or accents that it does not tell apart); what they show is not new",
+        "4 of 10 validation rows are training rows as the model reads them: what differs is cut "
+        "off, or nothing that it looks at; what they show is not new",
+        "5 of 20 test rows are training rows as the model reads them: what differs is cut off, or "
+        "nothing that it looks at; what they show is not new",
     ]

@@ -130,7 +130,8 @@ def test_objectives_of_which_none_can_be_measured_are_refused() -> None:
 
 def test_a_promotion_by_what_is_not_measured_is_told() -> None:
     by_safety = {"evolution": {"promote_by": "safety"}}
-    (said,) = load_config({**by_safety, "training": {"attack_rows": 0}}).unmeasured(pictured=False)
+    blind = load_config({**by_safety, "training": {"attack_rows": 0}})
+    (said,) = blind.unmeasured(pictured=False)
     assert said == (
         "evolution.promote_by: safety is not measured, so promotion is by rank: "
         "training.attack_rows is 0"
@@ -140,6 +141,9 @@ def test_a_promotion_by_what_is_not_measured_is_told() -> None:
     (said,) = by_gain.unmeasured(pictured=False)
     assert said.startswith("evolution.promote_by: cross_modal_gain is not measured, so promotion")
     assert by_gain.unmeasured(pictured=True, trained=True) == []
+    alone = load_config(by_safety | {"hyperband": {"enable_hyperband": False}})
+    alone = alone.model_copy(update={"training": blind.training})
+    assert alone.unmeasured(pictured=False) == [], "nobody is promoted"
 
 
 def test_a_promotion_by_what_the_proxy_leaves_out_is_told() -> None:

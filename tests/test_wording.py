@@ -24,6 +24,11 @@ def test_chance_is_told_where_the_interval_holds_it(
     assert chance({"test": test, "objectives": {"task_skill": 0.4}, "details": {}}) == told
 
 
+def test_chance_is_told_of_the_auroc_not_of_a_proxy_of_it() -> None:
+    member = {"test": {}, "objectives": {"task_skill": 0.9 * 0.55}, "details": {"auroc": 0.55}}
+    assert chance(member) == ""
+
+
 @pytest.mark.parametrize("value", [0.45, 0.55])
 def test_an_adapter_that_says_the_same_of_most_rows_is_said_to(value: float) -> None:
     """Beside the flag of chance alone; a few rows alike say nothing."""

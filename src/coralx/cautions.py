@@ -45,7 +45,9 @@ def scarce(known: Mapping[str, Any], objectives: Collection[str]) -> list[str]:
             rule = f"figures of fewer than about {LEAST_ROWS} rows of a class are mostly chance"
             if name == "validation" and min(whole.values()) < LEAST_SCALED:
                 rule += f", and below {LEAST_SCALED} probabilities are left uncalibrated"
-            found.append(f"{name} has {', '.join(few)}; {rule}; give more as data.{name}")
+            found.append(
+                f"{name} has {', '.join(few)}; {rule}; give it more (data.{name}, data.max_rows)"
+            )
     return found
 
 
@@ -76,12 +78,10 @@ def misread(reading: Mapping[str, Any], model: str) -> list[str]:
     if some := of_splits(reading["unknown"], rows):
         found.append(f"{some} texts hold no token that {model} knows: it cannot tell them apart")
     for name, n in reading["trained_on"].items():
-        how = f"cut at data.max_tokens, {most}, or " if reading["cut"][name] else ""
         if n:
             found.append(
-                f"{n:,} of {rows[name]:,} {name} rows are training rows as the model reads them "
-                f"({how}with letters or accents that it does not tell apart); what they show is "
-                "not new"
+                f"{n:,} of {rows[name]:,} {name} rows are training rows as the model reads them: "
+                "what differs is cut off, or nothing that it looks at; what they show is not new"
             )
     return found
 

@@ -126,6 +126,8 @@ class Config(Settings):
             for name in self.objectives
             if name in asked and name in reasons
         ]
+        if len(self.hyperband.stages) == 1:
+            return told  # nobody is promoted
         chosen, blind = self.evolution.promote_by, self.hyperband.text_stages
         if reason := reasons.get(chosen):
             told.append(

@@ -55,7 +55,8 @@ def chance(member: Mapping[str, Any]) -> str:
     chance; a cheap or odd one can be on a front all the same. Empty for others."""
     test = member["test"].get("task_skill") or {}
     tested = not absent(test.get("value"))
-    skill = test["value"] if tested else member["objectives"].get("task_skill")
+    known = member["details"].get("auroc", member["objectives"].get("task_skill"))
+    skill = test["value"] if tested else known  # `task_skill` of a proxy is less than the AUROC
     if absent(skill):
         return ""
     alike = member["details"].get("same_logit", 0.0)

@@ -263,8 +263,8 @@ def test_few_rows_of_a_class_are_said_to_be_few(job: Any) -> None:
     result = job.run()
     assert result.exit_code == 0
     assert "warning: validation has 4 unsafe and 4 safe rows; figures of" in result.output
-    assert "chance, and below 10 probabilities are left uncalibrated; give more" in result.output
-    assert "as data.validation" in result.output
+    assert "chance, and below 10 probabilities are left uncalibrated; give it" in result.output
+    assert "more (data.validation, data.max_rows)" in result.output
     summary = json.loads((job.out / "summary.json").read_text(encoding="utf-8"))
     assert summary["classes"]["test"] == {"unsafe": 4, "safe": 4}
     assert summary["front"][0]["details"]["logit_scale"] == 1

@@ -12,14 +12,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from coralx import __version__
 from coralx.cli.progress import View
 from coralx.cli.train import _print_next
 from coralx.config import PREFIX_FOLDER, load_config
 from coralx.errors import ConfigError, DataError, ExtinctError, ModelError, StoreError
 from coralx.lock import LOCK
 from coralx.records import Genome, Job, LoRAConfig, Start, TrainingResult
-from coralx.runs import facts, running
+from coralx.runs import running
 from coralx.runs.exporting import export_genome
 from coralx.runs.running import resume_run, start_run
 from coralx.runs.watcher import Watcher
@@ -255,9 +254,7 @@ def write_rows(path: Path, labels: list[int], tag: str = "text") -> str:
     return str(path)
 
 
-def test_a_run_is_not_resumed_on_other_rows_than_it_began_with(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_is_not_resumed_on_other_rows_than_it_began_with(tmp_path: Path) -> None:
     """Shares are set aside from the file as it is: one label corrected, and half of what is
     measured was trained on."""
     path, labels = tmp_path / "rows.jsonl", [0, 1] * 20
@@ -271,11 +268,8 @@ def test_a_run_is_not_resumed_on_other_rows_than_it_began_with(
     said = str(refused.value)
     assert f"{path}: a run is measured on the rows that it began with" in said
     assert "others now: validation, test (a share" in said
-    assert "Restore the files as they were, or begin a new run" in said
+    assert "Restore the files as they were, go on with the version of CoralX that the run" in said
     assert (tmp_path / "run" / JOURNAL).read_bytes() == journal
-    monkeypatch.setattr(facts, "__version__", "9.9")  # whose shares may be drawn otherwise
-    with pytest.raises(DataError, match=f"as they were, go on with coralx {__version__}, or begin"):
-        resume_run(tmp_path / "run", Watcher())
     assert resume_run(tmp_path / "whole", Watcher()).finished  # measures nothing anew
     write_rows(path, labels)
     listener = Listener()
@@ -304,15 +298,28 @@ def test_other_training_rows_alone_are_told(tmp_path: Path) -> None:
     assert any("may not be the same, because of other train rows" in s for s in listener.said)
 
 
-def test_a_run_of_before_rows_had_fingerprints_goes_on(tmp_path: Path) -> None:
+def test_of_a_run_of_before_rows_had_fingerprints_their_numbers_are_compared(
+    tmp_path: Path,
+) -> None:
+    """Until a sitting has recorded what the rows are."""
     path, labels = tmp_path / "rows.jsonl", [0, 1] * 20
     config = load_config(SOUND | {"data": {"train": write_rows(path, labels), "max_tokens": 8}})
     start_run(config, tmp_path / "whole", Watcher())
     history = read_history(tmp_path / "whole")
     with contextlib.closing(Store(tmp_path / "run")) as store:
         store.append("run_started", {k: v for k, v in history.facts.items() if k != "fingerprints"})
-    write_rows(path, [1, *labels[1:]])
-    assert resume_run(tmp_path / "run", Watcher()).finished
+    write_rows(path, labels * 2)
+    with pytest.raises(DataError, match="others now: validation, test"):
+        resume_run(tmp_path / "run", Watcher())
+    write_rows(path, [1, 0, *labels[2:]])
+    listener = Listener()
+    history = resume_run(tmp_path / "run", listener)
+    assert sum("before rows had fingerprints" in line for line in listener.said) == 1
+    cut(tmp_path / "run", tmp_path / "again", 2)
+    write_rows(path, labels)
+    with pytest.raises(DataError, match="others now: validation"):
+        resume_run(tmp_path / "again", Watcher())
+    assert history.finished
 
 
 def test_half_filled_files_of_a_killed_sitting_are_removed_by_the_next(

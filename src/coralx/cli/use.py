@@ -252,7 +252,7 @@ def _check_adapter(folder: Path) -> None:
     if has_begun(folder):
         found = sorted(path.name for path in (folder / ADAPTERS).glob("[!.]*"))
         names = ", ".join(f"{folder}/adapters/{name}" for name in found)
-        there = names or "none yet: a run writes them at its end, `coralx export` at any time"
+        there = names or "none there: a run writes its front's at its end, `coralx export` others"
         raise StoreError(f"{folder}: is a run; name one of its adapters: {there}")
 
 

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from coralx import __version__
 from coralx.cautions import cautions
 from coralx.config import Config
 from coralx.errors import DataError
@@ -17,6 +16,7 @@ from coralx.runs.watcher import Watcher
 from coralx.store import History
 
 if TYPE_CHECKING:
+    from coralx.train.splits import Splits
     from coralx.train.worker import Worker
 
 PACKAGES = ("coralx", "torch", "transformers", "peft", "pymoo", "moocore", "numpy")
@@ -24,29 +24,35 @@ PACKAGES = ("coralx", "torch", "transformers", "peft", "pymoo", "moocore", "nump
 
 def run_facts(config: Config, worker: Worker) -> dict[str, Any]:
     """What the journal's first record says of a run."""
-    splits = worker.bench.splits
-    rows = {
-        "train": len(splits.train),
-        "validation": len(splits.validation),
-        "test": len(splits.test),
-        "clean_holdout": len(splits.clean_validation) + len(splits.clean_test),
-    }
+    bench = worker.bench
     return {
         "config": config.model_dump(mode="json"),
         "seed": config.evolution.seed,
-        "steps_per_epoch": worker.bench.steps_per_epoch,
-        "rows": rows,
+        "steps_per_epoch": bench.steps_per_epoch,
+        **row_facts(bench.splits),
+        "stage_classes": bench.stage_classes,
+        "picture_classes": bench.splits.picture_classes if bench.has_images else {},
+        "reading": bench.reading(),
+        "images": bench.has_images,
+        **machine_facts(worker),
+    }
+
+
+def row_facts(splits: Splits) -> dict[str, Any]:
+    """How many rows there are of each split and kind, and the marks that they are known by."""
+    return {
+        "rows": {
+            "train": len(splits.train),
+            "validation": len(splits.validation),
+            "test": len(splits.test),
+            "clean_holdout": len(splits.clean_validation) + len(splits.clean_test),
+        },
         "classes": splits.classes,
         "missing_classes": splits.missing_classes,
-        "stage_classes": worker.bench.stage_classes,
         "task_classes": splits.task_classes,
-        "picture_classes": splits.picture_classes if worker.bench.has_images else {},
         "left_out": dict(splits.left_out),
-        "reading": worker.bench.reading(),
         "fingerprints": splits.fingerprints,
         "tasks": sorted(set(splits.train.tasks)),
-        "images": worker.bench.has_images,
-        **machine_facts(worker),
     }
 
 
@@ -77,33 +83,41 @@ def warn_of_change(before: dict[str, Any], now: dict[str, Any], watcher: Watcher
         )
 
 
-def check_rows(history: History, now: Mapping[str, str], watcher: Watcher) -> None:
+def check_rows(history: History, now: Mapping[str, Any], watcher: Watcher) -> None:
     """Pass if what is measured from here on are the rows that were measured before. Other training
-    rows alone are told.
+    rows alone are told. Of a run of before rows had fingerprints their numbers are compared.
+
+    Args:
+        now: as `row_facts`.
 
     Raises:
         DataError: validation, test or clean rows are others.
     """
-    other = find_other_rows(history.facts, now)
+    sittings = (history.facts, *history.resumed)
+    marked = next((facts for facts in sittings if "fingerprints" in facts), history.facts)
+    what = "fingerprints" if "fingerprints" in marked else "rows"
+    other = [name for name, known in marked.get(what, {}).items() if now[what].get(name) != known]
     if measured := [name for name in other if name != "train"]:
         data = history.config.data
-        own = {f"clean_{half}": data.clean_holdout for half in ("validation", "test")}
+        own = {f"clean_{part}": data.clean_holdout for part in ("validation", "test", "holdout")}
         own |= {"validation": data.validation, "test": data.test}
-        files = dict.fromkeys(
-            own[name] or data.train or "the built-in data set" for name in measured
-        )
-        version = history.facts.get("versions", {}).get("coralx", __version__)
-        other_rules = f"go on with coralx {version}, " if version != __version__ else ""
+        source = data.train or "the built-in data set"
+        files = dict.fromkeys(str(own[name] or source) for name in measured)
         raise DataError(
-            f"{', '.join(map(str, files))}: a run is measured on the rows that it began with, and "
-            f"these are others now: {', '.join(measured)} (a share set aside from a file that was "
-            "edited holds rows that were trained on). Restore the files as they were, "
-            f"{other_rules}or begin a new run"
+            f"{', '.join(files)}: a run is measured on the rows that it began with, and these are "
+            f"others now: {', '.join(measured)} (a share set aside from a file that was edited "
+            "holds rows that were trained on). Restore the files as they were, go on with the "
+            "version of CoralX that the run began with, or begin a new run"
         )
     if other:
         watcher.say(
             "warning: the training rows are not those that this run began with: results from here "
             "on are of other rows"
+        )
+    elif what == "rows":
+        watcher.say(
+            "warning: this run began before rows had fingerprints: as many are there as then, but "
+            "whether they are the same is not known"
         )
 
 

@@ -23,6 +23,7 @@ from coralx.runs.exporting import export_mended, export_whole
 from coralx.runs.facts import (
     check_rows,
     machine_facts,
+    row_facts,
     run_facts,
     warn_of_change,
     warn_of_rows,
@@ -90,9 +91,10 @@ def resume_run(directory: Path, watcher: Watcher) -> History:
         warn_of_change(history.facts, machine_facts(worker), watcher)
         if not history.results:
             worker.bench.check_objectives()
-        marks = worker.bench.splits.fingerprints
-        check_rows(history, marks, watcher)
-        store.append("resumed", machine_facts(worker) | {"fingerprints": marks})
+        rows = row_facts(worker.bench.splits)
+        check_rows(history, rows, watcher)
+        marks = {"fingerprints": rows["fingerprints"]}
+        store.append("resumed", machine_facts(worker) | marks)
         return _continue(directory, history, store, worker, watcher)
 
 
