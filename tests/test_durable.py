@@ -75,6 +75,14 @@ def test_a_file_is_on_disk_before_it_has_its_name_and_the_name_after(
     assert done == [("sync", file), ("name", file), ("sync", folder)]
 
 
+def test_all_of_a_file_is_forced_to_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of it waits in a buffer by then."""
+    sizes: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda file: sizes.append(os.fstat(file).st_size))
+    write_whole(tmp_path / "kept", "text")
+    assert sizes[0] == len("text")
+
+
 def test_each_folder_is_on_disk_before_the_next(
     done: list[tuple[str, int]], tmp_path: Path
 ) -> None:

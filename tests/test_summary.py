@@ -25,7 +25,7 @@ from coralx.records import (
     TrainingResult,
 )
 from coralx.store import History
-from coralx.summary import directions, summarize, write_summary
+from coralx.summary import directions, scored_by_text, summarize, write_summary
 
 STAGES = [
     {"name": "cheap", "epoch_budget": 0.5, "data_percentage": 10, "survival_rate": 0.5},
@@ -130,6 +130,15 @@ def test_front_has_the_highest_stage_best_first(history: History) -> None:
     assert (best["genes"]["r"], best["trained_rank"]) == (8, 16)
     assert second["objectives"]["task_skill"] == 0.8
     assert second["test"] == {}
+
+
+def test_a_genome_is_scored_by_text_alone_where_there_are_pictures_to_leave_out(
+    history: History,
+) -> None:
+    history.config = load_config({"hyperband": {"cross_modal_proxy": True}})
+    for images in (False, True):
+        history.facts["images"] = images
+        assert scored_by_text(history, result("any", 1, 0.8, 1)) is images
 
 
 def test_funnel_and_stopped(history: History) -> None:

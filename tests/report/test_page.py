@@ -31,7 +31,7 @@ from coralx.records import (
 )
 from coralx.report.curves import stage_ends, thin
 from coralx.report.lineage import lineage_section
-from coralx.report.lives import read_lives
+from coralx.report.lives import by_interest, read_lives
 from coralx.report.page import render_page, write_report
 from coralx.settings.genes import Choice
 from coralx.store import History
@@ -577,6 +577,20 @@ def test_splits_with_few_rows_of_a_class_are_said_to_have_few() -> None:
     assert "test has" not in text
     assert "400 (2 unsafe, 398 safe)" in text
     assert summarize(history)["classes"] == history.facts["classes"]
+
+
+def test_the_headline_is_of_the_best_on_validation_and_lives_begin_with_it() -> None:
+    history = make_history(2)
+    front = summarize(history)["front"]
+    best = max(front, key=lambda member: member["objectives"]["task_skill"])
+    assert len(front) > 1
+    assert f"{best['genome']}, the best on validation" in render_page(history)
+    skills = [
+        life.shown.objectives["task_skill"]
+        for life in by_interest(read_lives(history), "task_skill")
+        if life.fate == "front"
+    ]
+    assert skills == sorted(skills, reverse=True)
 
 
 def test_tasks_that_skill_leaves_out_are_told() -> None:

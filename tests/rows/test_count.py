@@ -55,8 +55,9 @@ def test_texts_count_as_far_as_they_are_read(tmp_path: Path) -> None:
         ("How to bake an apple pie for the whole family", 11),
         ("Как испечь яблочный пирог для всей семьи", 34),
         ("今天天气很好我们一起去公园散步然后吃苹果派", 21),
+        ("アップルパイノツクリカタ", 12),
     ],
-    ids=["English", "Russian", "Chinese"],
+    ids=["English", "Russian", "Chinese", "Japanese"],
 )
 def test_tokens_are_estimated_by_script(text: str, tokens: int, tmp_path: Path) -> None:
     path = _write(tmp_path / "train.jsonl", [{"text": text, "label": i} for i in range(2)])

@@ -9,6 +9,8 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -24,8 +26,9 @@ from coralx.records import (
     TrainingStage,
 )
 from coralx.report.lives import read_lives
+from coralx.runs import reproduce as reproduce_module
 from coralx.runs.provenance import Provenance
-from coralx.runs.reproduce import Reproduction, find_result, reproduce
+from coralx.runs.reproduce import Reproduction, find_result, reproduce, warn_of_change
 from coralx.store import JOURNAL, History, Store, read_history
 from coralx.summary import current_front
 
@@ -209,6 +212,25 @@ def test_a_sitting_on_another_machine_is_told(whole: Path, tmp_path: Path) -> No
     threads = facts["numerics"]["threads"]
     assert warnings == [
         f"warning: the bits may not be the same, because of threads: 64 then, {threads} now"
+    ]
+
+
+def test_other_rows_than_any_sitting_trained_by_are_told(
+    history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Validation rows, too: P1 is looked at on them along the way. Test rows change no weights."""
+    monkeypatch.setattr(reproduce_module, "machine_facts", lambda _: {})
+    marks = {"train": "a", "validation": "b", "test": "c"}
+    worker: Any = SimpleNamespace(bench=SimpleNamespace(splits=SimpleNamespace(fingerprints=marks)))
+    said: list[str] = []
+    for sitting in ({"test": "x"}, {"train": "x", "validation": "x"}):
+        history.facts, history.resumed = (
+            {"fingerprints": marks},
+            [{"fingerprints": marks | sitting}],
+        )
+        warn_of_change(history, worker, said.append)
+    assert said == [
+        "warning: the bits may not be the same, because of other train rows; other validation rows"
     ]
 
 

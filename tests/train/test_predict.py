@@ -110,6 +110,16 @@ def test_order_and_chunks_make_no_difference(
         assert line["unsafe"] == (line["score"] >= predictor.threshold)
 
 
+def test_what_is_not_read_is_counted_over_all_chunks(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CHUNK", 2)
+    own = Predictor(folder)
+    rows = [{"text": "word " * 600}, {"text": "\U0001f52a"}] * 2 + [{"text": "short"}]
+    assert len(list(own.predict(rows, tmp_path))) == 5
+    assert (own.cut, own.unknown) == (2, 2)
+
+
 def test_pictures_come_from_beside_the_rows(
     predictor: Predictor, mixed_rows: Rows, tmp_path: Path
 ) -> None:

@@ -45,16 +45,15 @@ def test_measured_rows_that_are_training_rows_to_the_model_are_counted(
     }
 
 
-def _write(path: Path, word: str) -> str:
-    rows = [{"text": f"{word} no {i} " + "long " * (i % 5), "label": i % 2} for i in range(12)]
+def _write(path: Path, word: str, count: int) -> str:
+    rows = [{"text": f"{word} no {i} " + "long " * (i % 5), "label": i % 2} for i in range(count)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(path)
 
 
 def test_a_workbench_says_how_its_rows_are_read(tmp_path: Path) -> None:
-    files = {
-        name: _write(tmp_path / f"{name}.jsonl", name) for name in ("train", "validation", "test")
-    }
+    counts = {"train": 12, "validation": 14, "test": 16}
+    files = {name: _write(tmp_path / f"{name}.jsonl", name, n) for name, n in counts.items()}
     settings: dict[str, Any] = {
         "vision_tower": None,
         "data": {**files, "image_column": None, "max_tokens": 7},
@@ -62,6 +61,6 @@ def test_a_workbench_says_how_its_rows_are_read(tmp_path: Path) -> None:
     }
     found = Workbench(load_config(settings), tmp_path / "checkpoints").reading()
     assert found["max_tokens"] == 7
-    assert found["rows"] == dict.fromkeys(files, 12)
+    assert found["rows"] == counts
     assert found["trained_on"] == {"validation": 0, "test": 0}
-    assert 0 < found["cut"]["test"] < 12
+    assert 0 < found["cut"]["test"] < 16

@@ -358,6 +358,7 @@ def test_a_fingerprint_is_of_every_part_of_every_row_in_order() -> None:
         rows(one),
         rows(("a", 0, "bc", None), two),
         rows(("ab", 1, "c", None), two),
+        rows(("ab", 0, "e", None), two),
         rows(("ab", 0, "c", b""), two),
         rows(one, ("d", 1, "c", b"y")),
     ]

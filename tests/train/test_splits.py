@@ -77,7 +77,8 @@ def _write_twins(text: str) -> list[str]:
     """The text in other case, Unicode form and white space."""
     wide = "".join(chr(ord(c) + 0xFEE0) if c.isascii() and c.isalpha() else c for c in text)
     apart = unicodedata.normalize("NFD", text)
-    return [text.upper(), f"{text.title()}\n", text.replace(" ", " \t\u3000"), wide, apart]
+    bold = text.replace("S", "\U0001d412")  # of mathematics, without a small letter
+    return [text.upper(), f"{text.title()}\n", text.replace(" ", " \t\u3000"), wide, apart, bold]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -100,7 +101,7 @@ def test_texts_that_differ_in_case_form_or_spaces_alone_share_a_split(
     ]
     assert [len(part) for part in parts] == [38, 10, 12]
     assert len(set.union(*parts)) == 60
-    assert [len(part) for part in (found.train, found.validation, found.test)] == [190, 50, 60]
+    assert [len(part) for part in (found.train, found.validation, found.test)] == [228, 60, 72]
 
 
 def test_rows_of_two_files_that_differ_in_case_or_spaces_alone_are_told(tmp_path: Path) -> None:
@@ -159,6 +160,13 @@ def test_the_halves_of_the_shipped_clean_rows_are_what_they_were() -> None:
     for seed in range(3):
         before, now = set_aside(rows, 50, seed), halve(rows, seed)
         assert [part.fingerprint() for part in now] == [part.fingerprint() for part in before]
+
+
+def test_every_split_has_a_fingerprint_of_its_own(splits: Splits) -> None:
+    """The halves of the clean rows, too: they are measured."""
+    names = {"train", "validation", "test", "clean_validation", "clean_test"}
+    assert splits.fingerprints == {name: getattr(splits, name).fingerprint() for name in names}
+    assert len(set(splits.fingerprints.values())) == len(names)
 
 
 def test_clean_rows_that_are_all_for_final_figures_are_told(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,35 @@ def test_an_objective_that_cannot_be_measured_is_told(bench: Workbench) -> None:
     assert [line.partition(" and ")[0] for line in said] == [
         "warning: objectives: cross_modal_gain is not measured"
     ]
+
+
+def test_pictures_are_measured_where_both_classes_have_some_and_they_are_read(
+    pictured: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert pictured._measures_pictures()
+    rows = pictured.splits.validation
+    shown = [
+        image if label else None for label, image in zip(rows.labels, rows.images, strict=True)
+    ]
+    one = replace(rows, images=tuple(shown))
+    with monkeypatch.context() as patch:
+        patch.setattr(pictured, "splits", replace(pictured.splits, validation=one))
+        assert not pictured._measures_pictures()
+    monkeypatch.setattr(pictured, "tower", None)
+    assert not pictured._measures_pictures()
+
+
+def test_rows_of_one_text_and_other_pictures_are_not_the_same_to_the_model(
+    pictured: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = pictured.splits.train
+    images = tuple(None if image is None else b"other" for image in train.images)
+    monkeypatch.setattr(
+        pictured, "splits", replace(pictured.splits, validation=replace(train, images=images))
+    )
+    alike = sum(image is None for image in train.images)
+    assert 0 < alike < len(train)
+    assert pictured.reading()["trained_on"]["validation"] == alike
 
 
 def test_memory_is_measured_on_the_widest_rows_with_a_picture_among_them(
