@@ -36,7 +36,8 @@ def test_an_adapter_that_says_the_same_of_most_rows_is_said_to(value: float) -> 
     member = {"test": test, "objectives": {"task_skill": value}}
     told = chance({**member, "details": {"same_logit": 0.972}})
     assert told.endswith("; says the same of 97% of validation rows")
-    assert "same" not in chance({**member, "details": {"same_logit": 0.2}})
+    assert "same of 50%" in chance({**member, "details": {"same_logit": 0.5}})
+    assert "same" not in chance({**member, "details": {"same_logit": 0.49}})
     test["task_skill"] = {"value": 0.9, "low": 0.8, "high": 1.0}
     assert chance({**member, "details": {"same_logit": 0.972}}) == ""
 

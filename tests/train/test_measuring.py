@@ -19,7 +19,7 @@ from coralx.train.evaluate import EvaluationSet
 from coralx.train.measuring import AS_TRAINED, PROXY_FACTOR
 from coralx.train.member import Member
 from coralx.train.scaling import Scaling
-from coralx.train.threshold import ROUNDING, SAME, find_threshold
+from coralx.train.threshold import ROUNDING, SAME, find_threshold, share_alike
 from coralx.train.worker import Worker
 
 SETTINGS = {
@@ -239,12 +239,17 @@ def test_the_served_threshold_bears_the_rounding_of_the_products(
         told.append(rounding)
         return find_threshold(scores, labels, rounding)
 
+    def note_alike(scores: Any, rounding: float) -> float:
+        told.append(rounding)
+        return share_alike(scores, rounding)
+
     monkeypatch.setattr(measuring, "find_threshold", note)
+    monkeypatch.setattr(measuring, "share_alike", note_alike)
     settings = SETTINGS | {"objectives": ["task_skill"]}
     settings["training"] = SETTINGS["training"] | {"frozen_products": products}
     worker = Worker(load_config(settings), tmp_path)
     (result,) = worker.train(make_job(worker, "a"))
-    assert told == [ROUNDING[products]]
+    assert told == [ROUNDING[products]] * 2
     assert result.details[SAME] < 0.5
 
 

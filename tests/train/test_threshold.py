@@ -37,6 +37,8 @@ def test_a_score_that_rounding_alone_tells_apart_is_no_next_one() -> None:
 def test_the_share_of_rows_with_one_logit_is_that_near_the_median() -> None:
     collapsed = np.append(np.full(97, -3.0) + np.linspace(-1e-6, 1e-6, 97), [2.0, 3.0, -9.0])
     assert share_alike(expit(collapsed), 1e-4) == 0.97
+    spread = np.linspace(-0.02, 0.02, 101)  # a deviation of 0.0117: alike is what is within 0.001
+    assert share_alike(expit(spread), 0.09) == pytest.approx(5 / 101)
     assert share_alike(expit(LOGITS), 1e-4) == 0  # the median lies between two of ten
     assert share_alike(np.full(10, 0.5), 1e-4) == 1
 

@@ -25,7 +25,7 @@ from coralx.settings.sections import DataSettings
 SET_ASIDE = 20  # per cent of the training rows for a split without a file
 CHARACTERS_PER_TOKEN = 4.5  # of English in word pieces
 # A vocabulary of English words has other letters alone or in pairs, and a token for each sign of
-# Chinese, Japanese and Korean; one of many languages needs fewer.
+# Chinese and Japanese (two for one of Korean); one of many languages needs fewer.
 OTHERS_PER_TOKEN, CJK_PER_TOKEN = 1.5, 1.0
 CJK = re.compile(r"[\u3000-\u30ff\u3400-\u9fff\uac00-\ud7a3\uf900-\ufaff\U00020000-\U0003ffff]+")
 SPECIAL_TOKENS = 2
