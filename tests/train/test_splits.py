@@ -19,7 +19,8 @@ from coralx.rows.count import SET_ASIDE
 from coralx.rows.file import builtin_file
 from coralx.settings.sections import DataSettings
 from coralx.train.rows import join, read_rows
-from coralx.train.splits import Splits, halve, load_splits, set_aside
+from coralx.train.shares import halve, set_aside
+from coralx.train.splits import Splits, load_splits
 
 
 def _write(path: Path, labels: Sequence[int]) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +15,8 @@ from coralx.rows.count import SET_ASIDE
 from coralx.rows.file import builtin_file
 from coralx.rows.values import check_optional, list_some
 from coralx.settings.sections import DataSettings
-from coralx.train.data import subset
 from coralx.train.rows import SPLITS, CheckedFile, Key, Rows, read_rows
+from coralx.train.shares import halve, limit, set_aside
 from coralx.wording import plural
 
 CLASSES = ((1, "unsafe"), (0, "safe"))
@@ -138,7 +138,7 @@ def load_splits(
         if name not in rows:
             rows["train"], rows[name] = set_aside(rows["train"], SET_ASIDE, seed + salt)
     _check_left(paths, whole, rows["train"])
-    rows = {name: _limit(part, settings.max_rows, seed) for name, part in rows.items()}
+    rows = {name: limit(part, settings.max_rows, seed) for name, part in rows.items()}
     for name in ("train", "validation", "test"):
         _check_classes(paths, name, rows[name])
     _warn_of_pictures(rows, paths, say)
@@ -216,35 +216,6 @@ def _warn_of_pictures(
             )
 
 
-def set_aside(rows: Rows, percentage: float, seed: int) -> tuple[Rows, Rows]:
-    """(the rest, a stratified share of `percentage` per cent), both in the order of the rows.
-    Copies of a row (same text, but for case and spaces, and picture) all go where the first goes,
-    so that no row that is measured was trained on."""
-    rest, share = _draw(rows, percentage, seed)
-    return rows.take(rest), rows.take(share)
-
-
-def halve(rows: Rows, seed: int) -> tuple[Rows, Rows]:
-    """As `set_aside`, whatever a row's task: each stratum rounds up, and of clean rows that name
-    their sources as tasks, one each, all would be for final figures and none for choices."""
-    alike = replace(rows, tasks=("all",) * len(rows))
-    rest, share = _draw(alike, 50, seed)
-    return rows.take(rest), rows.take(share)
-
-
-def _draw(rows: Rows, percentage: float, seed: int) -> tuple[list[int], list[int]]:
-    """(places of the rest, those of a stratified share)."""
-    keys = rows.keys()
-    first: dict[Key, int] = {}
-    for i, key in enumerate(keys):
-        first.setdefault(key, i)
-    places = list(first.values())
-    taken = {keys[places[i]] for i in subset(rows.take(places), percentage, seed)}
-    share = [i for i, key in enumerate(keys) if key in taken]
-    rest = [i for i, key in enumerate(keys) if key not in taken]
-    return rest, share
-
-
 def _keep_apart(
     files: Mapping[str, CheckedFile],
     paths: Mapping[str, Path | None],
@@ -287,32 +258,6 @@ def _keep_apart(
             f"data.on_bad_rows: skip\n{list_some(bad)}"
         )
     return {name: kept[name] for name in files}
-
-
-def _limit(rows: Rows, most: int | None, seed: int) -> Rows:
-    """A stratified share of at most `most` rows."""
-    if most is None or len(rows) <= most:
-        return rows
-    share = rows.take(subset(rows, 100 * most / len(rows), seed))
-    # Strata round up, which can be a few rows too many: leave out some, evenly spaced.
-    spaced = share.take(np.linspace(0, len(share) - 1, most).astype(np.int64))
-    if set(spaced.strata()) == set(share.strata()):
-        return spaced
-    return share.take(_thin_largest(share, most))
-
-
-def _thin_largest(rows: Rows, most: int) -> list[int]:
-    """`most` of the rows, those left out being of the largest strata: a rare one stays. Where
-    there are more strata than that, both classes stay."""
-    in_stratum: Counter[object] = Counter()
-    of_class: Counter[object] = Counter()  # at the same place in their strata
-    places = []
-    for index, stratum in enumerate(rows.strata()):
-        in_stratum[stratum] += 1
-        place, label = in_stratum[stratum], stratum[0]
-        of_class[place, label] += 1
-        places.append((place, of_class[place, label], index))
-    return sorted(index for *_, index in sorted(places)[:most])
 
 
 def _check_left(paths: Mapping[str, Path | None], whole: Rows, left: Rows) -> None:
