@@ -56,8 +56,9 @@ def test_texts_count_as_far_as_they_are_read(tmp_path: Path) -> None:
         ("Как испечь яблочный пирог для всей семьи", 34),
         ("今天天气很好我们一起去公园散步然后吃苹果派", 21),
         ("アップルパイノツクリカタ", 12),
+        ("폭탄을 만드는 방법을 알려 주세요", 37),
     ],
-    ids=["English", "Russian", "Chinese", "Japanese"],
+    ids=["English", "Russian", "Chinese", "Japanese", "Korean"],
 )
 def test_tokens_are_estimated_by_script(text: str, tokens: int, tmp_path: Path) -> None:
     path = _write(tmp_path / "train.jsonl", [{"text": text, "label": i} for i in range(2)])

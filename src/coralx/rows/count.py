@@ -24,10 +24,14 @@ from coralx.settings.sections import DataSettings
 
 SET_ASIDE = 20  # per cent of the training rows for a split without a file
 CHARACTERS_PER_TOKEN = 4.5  # of English in word pieces
-# A vocabulary of English words has other letters alone or in pairs, and a token for each sign of
-# Chinese and Japanese (two for one of Korean); one of many languages needs fewer.
-OTHERS_PER_TOKEN, CJK_PER_TOKEN = 1.5, 1.0
-CJK = re.compile(r"[\u3000-\u30ff\u3400-\u9fff\uac00-\ud7a3\uf900-\ufaff\U00020000-\U0003ffff]+")
+# A vocabulary of English words has other letters alone or in pairs, a token for each sign of
+# Chinese and Japanese and one for each letter of a Korean syllable; one of many languages needs
+# fewer.
+OTHERS_PER_TOKEN = 1.5
+TOKENS_PER_SIGN = {
+    re.compile(r"[\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+"): 1.0,
+    re.compile(r"[\uac00-\ud7a3]+"): 2.5,
+}
 SPECIAL_TOKENS = 2
 
 
@@ -126,10 +130,12 @@ def _measure_text(text: str) -> float:
     """The characters of English that make about as many tokens."""
     if text.isascii():
         return len(text)
-    ascii_, cjk = len(text.encode("ascii", "ignore")), sum(map(len, CJK.findall(text)))
-    others = len(text) - ascii_ - cjk
-    tokens = others / OTHERS_PER_TOKEN + cjk / CJK_PER_TOKEN
-    return ascii_ + CHARACTERS_PER_TOKEN * tokens
+    ascii_ = len(text.encode("ascii", "ignore"))
+    others, tokens = len(text) - ascii_, 0.0
+    for script, each in TOKENS_PER_SIGN.items():
+        signs = sum(map(len, script.findall(text)))
+        others, tokens = others - signs, tokens + each * signs
+    return ascii_ + CHARACTERS_PER_TOKEN * (tokens + others / OTHERS_PER_TOKEN)
 
 
 def _check_left(path: Path, labels: Counter[int], settings: DataSettings) -> None:

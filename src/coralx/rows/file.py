@@ -8,14 +8,12 @@ import csv
 import json
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from coralx.errors import DataError
-
-Row = TypeVar("Row", bound=Mapping[str, Any])
 
 READERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 # Limits that no data set for fine-tuning meets and a damaged or hostile file soon does.
