@@ -15,6 +15,7 @@ from coralx.objectives import OBJECTIVES, describe, loss
 from coralx.records import Generation, Interval, TestResult, TrainingResult, jsonable
 from coralx.search.budget import efficiency
 from coralx.search.correlation import stage_correlations
+from coralx.search.jobs import is_proxy
 from coralx.search.selection import front
 from coralx.store import History
 
@@ -102,8 +103,7 @@ def current_front(history: History) -> list[TrainingResult]:
 def scored_by_text(history: History, result: TrainingResult) -> bool:
     """Whether the cross-modal proxy left out the pictures when it was scored: its threshold and
     scaling know nothing of them, so it is no adapter to serve."""
-    early = result.stage_index < len(history.config.hyperband.text_stages)
-    return early and bool(history.facts.get("images"))
+    return is_proxy(history.config, result.stage_index, bool(history.facts.get("images")))
 
 
 def count_merged(results: Iterable[TrainingResult]) -> dict[str, int]:

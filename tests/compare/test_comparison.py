@@ -15,7 +15,7 @@ from unittest.mock import Mock
 import pytest
 from rich.console import Console
 
-from coralx.compare.comparison import MODES, Comparison, small_version
+from coralx.compare.comparison import MODES, Comparison, forecast, small_version
 from coralx.compare.simulation import NOTE
 from coralx.compare.table import render_comparison
 from coralx.compare.ways import naive_as_result, naive_side, run_naive, run_simulation
@@ -26,6 +26,7 @@ from coralx.records import Genome
 from coralx.runs.watcher import Watcher
 from coralx.search.breeding import draw_founders
 from coralx.train.naive import NaiveResult
+from coralx.train.worker import Worker
 
 CONFIG = load_config(
     {
@@ -263,6 +264,39 @@ def test_what_is_measured_is_kept_where_coralx_stops_every_genome() -> None:
         assert reason in document["extinct"]
         assert reason in shown
         assert any(reason in line for line in listener.said)
+
+
+def test_a_front_that_was_scored_by_text_alone_is_not_measured() -> None:
+    """`coralx run` writes no adapters of it."""
+    stage = {"name": "blind", "epoch_budget": 0.4, "data_percentage": 50, "survival_rate": 0.5}
+    stages = [
+        {**stage, "survival_rate": 1},
+        {**stage, "name": "blind_too"},
+        {**stage, "name": "seeing", "data_percentage": 100, "min_auroc": 1.0},
+    ]
+    own = {
+        "vision_tower": "efficientnet-lite0",
+        "data": {"image_column": "image", "max_rows": 40, "max_tokens": 8},
+        "hyperband": {"training_stages": stages, "cross_modal_proxy": True},
+    }
+    comparison = Comparison(*small_version(load_config(CONFIG.model_dump() | own), 2, 40))
+    comparison.measure(Listener())
+    assert "hyperband" not in comparison.sides
+    assert comparison.extinct is not None
+    assert comparison.extinct.startswith(
+        "no genome passed a stage after blind_too, which scores by text"
+    )
+    assert comparison.sides["naive"]["best"] > 0
+
+
+def test_steps_are_forecast_of_each_stages_own_rows() -> None:
+    stage = {"name": "a", "epoch_budget": 1, "data_percentage": 50, "survival_rate": 0.5}
+    stages = [stage, {**stage, "name": "b", "data_percentage": 100}]
+    config = load_config(CONFIG, {"hyperband": {"training_stages": stages}})
+    config, genomes = small_version(config, 2, 48)
+    worker = Worker(config, Path("unused"))
+    # 25 rows by 8 of two genomes (of each class a half, rounded up), then 48 of one
+    assert "at most about 14 through the stages" in forecast(config, worker, genomes[0])
 
 
 def _rendered(document: dict[str, Any]) -> str:

@@ -370,7 +370,7 @@ def test_a_genome_last_scored_by_its_text_alone_is_not_exported(tmp_path: Path) 
         store.append("run_started", {"config": config.model_dump(mode="json"), "images": True})
         store.append("job", job)
         store.append("results", [result])
-    with pytest.raises(StoreError, match=r"no further than S0.*by their text alone.*later stage"):
+    with pytest.raises(StoreError, match=r"no stage after S0.*by their text alone.*later stage"):
         export_genome(tmp_path / "run", genome.id, tmp_path / "adapter", Watcher())
     assert not (tmp_path / "adapter").exists()
 

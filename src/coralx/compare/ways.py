@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, TypedDict
 
 from coralx.compare.simulation import simulate
 from coralx.config import Config
+from coralx.errors import ExtinctError
 from coralx.loop import run
 from coralx.records import Genome, TrainingResult
 from coralx.runs.watcher import Watcher
 from coralx.search import selection
 from coralx.search.evolution import new_search
+from coralx.search.jobs import is_proxy
 from coralx.store import History, Store
 from coralx.wording import duration
 
@@ -56,6 +58,10 @@ def run_coralx(
     Args:
         folder: for the journal; new or empty.
         genomes: those of generation 0; drawn from the space if None.
+
+    Raises:
+        ExtinctError: no genome is left, or those that are were scored by text alone although rows
+            have pictures: no adapters come of them.
     """
     from coralx.executors.local import LocalExecutor
 
@@ -70,6 +76,11 @@ def run_coralx(
     finally:
         store.close()
     seconds = time.perf_counter() - began
+    if any(is_proxy(config, result.stage_index, bench.has_images) for result in front):
+        raise ExtinctError(
+            f"no genome passed a stage after {front[0].stage}, which scores by text alone "
+            "(hyperband.cross_modal_proxy): no adapters come of that"
+        )
     watcher.say(f"measuring the front of {len(front)} on the test rows")
     tested, best = measure_front(worker, front)
     costs = [result.cost for result in evolution.results]

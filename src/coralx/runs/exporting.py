@@ -49,9 +49,9 @@ def _check_scored_whole(history: History, result: TrainingResult) -> None:
     """Refuse a result whose threshold and scaling were fitted to the text of rows alone."""
     if scored_by_text(history, result):
         raise StoreError(
-            f"{result.genome.id} went no further than {result.stage}, where rows are scored by "
+            f"{result.genome.id} passed no stage after {result.stage}, where rows are scored by "
             "their text alone (hyperband.cross_modal_proxy), so no decision threshold for their "
-            "pictures is measured; export a genome that reached a later stage"
+            "pictures is measured; export a genome that passed a later stage"
         )
 
 

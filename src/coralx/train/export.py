@@ -60,8 +60,8 @@ def export_result(
     assert result.checkpoint is not None  # noqa: S101 - others are not found, nor on a front
     if SERVED not in result.details:
         raise StoreError(
-            f"{result.genome.id} went no further than {result.stage}, where no decision threshold "
-            "is measured; export a genome that reached a later stage"
+            f"{result.genome.id} passed no stage after {result.stage}, where no decision threshold "
+            "is measured; export a genome that passed a later stage"
         )
     known, scaling = load_checkpoint(checkpoints, result.checkpoint), Scaling.of(result.details)
     facts: dict[str, object] = {
