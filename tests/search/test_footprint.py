@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 
 import pytest
 
@@ -39,6 +40,12 @@ def test_estimate_by_hand() -> None:
     assert footprint.added_bytes(adapters, tiny, rows=5, tokens=3, evaluated=5) == expected
     evaluating = 16 * trained + 50 * 3 * 4 * 32
     assert footprint.added_bytes(adapters, tiny, rows=5, tokens=3, evaluated=50) == evaluating
+
+
+def test_a_layer_before_the_last_is_trained_by_every_genome() -> None:
+    cost = functools.partial(footprint.added_bytes, [LoRAConfig()] * 3, rows=8, tokens=64)
+    more = cost(replace(SHAPE, deep_head=True)) - cost(SHAPE)
+    assert more == 16 * 3 * (384 * 384 + 384)
 
 
 @pytest.mark.parametrize("change", [{"r": 16}, {"layers": 3}, {"target_modules": ("all-linear",)}])

@@ -21,6 +21,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from coralx.models import DECODERS
 from coralx.records import Genome, LoRAConfig
 from coralx.settings.sections import DataSettings
 from coralx.train.adapters import PackedAdapters, Weights, new_weights
@@ -163,8 +164,8 @@ def _draw_weights(
     """Fresh weights; `spread` is the deviation of a random B, whose fresh value is zero."""
     stream = torch.Generator().manual_seed(seed)
     targets = backbone.find_targets(genome.lora_cfg.target_modules, genome.lora_cfg.layers)
-    rank, bias = genome.lora_cfg.r, not backbone.causal
-    fresh = new_weights(targets, rank, backbone.linear, backbone.hidden, vision, stream, bias)
+    rank, given = genome.lora_cfg.r, backbone.given
+    fresh = new_weights(targets, rank, backbone.linear, backbone.hidden, vision, stream, given)
     if not spread:
         return fresh
     lora = {t: (a, b.normal_(0, spread, generator=stream)) for t, (a, b) in fresh.lora.items()}
@@ -269,7 +270,7 @@ def distance() -> Callable[[Weights, Weights], float]:
 def _save_tiny(folder: Path, kind: str, **more: Any) -> Path:
     """A model of random weights with its tokenizer; `more` goes into its config."""
     torch.manual_seed(0)
-    decoder = {} if kind == "bert" else {"num_key_value_heads": 2, "head_dim": 8}
+    decoder = {"num_key_value_heads": 2, "head_dim": 8} if kind in DECODERS else {}
     tokenizer = _split_bytes() if kind == "qwen2" else _split_words()
     sizes = {
         "vocab_size": 320 if kind == "qwen2" else 40,

@@ -194,7 +194,8 @@ def fresh() -> Weights:
     sizes = {Q: (400, 30), UP: (30, 70)}
     layers = {t: AdaptedLinear(t, nn.Linear(*size), EXACT, AtWork()) for t, size in sizes.items()}
     stream = torch.Generator().manual_seed(0)
-    return new_weights([Q, UP], 8, layers.__getitem__, 300, 500, stream)
+    given = {"head.bias": torch.zeros(1)}
+    return new_weights([Q, UP], 8, layers.__getitem__, 300, 500, stream, given)
 
 
 def test_fresh_weights_change_nothing_and_have_the_spread_of_peft(fresh: Weights) -> None:
@@ -221,7 +222,7 @@ def test_fresh_head_and_projector(fresh: Weights) -> None:
 def test_fresh_weights_for_text_alone_have_no_projector_and_depend_on_the_seed() -> None:
     layers = {Q: AdaptedLinear(Q, nn.Linear(6, 5), EXACT, AtWork())}
     one, same, other = (
-        new_weights([Q], 2, layers.__getitem__, 4, None, stream, bias=False)
+        new_weights([Q], 2, layers.__getitem__, 4, None, stream, {})
         for stream in (torch.Generator().manual_seed(seed) for seed in (0, 0, 1))
     )
     assert set(one.extra) == {"head.weight"}

@@ -11,12 +11,19 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tokenizers import Tokenizer, processors
-from transformers import AutoModelForSequenceClassification
+from torch.nn import functional
+from transformers import (
+    AutoModel,
+    AutoModelForSequenceClassification,
+    RobertaConfig,
+    RobertaModel,
+)
 
 from coralx.cli.use import say_loading
 from coralx.errors import DataError, ModelError
-from coralx.models import resolve_model
+from coralx.models import SUPPORTED, check_kind, resolve_model
 from coralx.records import Genome, LoRAConfig
 from coralx.train.adapters import Weights
 from coralx.train.backbone import Backbone
@@ -48,8 +55,11 @@ def _cut_logits(
     model: Backbone, rows: Rows, build_pack: Callable[..., object], depth: int
 ) -> torch.Tensor:
     """Of our parts with the classifier's own head, the prefix ending at `depth`."""
-    head = model.classifier.get_submodule(model.head_name)
-    extra = {f"head.{name}": value for name, value in head.named_parameters()}
+    extra = {
+        name: value
+        for part, path in model.head_layers.items()
+        for name, value in model.classifier.get_submodule(path).named_parameters(prefix=part)
+    }
     pack = build_pack([Genome(lora_cfg=LoRAConfig())], [Weights({}, extra)], [0])
     batch = EncodedRows(rows, model, None, 16).batch(range(len(rows)), depth)
     with torch.no_grad():
@@ -57,7 +67,7 @@ def _cut_logits(
 
 
 @pytest.mark.parametrize("depth", [0, 2])
-@pytest.mark.parametrize("kind", ["bert", "llama", "mistral", "qwen2", "qwen3"])
+@pytest.mark.parametrize("kind", SUPPORTED)
 def test_tiny_models_score_as_transformers_does(
     kind: str,
     depth: int,
@@ -75,7 +85,7 @@ def test_tiny_models_score_as_transformers_does(
     assert min(map(len, ids)) > 1
 
 
-@pytest.mark.parametrize("kind", ["bert", "llama", "qwen3"])
+@pytest.mark.parametrize("kind", ["bert", "roberta", "llama", "qwen3"])
 def test_each_norm_stands_where_transformers_has_it(
     kind: str,
     tiny_model: Callable[[str], Backbone],
@@ -97,7 +107,7 @@ def test_each_norm_stands_where_transformers_has_it(
     assert (_cut_logits(model, tiny_rows, build_pack, 2) - uncut).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("kind", ["bert", "llama"])
+@pytest.mark.parametrize("kind", ["bert", "roberta", "llama"])
 def test_in_bfloat16_a_model_is_that_of_transformers(
     kind: str, tiny_model: Callable[..., Backbone]
 ) -> None:
@@ -125,18 +135,70 @@ def test_the_real_model_scores_as_transformers_does(
     assert uncut.std() > 1e-3
 
 
-@pytest.mark.parametrize("kind", ["bert", "llama"])
+@pytest.mark.parametrize("kind", ["bert", "roberta", "llama"])
 def test_a_classifier_of_several_labels_is_a_base_without_its_head(
     kind: str, tiny_model: Callable[..., Backbone]
 ) -> None:
     one, three = (tiny_model(kind, num_labels=count) for count in (1, 3))
-    head = three.classifier.get_submodule(three.head_name).state_dict()
+    head = three.classifier.get_submodule(three.head_layers["head"]).state_dict()
     assert len(head["weight"]) == 1
     assert all(tensor.isfinite().all() for tensor in head.values())
     others = three.base.state_dict()
     assert all(torch.equal(own, others[name]) for name, own in one.base.state_dict().items())
     told = ["ignore_mismatched_sizes" in say_loading(model.path, False) for model in (one, three)]
     assert told == [False, True]
+
+
+def test_pretrained_weights_give_a_roberta_the_same_outputs_as_a_bert(
+    backbone: Backbone, text_rows: Rows, tmp_path: Path
+) -> None:
+    """Those of the real model: the two differ in where positions begin, token types and pooling."""
+    bert = backbone.classifier.config
+    same = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads",
+            "intermediate_size", "layer_norm_eps", "pad_token_id")  # fmt: skip
+    sizes = {name: getattr(bert, name) for name in same}
+    places = bert.max_position_embeddings + 1
+    model = RobertaModel(
+        RobertaConfig(**sizes, max_position_embeddings=places, type_vocab_size=1),
+        add_pooling_layer=False,
+    )
+    source = AutoModel.from_pretrained(backbone.path).state_dict()
+    known = {name: source[name] for name in model.state_dict()}
+    positions = known["embeddings.position_embeddings.weight"]
+    known["embeddings.position_embeddings.weight"] = functional.pad(positions, (0, 0, 1, 0))
+    known["embeddings.token_type_embeddings.weight"] = source[
+        "embeddings.token_type_embeddings.weight"
+    ][:1]
+    model.load_state_dict(known)
+    model.save_pretrained(tmp_path)
+    backbone.tokenizer.save_pretrained(tmp_path)
+    other = Backbone(str(tmp_path), torch.device("cpu"), torch.float32)
+    assert other.positions == backbone.positions
+    ours, theirs = (
+        EncodedRows(text_rows, own, None, 32).batch(range(8), 5) for own in (backbone, other)
+    )
+    with torch.no_grad():
+        pooled = backbone.finish(ours.at(5), ours.mask)
+        again = backbone.base.pooler(other.finish(theirs.at(5), theirs.mask)[:, None])
+    assert (pooled - again).abs().max() < 1e-6
+    assert pooled.std() > 0.01
+
+
+def test_a_layer_before_the_last_starts_as_it_was_trained(
+    tiny_model: Callable[..., Backbone], tmp_path: Path
+) -> None:
+    """As that of a RoBERTa that was fine-tuned; of a bare one, always the same."""
+    tuned = tiny_model("roberta", num_labels=3)
+    stored = load_file(Path(tuned.path) / "model.safetensors")
+    assert torch.equal(tuned.given["dense.weight"], stored["classifier.dense.weight"])
+    assert tuned.given.keys() == {"head.bias", "dense.weight", "dense.bias"}
+    shutil.copytree(tuned.path, tmp_path, dirs_exist_ok=True)
+    RobertaModel.from_pretrained(tmp_path).save_pretrained(tmp_path)
+    bare, again = (Backbone(str(tmp_path), torch.device("cpu"), torch.float32) for _ in range(2))
+    assert torch.equal(bare.given["dense.weight"], again.given["dense.weight"])
+    assert bare.given["dense.weight"].std().item() == pytest.approx(0.3, rel=0.1)
+    assert not torch.equal(bare.given["dense.weight"], tuned.given["dense.weight"])
+    assert not bare.given["dense.bias"].any()
 
 
 def test_the_base_is_frozen_and_has_one_logit(backbone: Backbone) -> None:
@@ -199,7 +261,7 @@ def test_an_unknown_target_is_refused_with_what_there_is(unknown: str, backbone:
         assert name in str(caught.value)
 
 
-@pytest.mark.parametrize("kind", ["bert", "qwen3"])
+@pytest.mark.parametrize("kind", ["bert", "xlm-roberta", "qwen3"])
 def test_full_paths_name_layers_of_the_uncut_model(
     kind: str, tiny_model: Callable[[str], Backbone]
 ) -> None:
@@ -214,7 +276,7 @@ def test_weights_are_four_bytes_each(backbone: Backbone) -> None:
 
 def test_a_model_of_another_type_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
-    with pytest.raises(ModelError, match="type 'gpt2'; supported are bert, llama, mistral, qwen2"):
+    with pytest.raises(ModelError, match="type 'gpt2'; supported are bert, roberta, xlm-roberta"):
         Backbone(str(tmp_path), torch.device("cpu"), torch.float32)
 
 
@@ -281,6 +343,21 @@ def test_more_tokens_than_the_model_has_positions_are_refused(
     ids, cut = tiny_model("bert").tokenize(["bake " * count for count in (50, 32, 33, 2)], 32)
     assert [len(own) for own in ids] == [32, 32, 32, 2]
     assert cut == 2
+
+
+@pytest.mark.parametrize("padding", [0, 1])
+def test_a_roberta_counts_positions_from_behind_that_of_padding(
+    padding: int, tiny_model: Callable[..., Backbone]
+) -> None:
+    model = tiny_model("roberta", pad_token_id=padding)
+    most = 32 - padding - 1
+    ids, _ = model.tokenize(["bake " * 40], most)
+    assert model.embed(torch.tensor(ids)).shape == (1, most, 32)
+    with pytest.raises(ModelError, match=rf"has {most} positions, got {most + 1}"):
+        model.tokenize(["bake"], most + 1)
+    check_kind(model.path, most)
+    with pytest.raises(ModelError, match=rf"has {most} positions, got {most + 1}"):
+        check_kind(model.path, most + 1)
 
 
 @pytest.mark.parametrize("kind", ["bert", "llama"])

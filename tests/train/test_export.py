@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from peft import AutoPeftModelForSequenceClassification
 
 from coralx.adapter_files import SIDECAR, is_whole
@@ -17,10 +18,14 @@ from coralx.config import Config, load_config
 from coralx.errors import StoreError
 from coralx.interrupts import stoppable
 from coralx.records import Genome, LoRAConfig, TrainingResult
+from coralx.train.adapters import largest_difference
 from coralx.train.backbone import Backbone
 from coralx.train.checkpoint import Checkpoint, save_checkpoint, save_tensors
-from coralx.train.export import export_adapter, export_result
+from coralx.train.export import export_adapter, export_result, import_adapter
+from coralx.train.network import score
+from coralx.train.prefix import EncodedRows
 from coralx.train.resize import Moments
+from coralx.train.rows import Rows
 from coralx.train.threshold import SERVED
 
 
@@ -40,7 +45,7 @@ def test_a_genome_without_a_threshold_is_refused_by_name(
         lora_cfg=LoRAConfig(),
         checkpoint="any",
     )
-    with pytest.raises(StoreError, match=r"no further than S0_sanity.*a later stage"):
+    with pytest.raises(StoreError, match=r"no stage after S0_sanity.*a later stage"):
         export_result(Config(), tiny_model("bert"), tmp_path, result, False, tmp_path / "adapter")
     assert not (tmp_path / "adapter").exists()
 
@@ -114,6 +119,34 @@ def test_stock_peft_finds_the_base_of_an_adapter_by_itself(
     stock = read(tmp_path / "a" / "adapter_config.json")
     assert Path(stock["base_model_name_or_path"]).is_absolute()
     assert read(tmp_path / "a" / SIDECAR)["base_model"] == backbone.name == "all-minilm-l6-v2"
+
+
+def test_stock_peft_scores_with_both_layers_of_a_robertas_head(
+    tmp_path: Path,
+    tiny_model: Callable[[str], Backbone],
+    tiny_rows: Rows,
+    genome: Callable[..., Genome],
+    draw_weights: Any,
+    build_pack: Callable[..., Any],
+) -> None:
+    base, own = tiny_model("roberta"), genome(r=2, layers=2, target_modules=("all-linear",))
+    weights = draw_weights(base, own, spread=0.1)
+    weights.extra["dense.bias"][:] = torch.linspace(-1, 1, base.hidden)
+    export_adapter(tmp_path / "a", base, own, own.lora_cfg, weights, {})
+    stock = AutoPeftModelForSequenceClassification.from_pretrained(
+        str(tmp_path / "a"), num_labels=1
+    ).eval()
+    texts = list(tiny_rows.texts)
+    tokens = base.tokenizer(
+        texts, padding=True, truncation=True, max_length=16, return_tensors="pt"
+    )
+    batch = EncodedRows(tiny_rows, base, None, 16).batch(range(len(texts)))
+    with torch.no_grad():
+        served = stock(**tokens).logits[:, 0]
+        packed = score(base, build_pack([own], [weights], [0]), [1], batch)[0]
+    assert (served - packed).abs().max() < 1e-5
+    assert packed.std() > 0.01
+    assert largest_difference(import_adapter(tmp_path / "a", base), weights) == 0
 
 
 @pytest.mark.parametrize(

@@ -45,8 +45,10 @@ def _wrap_in_peft(backbone: Backbone, genome: Genome, start: Weights) -> nn.Modu
             layer.lora_A["default"].weight.copy_(a)
             layer.lora_B["default"].weight.copy_(b)
         head = inner.classifier.modules_to_save["default"]
-        head.weight.copy_(start.extra["head.weight"])
-        head.bias.copy_(start.extra["head.bias"])
+        for part, path in backbone.head_layers.items():
+            layer = head.get_submodule(path.removeprefix("classifier").removeprefix("."))
+            layer.weight.copy_(start.extra[f"{part}.weight"])
+            layer.bias.copy_(start.extra[f"{part}.bias"])
     return model
 
 
@@ -109,6 +111,31 @@ def test_a_packed_genome_has_the_loss_curve_of_stock_peft(
     assert abs(alone[-1] - alone[0]) > 0.01  # it did learn something
 
 
+def test_a_roberta_trains_both_layers_of_its_head_as_stock_peft_does(
+    tiny_model: Callable[[str], Backbone],
+    tiny_rows: Any,
+    genome: Callable[..., Genome],
+    draw_weights: Callable[..., Weights],
+    train: Callable[..., Any],
+    plan: Plan,
+) -> None:
+    model = tiny_model("xlm-roberta")
+    genomes = [
+        genome(3e-3, 0.1, r=2, target_modules=("query", "value"), layers=1),
+        genome(1e-3, r=6, target_modules=("all-linear",), layers="all"),
+    ]
+    starts = [draw_weights(model, g, k) for k, g in enumerate(genomes)]
+    encoded = EncodedRows(tiny_rows, model, None, 16)
+    packed = train(model, encoded, genomes, starts, plan)
+    for k, own in enumerate(genomes):
+        alone = _train_in_peft(model, encoded, own, starts[k], plan)
+        assert np.abs(packed.losses[:, k] - alone).max() < 1e-4
+        assert abs(alone[-1] - alone[0]) > 0.01
+        for name in ("dense.weight", "dense.bias"):
+            moved = packed.weights[k].extra[name] - starts[k].extra[name]
+            assert moved.abs().max() > 5e-3
+
+
 @pytest.fixture(scope="module")
 def pictured_genomes(genome: Callable[..., Genome]) -> list[Genome]:
     """Three depths, three ranks, with and without dropout."""
@@ -125,7 +152,7 @@ def _differences(one: Weights, two: Weights) -> Tensor:
     return torch.cat([(x - y).abs().flatten() for x, y in pairs])
 
 
-@pytest.mark.parametrize("kind", ["all-minilm-l6-v2", "qwen3"])
+@pytest.mark.parametrize("kind", ["all-minilm-l6-v2", "roberta", "qwen3"])
 def test_pack_size_and_depth_of_the_others_change_no_genome(
     kind: str,
     request: pytest.FixtureRequest,
@@ -256,7 +283,7 @@ def _logits(setting: Setting, build_pack: Callable[..., Any], rows: list[int], *
         return score(setting.model, pack, entries, setting.encoded.batch(rows, **kw))
 
 
-@pytest.mark.parametrize("kind", ["bert", "llama"])
+@pytest.mark.parametrize("kind", ["bert", "roberta", "llama"])
 def test_a_row_scores_the_same_alone_and_among_others(
     kind: str,
     pictured: Callable[[str], tuple[Backbone, EncodedRows]],

@@ -40,9 +40,7 @@ def added_bytes(
     measures is P4, not this.
     """
     depths = [adapted_blocks(adapter, shape) for adapter in adapters]
-    trained = len(adapters) * (
-        1 + shape.hidden + shape.hidden * (shape.vision + bool(shape.vision))
-    )
+    trained = len(adapters) * (1 + shape.hidden + shape.hidden * _beside(shape))
     below, alone = 0.0, 0.0
     for height in range(1, max(depths) + 1):  # 1: the last block
         linears = _adapted(adapters, depths, height, shape)
@@ -86,6 +84,12 @@ def block_linears(shape: ModelShape) -> dict[str, tuple[int, int]]:
 def adapted_blocks(adapter: LoRAConfig, shape: ModelShape) -> int:
     """How many blocks of the model the adapter reaches, the last one first."""
     return shape.layers if adapter.layers == "all" else min(adapter.layers, shape.layers)
+
+
+def _beside(shape: ModelShape) -> int:
+    """Values that a genome trains for each feature beside its adapters and the last linear."""
+    deep = shape.hidden + 1 if shape.deep_head else 0
+    return shape.vision + bool(shape.vision) + deep
 
 
 def _adapted(

@@ -14,7 +14,7 @@ Letters: K genomes, B rows, T tokens, D features, R rank, V vision features.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -247,7 +247,7 @@ def new_weights(
     width: int,
     vision: int | None,
     generator: torch.Generator,
-    bias: bool = True,
+    given: Mapping[str, Tensor],
 ) -> Weights:
     """Fresh weights: A uniform as peft draws it (Kaiming, a = sqrt 5), B zero, so dW = 0.
 
@@ -255,7 +255,7 @@ def new_weights(
         linear: gives the layer of a target.
         width: D, of what the classification layer reads.
         vision: V, the width of image features, or None for text alone.
-        bias: whether the classification layer has one.
+        given: what starts as the base has it, by name: see `Backbone.given`.
     """
     lora = {}
     for target in targets:
@@ -264,8 +264,7 @@ def new_weights(
         a = torch.empty(rank, base.in_features).uniform_(-bound, bound, generator=generator)
         lora[target] = (a, torch.zeros(base.out_features, rank))
     extra = {"head.weight": torch.empty(1, width).normal_(0, 0.02, generator=generator)}
-    if bias:
-        extra["head.bias"] = torch.zeros(1)
+    extra |= {name: value.clone() for name, value in given.items()}
     if vision is not None:
         projector = torch.empty(width, vision).normal_(0, vision**-0.5, generator=generator)
         extra["projector.weight"] = projector

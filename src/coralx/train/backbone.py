@@ -20,13 +20,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from coralx.errors import DataError, ModelError
 from coralx.flops import Sides, training_flops
-from coralx.models import DECODERS, check_direction, resolve_model
+from coralx.models import DECODERS, ROBERTAS, check_direction, count_positions, resolve_model
 from coralx.train.adapters import AdaptedLinear, AtWork, PackedAdapters, Weights
 from coralx.train.digest import digest_model
 from coralx.train.frozen import FrozenProducts
 from coralx.train.hub import fetch_model
 from coralx.train.last_block import find_last, run_decoder, run_encoder
-from coralx.train.pretrained import HEADS, load_classifier, load_tokenizer
+from coralx.train.pretrained import HEADS, TWO_LAYERS, load_classifier, load_tokenizer
 
 # Role -> suffixes of module paths inside a block, for each supported family.
 ENCODER_ROLES = {
@@ -87,9 +87,13 @@ class Backbone:
         if not self.depth:
             raise ModelError(f"base_model: {base_model} has no blocks, so nothing to adapt")
         self.hidden: int = settings.hidden_size
-        self.positions: int = settings.max_position_embeddings
-        self.window = _find_window(settings)
         self._padding: int | None = settings.pad_token_id
+        self.positions = count_positions(
+            settings.model_type, settings.max_position_embeddings, self._padding or 0
+        )
+        self.window = _find_window(settings)
+        two = settings.model_type in ROBERTAS
+        self.head_layers = TWO_LAYERS if two else {"head": self.head_name}
         self._vocabulary: int = self.base.get_input_embeddings().num_embeddings
         self._check_tokenizer()
         self.products = FrozenProducts(products)
@@ -108,8 +112,20 @@ class Backbone:
 
     @property
     def head_name(self) -> str:
-        """The path of the classification layer in the uncut model."""
+        """The path of the classification layer, or of both, in the uncut model."""
         return HEADS[self.causal]
+
+    @functools.cached_property
+    def given(self) -> dict[str, Tensor]:
+        """What a genome trains beside its adapters and starts with as the base has it, by name:
+        the bias of the classification layer, at zero, and all of a layer before it."""
+        start = {} if self.causal else {"head.bias": torch.zeros(1)}
+        for part, path in self.head_layers.items():
+            if part != "head":
+                layer = self.classifier.get_submodule(path)
+                values = layer.named_parameters(prefix=part)
+                start |= {name: value.detach().float().cpu() for name, value in values}
+        return start
 
     def tokenize(self, texts: Sequence[str], max_tokens: int) -> tuple[list[list[int]], int]:
         """Token ids of each text, special tokens included, cut at `max_tokens`; and how many
@@ -193,13 +209,14 @@ class Backbone:
     ) -> Tensor:
         """The last block and pooling, of the pooled token alone: (N, S + T, D) -> (N, D).
 
-        Arguments as of `run`. Encoders pool the first text token through the pretrained pooler;
-        decoders take the last token that carries meaning, after the final norm.
+        Arguments as of `run`. Encoders pool the first text token, through the pretrained pooler if
+        they have one; decoders take the last token that carries meaning, after the final norm.
         """
         block = self.blocks[-1]
         with self._adapted(pack):
             if not self.causal:
-                return self.base.pooler(run_encoder(block, hidden, mask, slots))  # type: ignore[no-any-return]
+                out = run_encoder(block, hidden, mask, slots)
+                return out[:, 0] if self.base.pooler is None else self.base.pooler(out)
             rotary = self._rotary(hidden, slots)
             out = run_decoder(block, hidden, mask, find_last(mask), rotary)
             return self.base.norm(out[:, 0])  # type: ignore[no-any-return]

@@ -176,8 +176,8 @@ def _peft_tensors(backbone: Backbone, weights: Weights) -> dict[str, Tensor]:
         tensors[f"{path}.lora_A.weight"], tensors[f"{path}.lora_B.weight"] = a, b
     for name, value in weights.extra.items():
         part, _, kind = name.partition(".")
-        if part == "head":
-            tensors[f"base_model.model.{backbone.head_name}.{kind}"] = value
+        if layer := backbone.head_layers.get(part):
+            tensors[f"base_model.model.{layer}.{kind}"] = value
     return tensors
 
 
@@ -241,8 +241,10 @@ def import_adapter(folder: Path, backbone: Backbone) -> Weights:
             if f"{stem}.lora_A.weight" in tensors:
                 a, b = tensors[f"{stem}.lora_A.weight"], tensors[f"{stem}.lora_B.weight"]
                 lora[target] = (a, b)
-    head = f"base_model.model.{backbone.head_name}."
-    extra |= {f"head.{k.removeprefix(head)}": v for k, v in tensors.items() if k.startswith(head)}
+    for part, path in backbone.head_layers.items():
+        stem = f"base_model.model.{path}."
+        found = {k.removeprefix(stem): v for k, v in tensors.items() if k.startswith(stem)}
+        extra |= {f"{part}.{name}": value for name, value in found.items()}
     weights = Weights(lora, extra)
     if not _fits(weights, backbone):
         raise ModelError(f"{folder}: its adapter does not fit the base model {backbone.name}")
@@ -254,11 +256,12 @@ def import_adapter(folder: Path, backbone: Backbone) -> Weights:
 def _fits(weights: Weights, backbone: Backbone) -> bool:
     """Whether the shapes are those of adapters of one rank and of a head for one logit."""
     ranks = {rank for a, b in weights.lora.values() for rank in (a.shape[0], b.shape[-1])}
-    head = weights.extra.get("head.weight")
+    shapes = {name: value.shape for name, value in weights.extra.items()}
+    head = {name: value.shape for name, value in backbone.given.items()}
+    head["head.weight"] = torch.Size((1, backbone.hidden))
     return (
         len(ranks) == 1
-        and head is not None
-        and head.shape == (1, backbone.hidden)
+        and all(shapes.get(name) == shape for name, shape in head.items())
         and all(
             (b.shape[0], a.shape[-1]) == backbone.linear(target).base.weight.shape
             for target, (a, b) in weights.lora.items()

@@ -74,7 +74,11 @@ def _enter(prefix: Tensor, images: Tensor | None, count: int) -> Tensor:
 
 
 def _classify(pack: PackedAdapters, pooled: Tensor) -> Tensor:
-    """(K, B, D) -> (K, B) through each genome's own classification layer."""
-    logits = torch.bmm(pooled.float(), pack.extra["head.weight"].transpose(1, 2)).squeeze(2)
+    """(K, B, D) -> (K, B) through each genome's own classification layer, or both of RoBERTa's."""
+    pooled = pooled.float()
+    if "dense.weight" in pack.extra:
+        dense = pack.extra["dense.weight"].transpose(1, 2)
+        pooled = torch.tanh(torch.bmm(pooled, dense) + pack.extra["dense.bias"][:, None])
+    logits = torch.bmm(pooled, pack.extra["head.weight"].transpose(1, 2)).squeeze(2)
     bias = pack.extra.get("head.bias")
     return logits if bias is None else logits + bias

@@ -16,6 +16,7 @@ from coralx.errors import ModelError
 from coralx.models import DECODERS, SUPPORTED
 
 HEADS = ("classifier", "score")  # of an encoder and of a decoder
+TWO_LAYERS = {"head": "classifier.out_proj", "dense": "classifier.dense"}  # of RoBERTa's head
 
 
 def load_tokenizer(path: str, trust_remote_code: bool) -> Any:
@@ -40,7 +41,8 @@ def load_classifier(
     path: str, trust_remote_code: bool = False, dtype: torch.dtype = torch.float32
 ) -> nn.Module:
     """The uncut base model with one logit, loaded without progress bars and reports. A head for
-    several labels is left out: one for one logit is drawn.
+    several labels is left out: one for one logit is drawn. Another layer before it stays as it was
+    trained; where the base has none it is the same in every process.
 
     Args:
         dtype: of the weights in memory, in whatever format they are stored.
@@ -76,7 +78,17 @@ def load_classifier(
     except Exception as error:  # transformers and safetensors raise many kinds
         raise ModelError(_explain_loading(path, error)) from None
     _check_report(path, report, HEADS[kind in DECODERS] + ".")
+    if f"{TWO_LAYERS['dense']}.weight" in report["missing_keys"]:
+        _draw(model.get_submodule(TWO_LAYERS["dense"]), model.config.initializer_range)
     return model  # type: ignore[no-any-return]
+
+
+@torch.no_grad()
+def _draw(layer: nn.Linear, spread: float) -> None:
+    """Weights as transformers draws them, always the same."""
+    weight = torch.empty(layer.weight.shape)
+    layer.weight.copy_(weight.normal_(0, spread, generator=torch.Generator().manual_seed(0)))
+    layer.bias.zero_()
 
 
 def _check_report(path: str, report: Mapping[str, Any], head: str) -> None:

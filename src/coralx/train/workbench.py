@@ -225,7 +225,7 @@ class Workbench:
             self.backbone.hidden,
             self.tower.width if self.tower else None,
             self._stream(genome.id),
-            bias=not self.backbone.causal,
+            self.backbone.given,
         )
 
     def _merge(self, genome: Genome, start: Start, fresh: Weights) -> Weights:
