@@ -146,6 +146,12 @@ def plural(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
+def listed(names: Sequence[str], most: int = 10) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
 def epochs(number: float) -> str:
     """So many epochs, a part of one among them, in all digits that say something."""
     return f"{number:,.10g} epoch" + ("" if number == 1 else "s")

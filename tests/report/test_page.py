@@ -29,6 +29,7 @@ from coralx.records import (
     TestResult,
     TrainingResult,
 )
+from coralx.report import lineage
 from coralx.report.curves import stage_ends, thin
 from coralx.report.lineage import lineage_section
 from coralx.report.lives import by_interest, read_lives
@@ -669,3 +670,23 @@ def test_a_member_whose_interval_holds_chance_is_named() -> None:
         history.tests[i] = test.model_copy(update={"objectives": figures})
     page = render_page(history)
     assert "not shown to be better than chance: test AUROC 0.503 (0.455 to 0.537)" in page
+
+
+def test_a_lineage_too_large_to_draw_shows_whole_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is drawn has its ancestors, and the caption says of how many it is."""
+    history = make_history(generations=6)
+    lives = read_lives(history)
+    by_name = {life.genome.id: life for life in lives}
+    front = [life for life in lives if life.fate == "front"]
+    monkeypatch.setattr(lineage, "MOST_NODES", 10)
+    shown = lineage._main_line(lives)
+    assert 0 < len(shown) <= 10
+    names = {life.genome.id for life in shown}
+    drawn = [life for life in front if life.genome.id in names]
+    assert 0 < len(drawn) < len(front)
+    assert all(parent in names for life in shown for parent in life.genome.parents
+               if parent in by_name)  # fmt: skip
+    page = str(lineage_section(history, lives))
+    assert f"Drawn are {len(drawn)} of {len(front)} on the front with their ancestors" in page
+    monkeypatch.setattr(lineage, "MOST_NODES", 2)  # fewer than the line of one
+    assert len(lineage._main_line(lives)) == 2

@@ -336,3 +336,15 @@ def test_an_own_objective_has_no_interval(summary: dict[str, Any]) -> None:
     text = printed(summary, 120)
     assert "0.437" in text
     assert "\u2013\u2013" not in text
+
+
+def test_a_long_front_is_shown_in_part_and_counted(summary: dict[str, Any]) -> None:
+    summary["front"] = [member(f"{index:012x}") for index in range(35)]
+    reason = {"stage": "S0_sanity", "reason": "loss is not finite", "generation": 0}
+    summary["stopped"] = [{"genome": f"{index:012d}", **reason} for index in range(31)]
+    shown = printed(summary, 120)
+    assert shown.count("and 5 more: report.html shows them all, --json lists them") == 3
+    assert shown.count("and 1 more: report.html") == 1
+    assert f"{29:012x}" in shown
+    assert f"{30:012x}" not in shown
+    assert "35 on the front" in shown

@@ -28,6 +28,7 @@ from coralx.records import (
 from coralx.report.lives import read_lives
 from coralx.runs import reproduce as reproduce_module
 from coralx.runs.provenance import Provenance
+from coralx.runs.repair import train_again
 from coralx.runs.reproduce import Reproduction, find_result, reproduce, warn_of_change
 from coralx.store import JOURNAL, History, Store, read_history
 from coralx.summary import current_front
@@ -266,3 +267,40 @@ def test_a_schedule_that_was_tampered_with_is_found_out(
     taken = sum(result.cost.steps for pack in packs for result in pack.results)
     assert found.steps == taken
     assert json.loads((whole / JOURNAL).read_text("utf-8").splitlines()[0])
+
+
+def test_a_mistyped_id_is_answered_by_a_few(history: History) -> None:
+    for index in range(20):
+        genome = Genome(id=f"c{index:02d}")
+        first = history.results[1].model_copy(
+            update={"genome": genome, "checkpoint": f"{genome.id}/S0"}
+        )
+        history.results.append(first)
+    with pytest.raises(StoreError, match=r"there are a, b, c, .*c03 and 16 more$"):
+        find_result(history, Path("run"), "zz")
+
+
+def test_only_what_is_still_needed_lies_on_disk(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history = read_history(whole)
+    name = max(history.generations[-1].front, key=lambda own: len(_lineage(history, whole, own)))
+    packs = _lineage(history, whole, name)
+    most = []
+
+    def note(worker: Any, pack: Any) -> Any:
+        most.append(len(list(worker.bench.checkpoints.glob("*/*"))))
+        return train_again(worker, pack)
+
+    monkeypatch.setattr(reproduce_module, "train_again", note)
+    said: list[str] = []
+    assert reproduce(whole, name, said.append).identical
+    before = [{s for later in packs[place:] for s in later.sources} for place in range(len(packs))]
+    assert len(packs) > 2
+    assert all(held <= len(needed) for held, needed in zip(most, before, strict=True))
+    assert any(line.startswith(f"to be trained again: {len(packs)} jobs, ") for line in said)
+
+
+def _lineage(history: History, directory: Path, name: str) -> list[Any]:
+    recorded = find_result(history, directory, name).checkpoint
+    return Provenance(history).packs_to(recorded or "", whole=lambda _: False)

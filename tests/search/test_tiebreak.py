@@ -234,3 +234,18 @@ def test_epsilon_puts_the_worst_value_into_the_last_box() -> None:
     # One box holds all, and rows 0 and 2 are nearer its corner (1 against 1.27), row 0 better in
     # the first objective. Boxes of 1/2: row 2 has its own; that of row 1 is dominated.
     assert best_first("epsilon", rows) == [0, 2, 1]
+
+
+@pytest.mark.parametrize(("rows", "objectives", "exact"),
+                         [(24, 8, True), (25, 6, False), (14, 10, True), (15, 10, False),
+                          (24, 16, False)])  # fmt: skip
+def test_a_front_is_measured_exactly_only_where_that_is_fast(
+    rows: int, objectives: int, exact: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """24 rows of 16 objectives would take hours, and no Ctrl-C would be heard meanwhile."""
+    taken = []
+    for name in ("_peel", "_cover"):
+        monkeypatch.setattr(tiebreak, name, lambda front, n=name: (taken.append(n), front[:, 0])[1])
+    matrix = np.random.default_rng(0).uniform(size=(rows, objectives))
+    tiebreak.hypervolume(matrix, np.zeros(rows, dtype=np.int64), rows)
+    assert taken == ["_peel" if exact else "_cover"]

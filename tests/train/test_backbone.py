@@ -25,6 +25,7 @@ from coralx.cli.use import say_loading
 from coralx.errors import DataError, ModelError
 from coralx.models import SUPPORTED, check_kind, resolve_model
 from coralx.records import Genome, LoRAConfig
+from coralx.train import backbone as backbone_module
 from coralx.train.adapters import Weights
 from coralx.train.backbone import Backbone
 from coralx.train.network import score
@@ -439,3 +440,24 @@ def test_texts_longer_than_a_sliding_window_are_refused(
     model.check_length(window)
     with pytest.raises(ModelError, match=r"max_tokens: .* over 4 tokens.* got 5; set 4 or fewer"):
         model.tokenize(["bake"], 5)
+
+
+def test_texts_are_tokenized_a_few_at_a_time(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tokenizer holds on to what it cuts off: of 200,000 long texts, many gigabytes."""
+    texts = [f"how do i bake {'bread ' * (index % 9)}" for index in range(20)]
+    whole = backbone.tokenize(texts, 8)
+    assert whole[1] == sum(index % 9 > 1 for index in range(20))
+    given: list[int] = []
+    tokenizer = backbone.tokenizer
+
+    class Noting:
+        def __call__(self, part: list[str], **more: Any) -> Any:
+            given.append(len(part))
+            return tokenizer(part, **more)
+
+    monkeypatch.setattr(backbone, "tokenizer", Noting())
+    monkeypatch.setattr(backbone_module, "TOKENIZED", 6)
+    assert backbone.tokenize(texts, 8) == whole
+    assert max(given) == 6

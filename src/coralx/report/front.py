@@ -237,6 +237,7 @@ def _part_heading(key: str) -> Markup:
 
 def _breakdown(front: Sequence[Mapping[str, Any]], keys: Sequence[str], source: str) -> Markup:
     tested = source == "test_details"
+    spans = {key: _range(front, source, key) for key in keys} if tested else {}
     rows = []
     for member in front:
         cells = []
@@ -245,7 +246,7 @@ def _breakdown(front: Sequence[Mapping[str, Any]], keys: Sequence[str], source: 
             if absent(value):
                 cells.append(Markup(MISSING))
             elif tested:
-                cells.append(_tested(value, _range(front, source, key)))
+                cells.append(_tested(value, spans[key]))
             else:
                 cells.append(element("b", figure(key, value)))
         rows.append((element("code", member["genome"]), *cells))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 
 from coralx.report.lives import FATES, Life, legend
 from coralx.report.markup import Markup, element, empty, plot_text, section
@@ -12,6 +13,7 @@ from coralx.summary import count_merged
 
 MOST_NODES = 240
 MOST_LABELS = 60
+MOST_NAMED = 12  # generations on the axis
 ID_LETTERS = 8
 
 Places = dict[str, tuple[float, float]]
@@ -39,7 +41,9 @@ def lineage_section(history: History, lives: Sequence[Life]) -> Markup:
         )
     shown = list(lives) if len(lives) <= MOST_NODES else _main_line(lives)
     if len(shown) < len(lives):
-        caption += f" Drawn are the front and its ancestors, {len(shown)} of {len(lives)} genomes."
+        front, drawn = (sum(life.fate == "front" for life in part) for part in (lives, shown))
+        whose = f"{drawn} of {front} on the front" if front else "the first"
+        caption += f" Drawn are {whose} with their ancestors, {len(shown)} of {len(lives)} genomes."
     return section("lineage", "Lineage", caption, card(_key(shown), _tree(shown)))
 
 
@@ -48,10 +52,11 @@ def _tree(lives: Sequence[Life]) -> Markup:
     columns = [x for x, _ in places.values()]
     tallest = max(columns.count(column) for column in set(columns))
     generations = sorted({life.genome.generation for life in lives})
+    named = generations[:: math.ceil(len(generations) / MOST_NAMED)]
     layout = {
         "xaxis": {
-            "tickvals": generations,
-            "ticktext": [f"generation {index}" for index in generations],
+            "tickvals": named,
+            "ticktext": [f"generation {index}" for index in named],
             "side": "top",
             "showgrid": False,
             "showline": False,
@@ -88,17 +93,27 @@ def _places(lives: Sequence[Life]) -> Places:
 
 
 def _main_line(lives: Sequence[Life]) -> list[Life]:
-    """The front and its ancestors; before there is a front, those of the first in order."""
+    """Of the front, or before there is one of all, the first in order with all their ancestors, as
+    many as can be drawn."""
     by_name = {life.genome.id: life for life in lives}
     wanted: set[str] = set()
-    open_ = [life.genome.id for life in lives if life.fate == "front"]
-    open_ = open_ or [life.genome.id for life in lives[:MOST_NODES]]
-    while open_:
-        name = open_.pop()
-        if name in by_name and name not in wanted:
-            wanted.add(name)
-            open_.extend(by_name[name].genome.parents)
-    return [life for life in lives if life.genome.id in wanted][:MOST_NODES]
+    for life in [life for life in lives if life.fate == "front"] or lives:
+        line = [name for name in _ancestry(life.genome.id, by_name) if name not in wanted]
+        room = MOST_NODES - len(wanted)
+        if len(line) <= room or not wanted:
+            wanted.update(line[:room])
+    return [life for life in lives if life.genome.id in wanted]
+
+
+def _ancestry(name: str, by_name: Mapping[str, Life]) -> list[str]:
+    """A genome and all that it descends from, the nearest first."""
+    found, known = [name], {name}
+    for own in found:  # grows meanwhile
+        for parent in by_name[own].genome.parents:
+            if parent in by_name and parent not in known:
+                known.add(parent)
+                found.append(parent)
+    return found
 
 
 def _leading(lives: Sequence[Life]) -> set[Edge]:

@@ -38,6 +38,7 @@ from coralx.wording import (
 FPR_NOTE = "FPR: of safe rows, at the threshold that catches 90% of these unsafe rows."
 # Of test rows, at the threshold that validation rows have set.
 AS_SERVED = {"recall": "unsafe rows caught", "false_positive_rate": "safe rows flagged"}
+MOST_SHOWN = 30  # members of the front, and genomes that were stopped
 # Letter for letter, so that columns stay straight.
 ASCII = str.maketrans("→×α–·", ">xa-,")  # noqa: RUF001
 ACCENT = "#e8593f"
@@ -74,7 +75,9 @@ def _print_parts(summary: Summary, console: Console) -> None:
     if summary["generations"]:
         console.print(_non_dominated(summary, stages))
     if summary["stopped"]:
-        _show(console, "Stopped by a gate", _stopped(summary["stopped"]))
+        stopped = summary["stopped"]
+        table = _stopped(stopped[:MOST_SHOWN])
+        _show(console, "Stopped by a gate", table, len(stopped) - MOST_SHOWN)
     if summary["merge"]["children"]:
         console.print(_merged(summary["merge"]))
     names = list(summary["objectives"])
@@ -83,18 +86,19 @@ def _print_parts(summary: Summary, console: Console) -> None:
         _show(console, title, _correlations(summary["stage_correlation"], names))
         for text in doubts(summary["stage_correlation"]):
             console.print(Text(_clean(f"Warning: {text}"), style=ACCENT))
-    if front := summary["front"]:
-        _show(console, "Genes of the front", _genes(front, summary["space"]))
+    if front := summary["front"][:MOST_SHOWN]:
+        left_out = len(summary["front"]) - len(front)
+        _show(console, "Genes of the front", _genes(front, summary["space"]), left_out)
         title = "Front on validation data (used for selection)"
-        _show(console, title, _front(front, names, "objectives", figure))
+        _show(console, title, _front(front, names, "objectives", figure), left_out)
         if any(member["test"] for member in front):
             title = "Front on test data (touched once), with bootstrap interval"
-            _show(console, title, _front(front, names, "test", _interval))
+            _show(console, title, _front(front, names, "test", _interval), left_out)
             if "false_positive_cost" in names:
                 console.print(Text(_clean(FPR_NOTE), style="dim"))
         if any(key.startswith("as_served/") for member in front for key in member["test_details"]):
             title = "As exported: what each adapter's own threshold does on test data"
-            _show(console, title, _as_served(front))
+            _show(console, title, _as_served(front), left_out)
     _show(console, "Where the effort went", _effort(summary))
     console.print(_saving(summary["efficiency"]))
 
@@ -118,10 +122,12 @@ def _rows(summary: Summary) -> Text:
     return Text(_clean(f"Rows: {', '.join(parts)}"))
 
 
-def _show(console: Console, title: str, table: Table) -> None:
+def _show(console: Console, title: str, table: Table, left_out: int = 0) -> None:
     console.print()
     console.print(Text(_clean(title), style="bold"))
     console.print(table)
+    if left_out > 0:
+        console.print(f"and {left_out:,} more: report.html shows them all, --json lists them")
 
 
 def _table(columns: Sequence[tuple[str, str]]) -> Table:

@@ -11,6 +11,7 @@ from coralx.errors import CheckpointError, StoreError
 from coralx.records import Progress, Repair, TrainingResult
 from coralx.runs.provenance import Provenance, TrainedPack
 from coralx.store import Store, read_history
+from coralx.wording import listed
 
 if TYPE_CHECKING:
     from coralx.train.worker import Worker
@@ -68,7 +69,7 @@ class Mender:
         packs = Provenance(read_history(self._directory)).packs_to(name, self._is_whole)
         self._say(
             f"warning: checkpoint {name}: {damage.reason}; training it again from the last good "
-            f"ancestors: {', '.join(pack.job.id for pack in packs)}"
+            f"ancestors: {listed([pack.job.id for pack in packs])}"
         )
         identical, taken = True, 0
         for pack in packs:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,11 +12,12 @@ from coralx.errors import CheckpointError, StoreError
 from coralx.records import TrainingResult
 from coralx.runs.facts import find_changes, find_other_rows, machine_facts
 from coralx.runs.folder import CHECKPOINTS
-from coralx.runs.provenance import Provenance
+from coralx.runs.provenance import Provenance, TrainedPack
 from coralx.runs.repair import train_again
+from coralx.runs.retention import Retention
 from coralx.store import History, read_history
 from coralx.summary import current_front
-from coralx.wording import plural
+from coralx.wording import listed, plural
 
 if TYPE_CHECKING:
     from coralx.train.worker import Worker
@@ -91,6 +92,7 @@ def reproduce(
         checkpoints = folder / CHECKPOINTS
         worker = Worker(history.config, checkpoints, say)
         warn_of_change(history, worker, say)
+        say(_describe_lineage(history, packs))
         again, taken = None, 0
         for place, pack in enumerate(packs, start=1):
             members = ", ".join(genome.id for genome in pack.job.genomes)
@@ -98,6 +100,10 @@ def reproduce(
             results = train_again(worker, pack)
             taken += sum(result.cost.steps for result in results)
             again = next((r for r in results if r.genome.id == target.genome.id), again)
+            # The lineage of a late genome is nearly the whole run: its weights would fill disks.
+            needed = {name for later in packs[place:] for name in later.sources}
+            own = {again.checkpoint} if again and again.checkpoint else set()
+            Retention(checkpoints, 0).drop_orphans(needed | own | {recorded})
         name = again.checkpoint if again and again.checkpoint else ""
         return Reproduction(
             genome=target.genome.id,
@@ -108,6 +114,15 @@ def reproduce(
             again=name,
             difference=_compare(checkpoints, name, directory / CHECKPOINTS, recorded),
         )
+
+
+def _describe_lineage(history: History, packs: Sequence[TrainedPack]) -> str:
+    steps = sum(result.cost.steps for pack in packs for result in pack.results)
+    whole = sum(result.cost.steps for result in history.results)
+    return (
+        f"to be trained again: {plural(len(packs), 'job')}, {plural(steps, 'step')} of a genome, "
+        f"{steps / max(1, whole):.0%} of the run's"
+    )
 
 
 def warn_of_change(history: History, worker: Worker, say: Callable[[str], None]) -> None:
@@ -132,7 +147,8 @@ def find_result(history: History, directory: Path, begin: str) -> TrainingResult
     trained = dict.fromkeys(r.genome.id for r in history.results if r.checkpoint)
     matches = [begin] if begin in trained else [name for name in trained if name.startswith(begin)]
     if len(matches) != 1:
-        found = ", ".join(matches or trained) or "none yet"
+        front = [result.genome.id for result in current_front(history)]
+        found = listed(matches or list(dict.fromkeys([*front, *trained]))) or "none yet"
         rule = "more than one genome begins" if matches else "no trained genome begins"
         raise StoreError(f"{directory}: {rule} with {begin!r}; there are {found}")
     own = [r for r in history.results if r.genome.id == matches[0] and r.checkpoint]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from coralx.objectives import describe, minimised
 from coralx.records import TrainingResult
-from coralx.search.tiebreak import REFERENCE, TIE_BREAKS, Matrix
+from coralx.search.tiebreak import REFERENCE, TIE_BREAKS, Matrix, exact_steps
 
 if TYPE_CHECKING:
     from numpy.random import Generator
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 Bounds = Mapping[str, tuple[float, float]]
 
-# Of an exact hypervolume, in steps of `_exact_steps`: up to here it takes about a second.
+# Of an exact hypervolume, in steps of `exact_steps`: up to here it takes about a second.
 MOST_STEPS = 100_000_000
 SAMPLES = 65_536  # points at which the volume of what would take longer is measured
 
@@ -209,14 +209,8 @@ def hypervolume(
     if not measured:
         return 0.0
     scaled = _boxed(matrix[:, columns], measured, bounds or {})
-    share = _exact_share if _exact_steps(*scaled.shape) <= MOST_STEPS else _estimated_share
+    share = _exact_share if exact_steps(*scaled.shape) <= MOST_STEPS else _estimated_share
     return share(scaled)
-
-
-def _exact_steps(n: int, m: int) -> int:
-    """What the time of moocore's hypervolume of N rows is about proportional to, measured for 6 to
-    16 objectives; below four it is no matter."""
-    return math.comb(n + m - 4, m - 3) if m > 3 else n
 
 
 def _exact_share(scaled: Matrix) -> float:

@@ -28,6 +28,7 @@ from coralx.train.hub import fetch_model
 from coralx.train.last_block import find_last, run_decoder, run_encoder
 from coralx.train.pretrained import HEADS, TWO_LAYERS, load_classifier, load_tokenizer
 
+TOKENIZED = 512  # texts at a time
 # Role -> suffixes of module paths inside a block, for each supported family.
 ENCODER_ROLES = {
     "query": "attention.self.query",
@@ -136,14 +137,20 @@ class Backbone:
             DataError: a text has no token, or one that the model has no embedding for.
         """
         self.check_length(max_tokens)
-        ids = self.tokenizer(list(texts), truncation=True, max_length=max_tokens)["input_ids"]
-        for text, own in zip(texts, ids, strict=True):
-            self._check_ids(text, own)
-        # Not all tokenizers say what they left out.
-        full = [text for text, own in zip(texts, ids, strict=True) if len(own) == max_tokens]
-        whole = self.tokenizer(full, verbose=False)["input_ids"] if full else []
-        cut = sum(len(own) > max_tokens for own in whole)
-        return [self._end(own) for own in ids] if self.causal else ids, cut
+        found: list[list[int]] = []
+        cut = 0
+        # A tokenizer's own record of a text holds what was cut off, too: few at a time.
+        for first in range(0, len(texts), TOKENIZED):
+            part = list(texts[first : first + TOKENIZED])
+            ids = self.tokenizer(part, truncation=True, max_length=max_tokens)["input_ids"]
+            for text, own in zip(part, ids, strict=True):
+                self._check_ids(text, own)
+            # Not all tokenizers say what they left out.
+            full = [text for text, own in zip(part, ids, strict=True) if len(own) == max_tokens]
+            whole = self.tokenizer(full, verbose=False)["input_ids"] if full else []
+            cut += sum(len(own) > max_tokens for own in whole)
+            found += [self._end(own) for own in ids] if self.causal else ids
+        return found, cut
 
     def check_length(self, max_tokens: int) -> None:
         """Pass if texts of so many tokens go through the blocks as through the uncut model.
