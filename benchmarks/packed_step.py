@@ -14,7 +14,7 @@ products are left out. The peak is measured beside every repeat. "x sequential" 
 pack's genomes one after another, each alone with the same trainer on the same batches (each kind of
 adapter is timed once and counted as often as it occurs), over the time of the pack; "time of one"
 is the pack's time over that of a genome alone. Writes results/packed_step.json and .md, of a GPU
-results/packed_step_cuda.json and .md.
+results/packed_step_cuda.json and .md; `--name` begins these names otherwise.
 """
 
 from __future__ import annotations
@@ -104,6 +104,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=None, help="3; 2 with --quick")
     parser.add_argument("--device", choices=("all", "cpu", "cuda"), default="all")
     parser.add_argument("--kinds", choices=tuple(KINDS), nargs="+", default=tuple(KINDS))
+    parser.add_argument("--name", default="packed_step", help="of the results' files")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore", message="grad and param do not obey")  # as in Worker
     cells, repeats = (quick_cells(), 2) if arguments.quick else (all_cells(), 3)
@@ -113,7 +114,7 @@ def main() -> None:
             for kind in wanted
             for line in measure(device, kind, cells, arguments.repeats or repeats)
         ]
-        write(device, lines, keep=not arguments.quick)
+        write(result_name(arguments.name, device), lines, keep=not arguments.quick)
 
 
 def all_cells() -> list[Cell]:
@@ -260,14 +261,17 @@ def describe(
     }
 
 
-def write(device: str, lines: Sequence[dict[str, Any]], keep: bool) -> None:
-    name = "packed_step" if device == "cpu" else "packed_step_cuda"
+def result_name(name: str, device: str) -> str:
+    return name if device == "cpu" else f"{name}_{device}"
+
+
+def write(name: str, lines: Sequence[dict[str, Any]], keep: bool) -> None:
     document = {"machine": describe_machine(), "model": "all-minilm-l6-v2", "cells": list(lines)}
     text = ["Medians of repeats (lowest to highest); `tokens` are those of a genome's step."]
     for kind in dict.fromkeys(line["kind"] for line in lines):
         own = [line for line in lines if line["kind"] == kind]
         peak = own[0]["peak_gflops"]
-        text += ["", f"## {device}, {kind}: matrix peak {between(peak, 0)} GFLOP/s"]
+        text += ["", f"## {own[0]['device']}, {kind}: matrix peak {between(peak, 0)} GFLOP/s"]
         for sweep in dict.fromkeys(line["sweep"] for line in own):
             rows = [row_of(line) for line in own if line["sweep"] == sweep]
             text += ["", f"### {sweep}", "", *table(HEADINGS, rows)]
