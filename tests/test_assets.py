@@ -225,14 +225,6 @@ def test_licence_texts_are_shipped() -> None:
     assert {f"{name}.txt" for name in expected} <= shipped
 
 
-def test_sample_has_text_rows_of_both_labels() -> None:
-    lines = (ASSETS / "sample.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines]
-    assert len(rows) >= 20
-    assert {row["label"] for row in rows} == {0, 1}
-    assert all(set(row) == {"text", "label", "task"} for row in rows)
-
-
 def test_attack_templates_have_their_slots() -> None:
     material = json.loads((ASSETS / "attack_templates.json").read_text(encoding="utf-8"))
     assert len(material["jailbreak"]) >= 8

@@ -1,7 +1,6 @@
 """Build every shipped file, or print the audit of the shipped files with ``--audit``."""
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 from random import Random
@@ -17,7 +16,6 @@ from text_sources import read_truthfulqa
 ASSETS = Path(__file__).resolve().parents[2] / "src" / "coralx" / "assets"
 SEED = 20240229
 HOLDOUT_ROWS = 300
-SAMPLE_ROWS = 20
 
 
 def main() -> None:
@@ -48,7 +46,6 @@ def build(out: Path, cache: Path, seed: int) -> None:
         seed_random(seed, split).shuffle(rows)
         write_rows(rows, out / f"{split}.parquet")
     write_rows(draw_holdout(cache, seed_random(seed, "holdout")), out / "clean_holdout.parquet")
-    write_sample(texts["validation"], out / "sample.jsonl")
     write_attack_templates(out / "attack_templates.json", cache)
 
 
@@ -64,13 +61,6 @@ def draw_holdout(cache: Path, rng: Random) -> list[Row]:
         Row(text, 0, "harmful_request", None, "truthfulqa", f"truthfulqa-{index:03d}")
         for index, text in enumerate(rng.sample(short, HOLDOUT_ROWS))
     ]
-
-
-def write_sample(rows: list[Row], path: Path) -> None:
-    """Write a few rows without pictures as JSON lines, for users to start from."""
-    records = [{"text": row.text, "label": row.label, "task": row.task} for row in rows]
-    lines = [json.dumps(record, ensure_ascii=False) for record in records[:SAMPLE_ROWS]]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from coralx.cli.starter import NEW_ROWS, SIZES, write_starter
 from coralx.config import Config, load_config
 from coralx.errors import StoreError
 from coralx.rows.count import count_rows
+from coralx.train.rows import fold
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +57,11 @@ def test_counted_rows_are_those_written(starter: Path) -> None:
     assert count_rows(config.data).rows == 2 * sum(SIZES["train"])
 
 
-def test_there_are_rows_to_predict(starter: Path) -> None:
+def test_rows_to_predict_are_new_to_the_job(starter: Path) -> None:
     rows = _rows(starter / NEW_ROWS)
-    assert len(rows) == 20
-    assert all(row["text"] for row in rows)
+    assert [sum(row["label"] == label for row in rows) for label in (0, 1)] == [10, 10]
+    known = {fold(str(row["text"])) for split in SIZES for row in _rows(starter / f"{split}.jsonl")}
+    assert known.isdisjoint(fold(str(row["text"])) for row in rows)
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:

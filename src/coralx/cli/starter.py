@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from coralx.rows.file import builtin_file, iterate_rows
 SIZES = {"train": (48, 24), "validation": (24, 12), "test": (24, 12)}
 PICTURES = "pictures"
 NEW_ROWS = "new_rows.jsonl"
+NEW_OF_A_CLASS = 10
 
 CONFIG = """\
 # coralx run {folder}/config.yaml
@@ -28,8 +28,8 @@ base_model: all-minilm-l6-v2
 vision_tower: efficientnet-lite0
 
 data:
-  # JSONL, CSV or Parquet; paths are taken from this file's folder. Without validation or test,
-  # 20 % of the training rows are set aside for each.
+  # JSONL, CSV or Parquet; paths are taken from this file's folder. Without `test` 20 % of the
+  # training rows are set aside for it, without `validation` 20 % of those that then remain.
   train: train.jsonl
   validation: validation.jsonl # for every choice made during the run
   test: test.jsonl # for the final figures alone
@@ -95,8 +95,7 @@ def write_starter(directory: Path) -> list[Path]:
         for split, (texts, pictured) in SIZES.items():
             rows = _choose(split, texts, pictured)
             _write_rows(directory, split, rows)
-        sample = resources.files("coralx") / "assets" / "sample.jsonl"
-        (directory / NEW_ROWS).write_text(sample.read_text("utf-8"), encoding="utf-8")
+        _write_rows(directory, NEW_ROWS.removesuffix(".jsonl"), _choose_new())
         text = CONFIG.format(folder=directory)
         (directory / "config.yaml").write_text(text, encoding="utf-8")
     except OSError as error:
@@ -118,6 +117,13 @@ def _choose(split: str, texts: int, pictured: int) -> list[dict[str, Any]]:
         if seen[kind] <= wanted[kind[0]]:
             chosen.append(row)
     return chosen
+
+
+def _choose_new() -> list[dict[str, Any]]:
+    """Rows without pictures that stand in none of the job's files: those after its test rows."""
+    texts, _ = SIZES["test"]
+    known = _choose("test", texts, 0)
+    return [row for row in _choose("test", texts + NEW_OF_A_CLASS, 0) if row not in known]
 
 
 def _write_rows(directory: Path, split: str, rows: list[dict[str, Any]]) -> None:
