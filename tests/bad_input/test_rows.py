@@ -298,7 +298,7 @@ def test_a_text_with_both_labels_is_told_with_an_example(job: Any) -> None:
     said: list[str] = []
     load_splits(DataSettings(train=path, on_bad_rows="skip"), 0, said.append)
     (warning,) = [text for text in said if "both labels" in text]
-    assert warning.startswith(f"warning: {path}: 1 row with both labels")
+    assert warning.startswith(f"warning: {path}: 1 text with both labels in 3 rows")
     assert "as rows 6 and 22;" in warning
 
 
@@ -364,7 +364,7 @@ def test_a_row_in_two_splits_is_refused_with_both_numbers(job: Any, split: str, 
     lines = (job.folder / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
     job.spoil_row(**json.loads(lines[place - 1]))
     job.refuse(
-        "1 row(s) are in two splits (same text and picture)",
+        "1 row(s) are in two splits (same text)",
         f"row 3 of {job.folder / 'train.jsonl'} is row {place} of {job.folder / split}.jsonl",
         "set data.on_bad_rows: skip",
     )

@@ -112,9 +112,7 @@ def test_rows_of_two_files_that_differ_in_case_or_spaces_alone_are_told(tmp_path
     with pytest.raises(DataError) as caught:
         load_splits(DataSettings(train=train, test=test), seed=0)
     said = str(caught.value)
-    assert said.startswith(
-        "2 row(s) are in two splits (same text but for case and spaces, same picture)"
-    )
+    assert said.startswith("2 row(s) are in two splits (same text but for case and spaces)")
     assert f"row 5 of {train} is row 1 of {test}, but for case and spaces\n" in said
     assert said.endswith(f"row 6 of {train} is row 2 of {test}")
 
@@ -126,9 +124,53 @@ def test_labels_that_clash_but_for_case_and_spaces_are_told(tmp_path: Path) -> N
     said: list[str] = []
     load_splits(DataSettings(train=path), 0, said.append)
     assert said == [
-        f"warning: {path}: 1 row with both labels (same text but for case and spaces, same "
-        "picture), as rows 4 and 41; keep the right one"
+        f"warning: {path}: 1 text with both labels in 2 rows (same text but for case and spaces), "
+        "as rows 4 and 41; keep the right ones"
     ]
+
+
+def test_labels_that_clash_are_counted_by_text_and_row_and_pictures_left_out_named(
+    tmp_path: Path,
+) -> None:
+    path = _write(tmp_path / "train.jsonl", [0, 1] * 20)
+    twins = [{"text": text, "label": label} for text in "ab" for label in (0, 0, 1)]
+    for row, colour in zip(twins, range(6), strict=True):
+        Image.new("RGB", (8, 8), (40 * colour, 0, 0)).save(tmp_path / f"{colour}.png")
+        row["image"] = f"{colour}.png"
+    with path.open("a") as file:
+        file.writelines(json.dumps(row) + "\n" for row in twins)
+    said: list[str] = []
+    load_splits(DataSettings(train=path), 0, said.append)
+    assert said == []
+    load_splits(DataSettings(train=path, image_column=None), 0, said.append)
+    assert said == [
+        f"warning: {path}: 2 texts with both labels in 6 rows (same text), as rows 41 and 43; "
+        "pictures (column 'image'), which are left out, may tell them apart"
+    ]
+
+
+def test_same_pictures_are_said_where_pictures_are_read(tmp_path: Path) -> None:
+    path = _write(tmp_path / "train.jsonl", [0, 1] * 20)
+    Image.new("RGB", (8, 8)).save(tmp_path / "one.png")
+    with path.open("a") as file:
+        for label in (0, 1):
+            file.write(json.dumps({"text": "a", "label": label, "image": "one.png"}) + "\n")
+    said: list[str] = []
+    load_splits(DataSettings(train=path), 0, said.append)
+    assert said == [
+        f"warning: {path}: 1 text with both labels in 2 rows (same text and picture), as rows 41 "
+        "and 42; keep the right ones",
+        f"warning: {path}: 2 test rows with a picture, and no training row has one; the pictures "
+        "are not looked at",
+    ]
+
+
+def test_the_built_in_rows_are_warned_of_in_one_line_without_their_pictures() -> None:
+    said: list[str] = []
+    load_splits(DataSettings(image_column=None), 0, said.append)
+    (line,) = said
+    assert line.startswith("warning: built-in data set: 158 texts with both labels in 1,206 rows")
+    assert line.endswith("their pictures, which are left out, tell them apart")
 
 
 @pytest.mark.parametrize("seed", range(3))

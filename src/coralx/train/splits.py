@@ -20,6 +20,7 @@ from coralx.train.shares import halve, limit, set_aside
 from coralx.wording import plural
 
 CLASSES = ((1, "unsafe"), (0, "safe"))
+PICTURES = DataSettings().image_column  # where pictures are if nobody says otherwise
 REASONS = 3  # shown of the rows that a file's warning counts
 
 
@@ -128,9 +129,9 @@ def load_splits(
         if path:
             files[name] = found = read_rows(path, settings, safe=name == "clean_holdout")
             columns |= dict.fromkeys(found.columns)
-            _warn_of_both_labels(path, found, say)
             left_out.add(path, found.left_out, len(found.rows) + len(found.left_out))
     check_optional(settings, columns)
+    _warn_of_both_labels(files, paths, settings, say)
     _warn_of_lacking_tasks(files, paths, say)
     rows = _keep_apart(files, paths, settings.on_bad_rows, left_out)
     whole = rows["train"]
@@ -159,29 +160,63 @@ def _name_files(settings: DataSettings) -> dict[str, Path | None]:
     return {name: getattr(settings, name) for name in SPLITS}
 
 
-def _warn_of_both_labels(path: Path, found: CheckedFile, say: Callable[[str], None]) -> None:
+def _warn_of_both_labels(
+    files: Mapping[str, CheckedFile],
+    paths: Mapping[str, Path | None],
+    settings: DataSettings,
+    say: Callable[[str], None],
+) -> None:
     """Rows that say both of one text and picture teach nothing and bound what can be measured."""
-    texts, labels, numbers = found.rows.texts, found.rows.labels, found.numbers
-    first: dict[Key, int] = {}
-    clashes: dict[Key, tuple[int, int]] = {}
-    for i, key in enumerate(found.rows.keys()):
-        place = first.setdefault(key, i)
-        if labels[i] != labels[place]:
-            clashes.setdefault(key, (place, i))
-    if clashes:
-        alike = _name_likeness(texts[one] == texts[other] for one, other in clashes.values())
-        one, other = next(iter(clashes.values()))
-        say(
-            f"warning: {path}: {plural(len(clashes), 'row')} with both labels ({alike}), as rows "
-            f"{numbers[one]} and {numbers[other]}; keep the right one"
-        )
+    known = {name: _find_clashes(found.rows) for name, found in files.items()}
+    if settings.train is None and settings.image_column is None:
+        if clashes := [places for own in known.values() for places in own]:
+            say(
+                f"warning: built-in data set: {_count_clashes(clashes)}: their pictures, which are "
+                "left out, tell them apart"
+            )
+        return
+    for name, clashes in known.items():
+        if clashes:
+            told = _describe_clashes(clashes, files[name], settings.image_column)
+            say(f"warning: {paths[name]}: {_count_clashes(clashes)} {told}")
 
 
-def _name_likeness(exact: Iterable[bool]) -> str:
-    """In what pairs of rows that count as the same are so, of which some are `exact` copies."""
+def _find_clashes(rows: Rows) -> list[list[int]]:
+    """The places of rows that count as the same and are of both labels."""
+    same: dict[Key, list[int]] = defaultdict(list)
+    for place, key in enumerate(rows.keys()):
+        same[key].append(place)
+    return [places for places in same.values() if len(set(rows.labels[places].tolist())) > 1]
+
+
+def _count_clashes(clashes: Sequence[Sequence[int]]) -> str:
+    rows = sum(map(len, clashes))
+    return f"{plural(len(clashes), 'text')} with both labels in {plural(rows, 'row')}"
+
+
+def _describe_clashes(
+    clashes: Sequence[Sequence[int]], found: CheckedFile, image_column: str | None
+) -> str:
+    """In what the rows are alike, two of them, and what to do."""
+    rows, (one, *others) = found.rows, clashes[0]
+    other = next(place for place in others if rows.labels[place] != rows.labels[one])
+    exact = [len({rows.texts[place] for place in places}) == 1 for places in clashes]
+    pictured = any(rows.images[places[0]] for places in clashes)
+    advice = "keep the right ones"
+    if image_column is None and PICTURES in found.columns:
+        advice = f"pictures (column {PICTURES!r}), which are left out, may tell them apart"
     return (
-        "same text and picture" if all(exact) else "same text but for case and spaces, same picture"
+        f"({_name_likeness(exact, pictured)}), as rows {found.numbers[one]} and "
+        f"{found.numbers[other]}; {advice}"
     )
+
+
+def _name_likeness(exact: Iterable[bool], pictured: bool) -> str:
+    """In what rows that count as the same are so, of which some are `exact` copies; with nothing
+    said of pictures where none is read."""
+    if all(exact):
+        return "same text and picture" if pictured else "same text"
+    return "same text but for case and spaces" + (", same picture" if pictured else "")
 
 
 def _warn_of_lacking_tasks(
@@ -211,8 +246,8 @@ def _warn_of_pictures(
         count = sum(image is not None for image in pictures)
         if count:
             say(
-                f"warning: {paths[name]}: {plural(count, f'{name} row')} with a picture, and no "
-                "training row has one; the pictures are not looked at"
+                f"warning: {paths[name] or paths['train']}: {plural(count, f'{name} row')} with a "
+                "picture, and no training row has one; the pictures are not looked at"
             )
 
 
@@ -252,10 +287,11 @@ def _keep_apart(
         seen.update({own[i]: (name, i) for i in fresh})
         kept[name] = found.rows.take(fresh) if len(fresh) < len(own) else found.rows
     if bad and on_bad_rows == "refuse":
+        pictured = any(any(found.rows.images) for found in files.values())
         raise DataError(
-            f"{len(bad)} row(s) are in two splits ({_name_likeness(exact)}), so they would be "
-            "measured after being trained on or chosen by; take them out of one file, or set "
-            f"data.on_bad_rows: skip\n{list_some(bad)}"
+            f"{len(bad)} row(s) are in two splits ({_name_likeness(exact, pictured)}), so they "
+            "would be measured after being trained on or chosen by; take them out of one file, or "
+            f"set data.on_bad_rows: skip\n{list_some(bad)}"
         )
     return {name: kept[name] for name in files}
 
