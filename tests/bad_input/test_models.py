@@ -21,6 +21,7 @@ from coralx.cli import app
 from coralx.errors import ModelError
 from coralx.train import backbone as backbone_module
 from coralx.train import hub
+from coralx.train.workbench import choose_device
 
 NO_BASE = "base_model: "
 
@@ -215,7 +216,12 @@ def test_a_tower_that_is_not_installed_is_refused(
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is there")
 def test_a_device_that_is_not_there_is_refused(job: Any) -> None:
     job.settings["training"]["device"] = "cuda"
-    job.refuse("training.device: cuda asked for, but torch sees no CUDA device; use auto")
+    job.refuse(
+        "training.device: cuda asked for, but torch sees no CUDA device; "
+        "resume where there is one, or begin a new run with auto"
+    )
+    with pytest.raises(ModelError, match=r"^device: cuda asked .*; use auto$"):
+        choose_device("cuda", "device", "use auto")
 
 
 def test_a_hub_model_without_network_is_refused_at_once(

@@ -157,7 +157,10 @@ def test_how_far_training_is_can_be_asked_while_it_goes_on(lead: Worker, pool: R
 def test_more_workers_than_there_is_room_for_are_refused(tmp_path: Path) -> None:
     crowd = Worker(job_of(3), tmp_path / "checkpoints")
     with (
-        pytest.raises(ExecutorError, match=r"3 workers of 1 CPU each need 3, Ray has 2; lower"),
+        pytest.raises(
+            ExecutorError,
+            match=r"3 workers of 1 CPU each need 3, Ray has 2; resume where .* new run with lower",
+        ),
         open_executor(crowd, nothing),
     ):
         pass
@@ -189,14 +192,14 @@ def test_a_job_that_kills_its_worker_again_and_again_is_an_error() -> None:
 
     pool = RayPool(Broken(), [Actor()], nothing, just_do)
     pool.submit(new_search(job_of(1)).ask(1)[0])
-    with pytest.raises(ExecutorError, match=r"ended 4 times.*lower training.workers"):
+    with pytest.raises(ExecutorError, match=r"ended 4 times.*; resume where .* new run with lower"):
         list(pool.completed())
 
 
 def test_ray_missing_is_told_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     check_executor(1)
-    with pytest.raises(ExecutorError, match=r"2 workers need Ray.*pip install 'coralx\[ray\]'"):
+    with pytest.raises(ExecutorError, match=r"need Ray.*'coralx\[ray\]', or begin a new run"):
         check_executor(2)
 
 

@@ -37,7 +37,7 @@ def check_executor(workers: int) -> None:
     if workers > 1 and importlib.util.find_spec("ray") is None:
         raise ExecutorError(
             f"training.workers: {workers} workers need Ray, which is not installed; "
-            "pip install 'coralx[ray]', or set 1"
+            "pip install 'coralx[ray]', or begin a new run with 1"
         )
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from coralx.config import Config
-from coralx.errors import GO_ON, ExecutorError
+from coralx.errors import ExecutorError
 from coralx.executors import Heal
 from coralx.interrupts import handlers_kept
 from coralx.records import Job, Progress, TrainingResult
@@ -193,8 +193,9 @@ def _start_workers(ray: Any, worker: Worker, threads: int) -> list[Any]:
         if settings.workers * needed > there.get(kind, 0):
             raise ExecutorError(
                 f"training.workers: {settings.workers} workers of {needed} {kind} each need "
-                f"{settings.workers * needed}, Ray has {there.get(kind, 0):.0f}; lower "
-                "training.workers" + (" or training.threads" if kind == "CPU" else "")
+                f"{settings.workers * needed}, Ray has {there.get(kind, 0):.0f}; resume where it "
+                "has more, or begin a new run with lower training.workers"
+                + (" or training.threads" if kind == "CPU" else "")
             )
     own = settings.model_copy(update={"threads": threads})
     config = worker.config.model_copy(update={"training": own})
@@ -222,7 +223,8 @@ def _get(ray: Any, promise: Any, what: str) -> Any:
     except ray.exceptions.RayError as error:
         raise ExecutorError(
             f"{what}: the worker's process ended {RETRIES + 1} times, mostly for want of memory; "
-            f"lower training.workers or training.pack_size: {GO_ON} ({type(error).__name__})"
+            "resume where there is more, or begin a new run with lower training.workers or "
+            f"training.pack_size ({type(error).__name__})"
         ) from None
 
 

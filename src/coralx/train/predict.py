@@ -84,7 +84,7 @@ class Predictor:
         self.text_column, self.image_column = facts.text_column, facts.image_column or "image"
         self.base_model, self.max_tokens = facts.base_model, facts.max_tokens
         self._say, self._warned = say, False
-        self._device = choose_device(device, "device")
+        self._device = choose_device(device, "device", "use auto")
         dtype = FORMATS[facts.dtype]
         self._backbone = Backbone(facts.base_model, self._device, dtype, trust_remote_code)
         self._tower = None

@@ -311,16 +311,21 @@ def _set_threads(settings: TrainingSettings) -> None:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // settings.workers))
 
 
-def choose_device(name: str, setting: str = "training.device") -> torch.device:
+def choose_device(
+    name: str,
+    setting: str = "training.device",
+    fix: str = "resume where there is one, or begin a new run with auto",
+) -> torch.device:
     """auto is CUDA where there is one, else the CPU.
 
     Args:
         setting: where the name was given, for errors.
+        fix: what to do if CUDA was asked for and there is none.
 
     Raises:
         ModelError: CUDA was asked for and there is none.
     """
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
-        raise ModelError(f"{setting}: cuda asked for, but torch sees no CUDA device; use auto")
+        raise ModelError(f"{setting}: cuda asked for, but torch sees no CUDA device; {fix}")
     return torch.device("cuda" if name == "cuda" or (name == "auto" and available) else "cpu")
