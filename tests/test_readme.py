@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BENCHMARKS = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+SEARCH = (ROOT / "docs" / "search.md").read_text(encoding="utf-8")
 RESULTS = ROOT / "benchmarks" / "results"
 Figure = Mapping[str, float]
 
@@ -237,6 +238,17 @@ def test_leaving_early_is_the_benchmarks() -> None:
         f"{regret['test']['median']:.4f} on test rows"
     )
     assert clause in one_line(BENCHMARKS)
+
+
+def test_the_replay_is_the_benchmarks() -> None:
+    summary = read("search_quality")["summary"]
+    ours, others = [], []
+    for task in ("all", "harmful_request", "hazard_picture"):
+        found = {name: own["hypervolume"]["1.0"][0] for name, own in summary[task].items()}
+        ours.append(f"{found['coralx-halving']:.2f}")
+        others.append(f"{max(v for name, v in found.items() if 'coralx' not in name):.2f}")
+    for figures in (ours, others):
+        assert f"{figures[0]}, {figures[1]} and {figures[2]}" in one_line(SEARCH)
 
 
 def test_commands_have_the_settings_of_the_results() -> None:

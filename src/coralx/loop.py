@@ -26,7 +26,7 @@ class Executor(Protocol):
 
 
 class Journal(Protocol):
-    """Where facts are written down before they are acted on: a `Store`, or a `MemoryStore`."""
+    """Where facts are written down: a `Store`, or a `MemoryStore`."""
 
     def append(self, kind: str, value: Value) -> None:
         """Write one fact."""
@@ -40,7 +40,8 @@ def run(
     tidy: Callable[[Search], None] = lambda _: None,
     begin: Callable[[Search], None] = lambda _: None,
 ) -> list[TrainingResult]:
-    """Evolve to the end and give the front. Every fact is journalled before it is acted on.
+    """Evolve to the end and give the front. Every fact is journalled before it is acted on, but for
+    a job, written as it is given out: what it leaves counts once its results are written.
 
     A job's results are one record, so a kill leaves all of them or none: what is journalled is
     never trained again, and what is trained again is trained in the same pack.

@@ -315,7 +315,8 @@ class Generation(Record):
 
     `front_stages` are the stages that left the front's members, in the same order, `hypervolume` is
     over their validation objectives, `diversity` the mean pairwise gene distance (0..1),
-    `first_front_share` the share of candidates that nothing dominated.
+    `first_front_share`, of the candidates that passed their stage, the share on the front of the
+    highest stage among them.
     """
 
     index: int

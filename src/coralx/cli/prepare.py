@@ -30,8 +30,9 @@ def plan(
     """Show what a run will cost before it starts.
 
     Steps per stage against naive full training, unrounded and as they will be trained; tokens,
-    FLOPs and memory, estimated. Rows and the base model's settings are checked. The stages and
-    first totals are of one generation, those under `run` of all. Nothing is loaded or trained.
+    FLOPs and memory, estimated. Rows and the base model's settings are checked. Stages and
+    totals are of one generation, but for those of the whole run (`run` with --json). Nothing is
+    loaded or trained.
 
     Example: `coralx plan configs/seed.yaml --steps-per-epoch 1000 --population 8 --json`
     """

@@ -15,8 +15,8 @@ from coralx.train.transfer import send
 
 @dataclass(frozen=True)
 class Schedule:
-    """Warm-up, then constant or, in a stage that anneals, linear from its first step to zero at its
-    last: restarts by the stage (SGDR, Loshchilov and Hutter 2017, arXiv:1608.03983; linear for
+    """Warm-up, then constant or, in a stage that anneals, linear from its first step to zero after
+    its last: restarts by the stage (SGDR, Loshchilov and Hutter 2017, arXiv:1608.03983; linear for
     cosine), so that what a stage leaves behind is a finished model of its budget.
 
     `warmup` and `position` count the genome's own steps over all stages; `decay_from` and `end`
