@@ -16,8 +16,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
+from coralx.checkpoint_files import checkpoint_path
 from coralx.config import Config, load_config
-from coralx.errors import ConfigError, DataError, ModelError
+from coralx.errors import CheckpointError, ConfigError, DataError, ModelError, StoreError
 from coralx.records import Generation, Interval, Job, Stop, TestResult, TrainingResult
 from coralx.report.page import write_report
 from coralx.search.evolution import Evolution
@@ -387,3 +388,38 @@ def test_pictures_of_rows_to_predict_stay_in_the_folder(tmp_path: Path, place: s
     (folder / "in").symlink_to(tmp_path)
     with pytest.raises(DataError, match="lies outside the data file's folder"):
         read_image(place, folder)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "/home/me/models/bert-0123456789abcdef",
+        "../../models/bert-0123456789abcdef",
+        "models/bert",
+        "models/../bert-0123456789abcdef",
+        "a/b/S0-0123456789abcdef",
+        "../S0-0123456789abcdef",
+        "a/S0-0123456789abcdef\n",
+        "a/S0-0123456789abcdef\0",
+        "",
+    ],
+)
+def test_a_checkpoint_that_a_journal_names_lies_in_the_runs_folder(
+    name: str, tmp_path: Path
+) -> None:
+    """Files of that name would be overwritten by an export, and removed by a resume."""
+    from coralx.runs.repair import checkpoint_is_whole
+    from coralx.train.checkpoint import load_checkpoint
+
+    with pytest.raises(StoreError, match="a checkpoint is called GENOME/STAGE-") as caught:
+        load_checkpoint(tmp_path, name)
+    assert not isinstance(caught.value, CheckpointError), (
+        "or it would be trained again, and written"
+    )
+    with pytest.raises(StoreError, match="a checkpoint is called GENOME/STAGE-"):
+        checkpoint_is_whole(tmp_path, name)
+
+
+def test_names_of_stages_may_hold_dots_and_dashes(tmp_path: Path) -> None:
+    name = "-a.b_C/..S0.x-y-0123456789abcdef"
+    assert checkpoint_path(tmp_path, name) == tmp_path / f"{name}.safetensors"

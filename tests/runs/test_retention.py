@@ -53,7 +53,7 @@ class FileExecutor:
         # Not hash(): that of a string differs from process to process.
         facts = f"{genome.id} {self._seed} {job.stage_index}"
         chance = zlib.crc32(facts.encode()) % 1000 / 1000
-        name = f"{genome.id}/{job.stage.name}-{chance}"
+        name = f"{genome.id}/{job.stage.name}-{zlib.crc32(facts.encode()):016x}"
         path = self._folder / f"{name}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(bytes(SIZE))
@@ -168,15 +168,31 @@ def test_more_needed_than_allowed_is_said_once_and_kept(tmp_path: Path) -> None:
     assert "storage.checkpoints_gb" in said[0]
 
 
+MARK = "0123456789abcdef"
+
+
+def _put(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(exist_ok=True, parents=True)
+        (folder / name).write_bytes(b"x")
+
+
+def _files(folder: Path) -> list[str]:
+    return [str(p.relative_to(folder)) for p in sorted(folder.rglob("*"))]
+
+
 def test_orphans_and_half_files_of_a_killed_process_are_dropped(tmp_path: Path) -> None:
-    for name in ("a/S0-1.safetensors", "a/S1-1.safetensors", "a/S1-1.writing", "b/S0-1.writing"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(b"x")
-    Retention(tmp_path, 0).drop_orphans(["a/S0-1"])
-    assert [str(p.relative_to(tmp_path)) for p in sorted(tmp_path.rglob("*"))] == [
-        "a",
-        "a/S0-1.safetensors",
-    ]
+    _put(tmp_path, f"a/S0-{MARK}.safetensors", f"a/S1-{MARK}.safetensors")
+    _put(tmp_path, f"a/S1-{MARK}.writing", f"b/S0-{MARK}.writing")
+    Retention(tmp_path, 0).drop_orphans([f"a/S0-{MARK}"])
+    assert _files(tmp_path) == ["a", f"a/S0-{MARK}.safetensors"]
+
+
+def test_what_is_not_named_as_a_checkpoint_is_not_removed(tmp_path: Path) -> None:
+    own = ["mine/model-0123.safetensors", "mine/model.safetensors", "mine/notes.writing"]
+    _put(tmp_path, *own)
+    Retention(tmp_path, 0).drop_orphans([])
+    assert _files(tmp_path) == ["mine", *own]
 
 
 def test_one_that_is_too_large_does_not_take_the_older_ones_with_it() -> None:

@@ -88,8 +88,8 @@ def test_a_file_cut_short_is_damaged(share: float, tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"aa/S0-1: .*aa/S0-1.safetensors is missing"):
-        load_checkpoint(tmp_path, "aa/S0-1")
+    with pytest.raises(CheckpointError, match=r"aa/S0-0{16}: .*aa/S0-0{16}.safetensors is missing"):
+        load_checkpoint(tmp_path, "aa/S0-0000000000000000")
 
 
 def test_a_folder_in_the_place_of_a_file_is_named_and_left(tmp_path: Path) -> None:

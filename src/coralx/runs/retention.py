@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from coralx.checkpoint_files import SUFFIX, WRITING, checkpoint_path
+from coralx.checkpoint_files import SUFFIX, WRITING, checkpoint_path, is_checkpoint_id
 from coralx.records import TrainingResult
 from coralx.search.asktell import Search
 
@@ -59,7 +59,8 @@ class Retention:
             if name not in wanted:
                 self._remove(name)
         for path in self._folder.glob(f"*/*{WRITING}"):
-            path.unlink(missing_ok=True)
+            if is_checkpoint_id(_name(path, WRITING)):
+                path.unlink(missing_ok=True)
         for path in self._folder.glob("*/"):
             with contextlib.suppress(OSError):  # not empty
                 path.rmdir()
@@ -113,7 +114,14 @@ def removable(
 
 
 def measure(folder: Path) -> Iterator[tuple[str, int]]:
-    """Id and bytes of every checkpoint in a folder."""
+    """Id and bytes of every checkpoint in a folder. What has another name is no checkpoint."""
     for path in filter(Path.is_file, sorted(folder.glob(f"*/*{SUFFIX}"))):
+        name = _name(path, SUFFIX)
         with contextlib.suppress(FileNotFoundError):
-            yield f"{path.parent.name}/{path.name.removesuffix(SUFFIX)}", path.stat().st_size
+            if is_checkpoint_id(name):
+                yield name, path.stat().st_size
+
+
+def _name(path: Path, suffix: str) -> str:
+    """The id of the checkpoint that a file holds, or is to hold."""
+    return f"{path.parent.name}/{path.name.removesuffix(suffix)}"
