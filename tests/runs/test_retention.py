@@ -152,18 +152,24 @@ def test_the_newest_stay() -> None:
     assert removable(sizes, {"a"}, list("abcd"), 30) == ["b"]
 
 
-def test_more_needed_than_allowed_is_said_once_and_kept(tmp_path: Path) -> None:
-    config = load_config({"evolution": {"population": 2, "generations": 1}})
-    said: list[str] = []
-    retention = Retention(tmp_path, SIZE / 1e9 / 2, said.append)
-    evolution, executor = Evolution(config), FileExecutor(tmp_path, 0)
+def evolve_to_end(directory: Path, retention: Retention | None = None) -> Evolution:
+    """Two genomes of one generation."""
+    evolution = Evolution(load_config({"evolution": {"population": 2, "generations": 1}}))
+    executor = FileExecutor(directory / "checkpoints", 0)
     while not evolution.finished:
         for job in evolution.ask(1):
             executor.submit(job)
         for results in executor.completed():
             for result in results:
                 evolution.tell(result)
-            retention.tidy(evolution)
+            if retention:
+                retention.tidy(evolution)
+    return evolution
+
+
+def test_more_needed_than_allowed_is_said_once_and_kept(tmp_path: Path) -> None:
+    said: list[str] = []
+    evolve_to_end(tmp_path, Retention(tmp_path / "checkpoints", SIZE / 1e9 / 2, said.append))
     assert len(said) == 1
     assert "storage.checkpoints_gb" in said[0]
 
@@ -193,6 +199,39 @@ def test_what_is_not_named_as_a_checkpoint_is_not_removed(tmp_path: Path) -> Non
     _put(tmp_path, *own)
     Retention(tmp_path, 0).drop_orphans([])
     assert _files(tmp_path) == ["mine", *own]
+
+
+def test_nothing_is_swept_through_links(tmp_path: Path) -> None:
+    """Of another run, which shares the disk that they lead to, or of anybody."""
+    other, run = tmp_path / "other", tmp_path / "run"
+    kept = [f"b/S0-{MARK}.safetensors", f"b/S1-{MARK}.writing"]
+    _put(other, *kept)
+    (other / "empty").mkdir()
+    _put(run, f"a/S0-{MARK}.safetensors")
+    (run / "b").symlink_to(other / "b")
+    assert list(dict(measure(run))) == [f"a/S0-{MARK}"]
+    Retention(run, 0).drop_orphans([])
+    assert _files(run) == ["b"]
+    link = tmp_path / "link"
+    link.symlink_to(other)
+    Retention(link, 0).drop_orphans([])
+    assert _files(other) == ["b", *kept, "empty"]
+
+
+def test_what_is_known_and_not_needed_goes_but_for_what_a_link_leads_to(tmp_path: Path) -> None:
+    evolution = evolve_to_end(tmp_path)
+    known = {result.checkpoint for result in evolution.results}
+    gone = sorted(known - set(evolution.references()))
+    folder, away = tmp_path / "checkpoints", tmp_path / "away"
+    part = folder / gone[0].partition("/")[0]
+    part.rename(away)
+    part.symlink_to(away)
+    before = _files(away)
+    Retention(folder, 0).tidy(evolution)
+    assert _files(away) == before
+    assert set(dict(measure(folder))) == {
+        n for n in known - set(gone) if not n.startswith(part.name)
+    }
 
 
 def test_one_that_is_too_large_does_not_take_the_older_ones_with_it() -> None:

@@ -53,16 +53,19 @@ class Retention:
 
     def drop_orphans(self, known: Iterable[str]) -> None:
         """Remove all but what is known: left by a process that was killed before a record could
-        name it, or on the way to an export. Only while nothing trains."""
+        name it, or on the way to an export. Only while nothing trains. Where the folder is a link,
+        other runs may keep theirs behind it, too: there what is not known stays."""
+        if self._folder.is_symlink():
+            return
         wanted = set(known)
         for name, _ in measure(self._folder):
             if name not in wanted:
                 self._remove(name)
-        for path in self._folder.glob(f"*/*{WRITING}"):
+        for path in _own_files(self._folder, WRITING):
             if is_checkpoint_id(_name(path, WRITING)):
                 path.unlink(missing_ok=True)
         for path in self._folder.glob("*/"):
-            with contextlib.suppress(OSError):  # not empty
+            with contextlib.suppress(OSError):  # not empty, or a link
                 path.rmdir()
 
     def _look(self, results: Iterable[TrainingResult]) -> None:
@@ -75,8 +78,11 @@ class Retention:
 
     def _remove(self, name: str) -> None:
         """Remove a checkpoint, and with a genome's last its folder. Nothing is being written there:
-        what a genome at work goes on from stays, and its first is known to nobody yet."""
+        what a genome at work goes on from stays, and its first is known to nobody yet. What lies
+        behind a link there is not the run's."""
         path = checkpoint_path(self._folder, name)
+        if path.parent.is_symlink():
+            return
         path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # not empty
             path.parent.rmdir()
@@ -115,11 +121,18 @@ def removable(
 
 def measure(folder: Path) -> Iterator[tuple[str, int]]:
     """Id and bytes of every checkpoint in a folder. What has another name is no checkpoint."""
-    for path in filter(Path.is_file, sorted(folder.glob(f"*/*{SUFFIX}"))):
+    for path in filter(Path.is_file, _own_files(folder, SUFFIX)):
         name = _name(path, SUFFIX)
         with contextlib.suppress(FileNotFoundError):
             if is_checkpoint_id(name):
                 yield name, path.stat().st_size
+
+
+def _own_files(folder: Path, suffix: str) -> Iterator[Path]:
+    """The files of the folders in a folder, but for those that are links: they lead to others'."""
+    for part in sorted(folder.glob("*/")):
+        if not part.is_symlink():
+            yield from sorted(part.glob(f"*{suffix}"))
 
 
 def _name(path: Path, suffix: str) -> str:
