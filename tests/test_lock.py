@@ -73,6 +73,22 @@ def test_a_lock_file_that_says_nothing_does_not_matter(tmp_path: Path) -> None:
     RunLock(tmp_path).release()
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_what_a_link_leads_to_is_neither_emptied_nor_made(there: bool, tmp_path: Path) -> None:
+    """A folder from elsewhere may hold anything."""
+    run, own = tmp_path / "run", tmp_path / "own"
+    run.mkdir()
+    if there:
+        own.write_text("text", encoding="utf-8")
+    (run / LOCK).symlink_to(own)
+    with pytest.raises(StoreError, match=r"lock: must be a file of CoralX's own, and is a link"):
+        Store(run)
+    assert own.exists() == there
+    assert not there or own.read_text(encoding="utf-8") == "text"
+    own.write_text("", encoding="utf-8")
+    assert not lock.is_lock(run / LOCK)
+
+
 def test_a_removed_lock_file_does_not_let_two_in(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

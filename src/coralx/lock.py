@@ -52,7 +52,7 @@ class RunLock:
     Where the file system has no locks, the owner named in the file decides alone.
 
     Raises:
-        StoreError: another process holds it; the message names its pid and host.
+        StoreError: another process holds it; the message names its pid and host. Or it is a link.
         OSError: the directory cannot be written.
     """
 
@@ -83,7 +83,7 @@ class RunLock:
 
     def _take(self, directory: Path) -> int:
         while True:
-            file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            file = self._open()
             if not _lock(file):
                 owner = _read_owner(file)
                 os.close(file)
@@ -92,11 +92,23 @@ class RunLock:
                 return file
             os.close(file)  # its last owner removed it meanwhile: take the new one
 
+    def _open(self) -> int:
+        """What is opened is emptied later: never what a link leads to."""
+        how = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            return os.open(self._path, how, 0o644)
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            raise StoreError(
+                f"{self._path}: must be a file of CoralX's own, and is a link; remove it"
+            ) from None
+
 
 def is_lock(path: Path) -> bool:
     """Whether the file was made by a `RunLock`, dead or alive: it names an owner, or nobody yet."""
     try:
-        file = os.open(path, os.O_RDONLY)
+        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     except OSError:
         return False
     try:
