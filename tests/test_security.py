@@ -21,8 +21,10 @@ from coralx.config import Config, load_config
 from coralx.errors import CheckpointError, ConfigError, DataError, ModelError, StoreError
 from coralx.records import Generation, Interval, Job, Stop, TestResult, TrainingResult
 from coralx.report.page import write_report
+from coralx.runs.running import resume_run
+from coralx.runs.watcher import Watcher
 from coralx.search.evolution import Evolution
-from coralx.store import History
+from coralx.store import History, Store, read_history
 
 SOURCE = Path(__file__).parents[1] / "src" / "coralx"
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
@@ -373,6 +375,56 @@ def test_predict_trusts_code_of_a_base_model_only_where_asked(
     arguments = ["predict", str(tmp_path), str(tmp_path / "rows.jsonl")]
     result = CliRunner().invoke(app, arguments + ["--trust-remote-code"] * asked)
     assert (result.exit_code, seen[2]) == (2, asked)
+
+
+@pytest.fixture
+def run_that_asks_for_code(model_with_code: tuple[Path, Path], tmp_path: Path) -> Path:
+    """A run from elsewhere, which was allowed to run the code of its model."""
+    folder = tmp_path / "run"
+    config = load_config({"base_model": str(model_with_code[0]), "trust_remote_code": True})
+    job = Evolution(config).ask(1)[0]
+    name = f"{job.genomes[0].id}/{job.stage.name}-0123456789abcdef"
+    result = job.result(0, details={"served_threshold": 0.5}, checkpoint=name)
+    store = Store(folder)
+    store.append("run_started", {"config": config.model_dump(mode="json"), "images": False})
+    store.append("job", job)
+    store.append("results", [result])
+    store.close()
+    return folder
+
+
+@pytest.mark.parametrize("asked", [False, True])
+@pytest.mark.parametrize("command", ["export", "reproduce"])
+def test_a_run_from_elsewhere_has_code_of_its_model_run_only_where_asked(
+    command: str,
+    asked: bool,
+    model_with_code: tuple[Path, Path],
+    run_that_asks_for_code: Path,
+    tmp_path: Path,
+) -> None:
+    from typer.testing import CliRunner
+
+    from coralx.cli import app
+
+    genome = read_history(run_that_asks_for_code).results[0].genome.id
+    arguments = [command, str(run_that_asks_for_code), genome]
+    arguments += [str(tmp_path / "adapter")] * (command == "export")
+    done = CliRunner().invoke(app, arguments + ["--trust-remote-code"] * asked)
+    assert done.exit_code == 2, "the code makes no model"
+    assert model_with_code[1].exists() == asked
+    assert ("--trust-remote-code" in done.stderr) == (not asked)
+
+
+def test_a_resume_says_that_code_of_the_model_runs(run_that_asks_for_code: Path) -> None:
+    said: list[str] = []
+
+    class Listener(Watcher):
+        def say(self, message: str) -> None:
+            said.append(message)
+
+    with pytest.raises(ModelError):
+        resume_run(run_that_asks_for_code, Listener())
+    assert said[0].startswith("trust_remote_code: true: code in the folder of ")
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def test_export_says_where_stock_peft_would_score_text_alone(
         details={"served_threshold": 0.25},
     )
 
-    def write(_folder: Path, _genome: str, target: Path, _watcher: object) -> TrainingResult:
+    def write(_folder: Path, _genome: str, target: Path, *_: object) -> TrainingResult:
         target.mkdir()
         if projector:
             (target / "projector.safetensors").touch()

@@ -19,6 +19,12 @@ ConfigFile = Annotated[
     ),
 ]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `coralx run` wrote.")]
+TrustRemoteCode = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code", help="Run code in the base model's folder, if it needs any."
+    ),
+]
 Seed = Annotated[
     int | None, typer.Option(help="Seed of all that is random, in place of evolution.seed.")
 ]

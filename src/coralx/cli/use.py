@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from coralx.cli.arguments import RunFolder
+from coralx.cli.arguments import RunFolder, TrustRemoteCode
 from coralx.cli.output import notes, open_console, print_pairs, quiet_stdout, tell
 from coralx.durable import follow, write_aside
 from coralx.errors import DataError, StoreError
@@ -62,6 +62,7 @@ def export(
         str, typer.Argument(metavar="GENOME", help="Id of a trained genome, or how it begins.")
     ],
     target: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write; new or empty.")],
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Write a trained genome as an adapter that stock peft loads.
 
@@ -78,10 +79,11 @@ def export(
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise StoreError(f"{target}: exists and is not an empty folder; choose another DIR")
     with quiet_stdout():
-        best = export_genome(folder, genome, target, notes())
+        best = export_genome(folder, genome, target, notes(), trust_remote_code)
+    config = read_start(folder).config.model_copy(update={"trust_remote_code": trust_remote_code})
     written = ", ".join(sorted(path.name for path in target.iterdir()))
     typer.echo(f"{target}: genome {best.genome.id} as trained in {best.stage} ({written})\n")
-    typer.echo(say_serving(read_start(folder).config, target, best.details[SERVED]))
+    typer.echo(say_serving(config, target, best.details[SERVED]))
     if (target / PROJECTOR).exists():
         typer.echo(
             "\npeft reads text alone; rows with pictures are scored by "
@@ -134,6 +136,7 @@ def reproduce(
     genome: Annotated[
         str, typer.Argument(metavar="GENOME", help="Id of a trained genome, or how it begins.")
     ],
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Train a genome again from its recorded schedule and compare the weights.
 
@@ -146,7 +149,7 @@ def reproduce(
     from coralx.runs.reproduce import reproduce as train_again
 
     with quiet_stdout():
-        found = train_again(folder, genome, notes().say)
+        found = train_again(folder, genome, notes().say, trust_remote_code)
     typer.echo(found.describe())
     if not found.identical:
         raise typer.Exit(1)
@@ -190,12 +193,7 @@ def predict(
     device: Annotated[
         Literal["auto", "cpu", "cuda"], typer.Option(help="Where the model runs.")
     ] = "auto",
-    trust_remote_code: Annotated[
-        bool,
-        typer.Option(
-            "--trust-remote-code", help="Run code in the base model's folder, if it needs any."
-        ),
-    ] = False,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Score new rows: JSON lines out, in the order they came.
 

@@ -21,7 +21,13 @@ from coralx.store import History, read_history
 from coralx.summary import current_front, scored_by_text
 
 
-def export_genome(directory: Path, genome: str, target: Path, watcher: Watcher) -> TrainingResult:
+def export_genome(
+    directory: Path,
+    genome: str,
+    target: Path,
+    watcher: Watcher,
+    trust_remote_code: bool = False,
+) -> TrainingResult:
     """Write a trained genome of a run as a PEFT adapter.
 
     A checkpoint that is damaged, or was removed to keep the disk bounded, is trained again, for
@@ -29,6 +35,8 @@ def export_genome(directory: Path, genome: str, target: Path, watcher: Watcher) 
 
     Args:
         genome: its id, or how that begins.
+        trust_remote_code: run code that lies in the base model's folder, should it need any; what
+            the run was allowed to do does not count.
 
     Raises:
         StoreError: the run has no such genome or several, it left no checkpoint, it was last scored
@@ -38,6 +46,7 @@ def export_genome(directory: Path, genome: str, target: Path, watcher: Watcher) 
     history = read_history(directory)
     best = find_result(history, directory, genome)
     _check_scored_whole(history, best)
+    opening.set_trust(history, trust_remote_code, watcher.say)
     if left := export_whole(directory, history, {target: best}, watcher):
         # For its lock alone: the journal says nothing of exports.
         with contextlib.closing(opening.open_journal(directory, watcher)):
@@ -63,6 +72,7 @@ def export_whole(
     from coralx.train.export import export_result, load_backbone
 
     config, images = history.config, bool(history.facts["images"])
+    opening.say_trust(config, watcher)
     watcher.say(f"loading base model {config.base_model}")
     backbone, left = load_backbone(config), {}
     for target, result in adapters.items():

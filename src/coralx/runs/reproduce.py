@@ -12,6 +12,7 @@ from coralx.errors import CheckpointError, StoreError
 from coralx.records import TrainingResult
 from coralx.runs.facts import find_changes, find_other_rows, machine_facts
 from coralx.runs.folder import CHECKPOINTS
+from coralx.runs.opening import set_trust
 from coralx.runs.provenance import Provenance, TrainedPack
 from coralx.runs.repair import train_again
 from coralx.runs.retention import Retention
@@ -69,6 +70,7 @@ def reproduce(
     directory: Path,
     genome: str,
     say: Callable[[str], None] = lambda _: None,
+    trust_remote_code: bool = False,
 ) -> Reproduction:
     """Train a genome of a run again from fresh weights, in a folder of its own.
 
@@ -76,6 +78,7 @@ def reproduce(
 
     Args:
         genome: its id, or how that begins.
+        trust_remote_code: as for `export_genome`.
 
     Raises:
         StoreError: the run has no such genome or several, or its journal does not say how it was
@@ -86,6 +89,7 @@ def reproduce(
 
     history = read_history(directory)
     target = find_result(history, directory, genome)
+    set_trust(history, trust_remote_code, say)
     recorded = target.checkpoint or ""
     packs = Provenance(history).packs_to(recorded, whole=lambda _: False)
     with temporary_folder("coralx-reproduce-") as folder:

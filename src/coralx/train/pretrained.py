@@ -114,7 +114,8 @@ def _explain_loading(path: str, error: Exception) -> str:
     cause = lines[0] if lines else type(error).__name__
     if "trust_remote_code" in str(error):
         advice = (
-            "CoralX runs no code of a model; if you trust this one, set trust_remote_code: true"
+            "CoralX runs no code of a model; if you trust this one, set trust_remote_code: true or "
+            "give --trust-remote-code to a command that has it"
         )
     elif "safetensors" in str(error) or isinstance(error, SafetensorError):
         advice = "weights must be whole model.safetensors files (never pickle); save them again"
