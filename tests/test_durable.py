@@ -30,10 +30,29 @@ def test_a_link_stays_and_what_it_leads_to_is_written(there: bool, tmp_path: Pat
     link.symlink_to(file)
     if there:
         file.write_text("before", encoding="utf-8")
-    write_whole(link, "after")
+    with write_aside(link) as opened:
+        opened.write("after")
     assert link.is_symlink()
     assert file.read_text(encoding="utf-8") == "after"
     assert list(file.parent.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_in_a_run_is_replaced_and_what_it_leads_to_is_left(
+    there: bool, tmp_path: Path
+) -> None:
+    """A run from elsewhere may hold links to anything."""
+    (tmp_path / "elsewhere").mkdir()
+    file, link = tmp_path / "elsewhere" / "file", tmp_path / "link"
+    link.symlink_to(file)
+    if there:
+        file.write_text("before", encoding="utf-8")
+    write_whole(link, "after")
+    assert not link.is_symlink()
+    assert link.read_text(encoding="utf-8") == "after"
+    assert [path.read_text(encoding="utf-8") for path in file.parent.iterdir()] == [
+        "before"
+    ] * there
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])

@@ -16,12 +16,13 @@ from coralx.interrupts import unbroken
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a text file as `write_aside` does.
+    """Write a text file as `write_aside` does, in the place of a link, too: in a folder from
+    elsewhere it may lead to anything.
 
     Raises:
         StoreError: the folder cannot be written.
     """
-    with write_aside(path) as file:
+    with _beside(path) as file:
         file.write(text)
 
 
@@ -36,8 +37,14 @@ def write_aside(path: Path, advice: str = "") -> Iterator[TextIO]:
     Raises:
         StoreError: the folder cannot be written, or something else than a file has the path.
     """
-    path = follow(path)
-    if path.exists() and not path.is_file():  # of a device or a pipe nothing would be left
+    with _beside(follow(path), advice) as file:
+        yield file
+
+
+@contextlib.contextmanager
+def _beside(path: Path, advice: str = "") -> Iterator[TextIO]:
+    taken = os.path.lexists(path) and not path.is_symlink()
+    if taken and not path.is_file():  # of a device or a pipe nothing would be left
         raise StoreError(f"{path}: is no regular file, so it is not replaced; move it away{advice}")
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:

@@ -242,6 +242,19 @@ def test_an_export_that_fails_over_an_older_one_leaves_no_sidecar_of_that(
     assert not (tmp_path / SIDECAR).exists()
 
 
+def test_what_links_in_an_adapters_folder_lead_to_is_left(
+    export_to: Callable[[Path], None], tmp_path: Path
+) -> None:
+    folder, own = tmp_path / "a", tmp_path / "own"
+    folder.mkdir()
+    own.write_text("mine", encoding="utf-8")
+    for name in (SIDECAR, "adapter_config.json", "adapter_model.safetensors"):
+        (folder / name).symlink_to(own)
+    export_to(folder)
+    assert is_whole(folder, {})
+    assert own.read_text(encoding="utf-8") == "mine"
+
+
 @pytest.mark.parametrize("error", [StoreError("full"), OSError(28, "No space left on device")])
 def test_an_export_that_fails_leaves_nothing_in_the_way_of_the_next(
     error: Exception,
