@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -15,12 +16,20 @@ from coralx.errors import StoreError
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "kept"
     write_whole(path, "first")
-    with pytest.raises(UnicodeEncodeError), write_aside(path) as file:
-        file.writelines(["half", "\ud800"])
+    with pytest.raises(ZeroDivisionError), write_aside(path) as file:
+        file.write(f"half {1 / 0}")
     assert path.read_text(encoding="utf-8") == "first"
     write_whole(path, "second")
     assert path.read_text(encoding="utf-8") == "second"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_half_a_character_is_written_as_json_would_write_it(tmp_path: Path) -> None:
+    """A night's work does not end without its report for a folder that is no UTF-8."""
+    write_whole(tmp_path / "kept", json.dumps("caf\udce9 é", ensure_ascii=False))
+    text = (tmp_path / "kept").read_text(encoding="utf-8")
+    assert text == '"caf\\udce9 é"'
+    assert json.loads(text) == "caf\udce9 é"
 
 
 @pytest.mark.parametrize("there", [True, False])

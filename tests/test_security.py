@@ -475,3 +475,33 @@ def test_a_checkpoint_that_a_journal_names_lies_in_the_runs_folder(
 def test_names_of_stages_may_hold_dots_and_dashes(tmp_path: Path) -> None:
     name = "-a.b_C/..S0.x-y-0123456789abcdef"
     assert checkpoint_path(tmp_path, name) == tmp_path / f"{name}.safetensors"
+
+
+def test_texts_with_half_a_character_cost_no_report(tmp_path: Path) -> None:
+    """As of a folder that is no UTF-8, or of genes that came by Python."""
+    from typer.testing import CliRunner
+
+    from coralx.cli import app
+
+    half = "caf\udce9"
+    settings = {
+        "data": {"train": f"/{half}/a.jsonl"},
+        "space": {
+            "learning_rate": {"kind": "float", "low": 0.001, "high": 0.002},
+            half: _choice(half),
+        },
+    }
+    config = load_config(settings, recorded=True)
+    job = Evolution(config).ask(1)[0]
+    store = Store(tmp_path)
+    facts = {"config": config.model_dump(mode="json"), "left_out": {f"/{half}/a.jsonl": 2}}
+    store.append("run_started", facts | {"machine": half})
+    store.append("results", [job.result(place) for place in range(len(job.genomes))])
+    store.close()
+    done = CliRunner().invoke(app, ["report", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    assert "caf\\udce9" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    written = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
+    assert written["left_out"] == {f"/{half}/a.jsonl": 2}
+    done = CliRunner().invoke(app, ["report", str(tmp_path), "--json"])
+    assert json.loads(done.stdout) == written

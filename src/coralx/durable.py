@@ -29,7 +29,8 @@ def write_whole(path: Path, text: str) -> None:
 @contextlib.contextmanager
 def write_aside(path: Path, advice: str = "") -> Iterator[TextIO]:
     """A text file that takes the path's place once all of it is on disk, so that nobody ever meets
-    half a file; if an error ends it, never. A link stays, and what it leads to is written.
+    half a file; if an error ends it, never. A link stays, and what it leads to is written. Half a
+    character, as in a path that is no UTF-8, is written as its number (`\\udce9`, as JSON does).
 
     Args:
         advice: what else helps where it cannot be written.
@@ -48,7 +49,7 @@ def _beside(path: Path, advice: str = "") -> Iterator[TextIO]:
         raise StoreError(f"{path}: is no regular file, so it is not replaced; move it away{advice}")
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with aside.open("x", encoding="utf-8", newline="\n") as file:
+        with aside.open("x", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
             yield file
         put_in_place(aside, path)
     except OSError as error:

@@ -58,6 +58,14 @@ CASES: dict[str, tuple[str, ...]] = {
     ),
     "section given twice": ("data: {}\ndata: {}", "data: given twice, in lines 1 and 2"),
     "number as key": ("evolution: {7: 1}", "evolution.7", "must be a text key"),
+    "half a character in a value": (
+        'space: {note: {kind: choice, values: ["a", "caf\\ud83d"]}}',
+        "line 1: a text must have whole characters, got half a one in 'caf\\\\ud83d'",
+    ),
+    "half a character in a key": (
+        'seed: 1\nspace: {"\\ude00": {kind: choice, values: [a]}}',
+        "line 2: a text must have whole characters",
+    ),
     # Values of the wrong type.
     "section is a number": ("evolution: 3", "evolution: must be a mapping", "got 3"),
     "section is empty": ("evolution:", "evolution: must be a mapping", "got None"),

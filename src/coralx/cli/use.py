@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from coralx.cli.arguments import RunFolder, TrustRemoteCode
 from coralx.cli.output import notes, open_console, print_pairs, quiet_stdout, tell
 from coralx.durable import follow, write_aside
 from coralx.errors import DataError, StoreError
+from coralx.json_values import to_json
 from coralx.wording import plural
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def report(
     history = read_history(folder)
     if as_json:
         summary = summarize(history)
-        typer.echo(json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False))
+        typer.echo(to_json(summary, getattr(sys.stdout, "encoding", None), indent=2))
         return
     from coralx.report.page import write_report
     from coralx.report.terminal import render

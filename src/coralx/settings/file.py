@@ -18,6 +18,8 @@ MAX_VALUES = 100_000
 # Of a whole number in whatever base: Python writes none of more than 4,300 decimal ones, so that
 # a message about it could not be made.
 MAX_DIGITS = 1_000
+# Half a character. Those of U+DC80 to U+DCFF stand for the bytes of a path that is no UTF-8.
+_HALF = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 
 
 class _Loader(yaml.SafeLoader):
@@ -44,7 +46,8 @@ def read_settings(path: Path) -> Mapping[str, Any]:
 
     Raises:
         ConfigError: there is no such file, it is not UTF-8 YAML with a mapping at the top, a key
-            is given twice, or it is larger than MAX_BYTES or MAX_VALUES.
+            is given twice, half a character stands in a text, or it is larger than MAX_BYTES or
+            MAX_VALUES.
     """
     try:
         data = _parse(path, _read_text(path))
@@ -96,7 +99,7 @@ def _parse(path: Path, text: str) -> Any:
         if _count(node, {}) > MAX_VALUES:
             rule = f"a settings file has at most {MAX_VALUES:,} values, aliases written out"
             raise ConfigError(str(path), [f"{rule}; this one has more"])
-        if problems := list(_find_repeats(node, "")):
+        if problems := [*_find_repeats(node, ""), *_find_halves(node)]:
             raise ConfigError(str(path), problems)
         return loader.construct_document(node)
     finally:
@@ -132,6 +135,16 @@ def _find_repeats(node: yaml.Node, place: str) -> Iterator[str]:
                 yield f"{place}{name}: given twice, in lines {lines[name]} and {line}; keep one"
             lines.setdefault(name, line)
             yield from _find_repeats(value, f"{place}{name}.")
+
+
+def _find_halves(node: yaml.Node) -> Iterator[str]:
+    """Texts with half a character, as of an emoji that was cut: no file or page can hold them."""
+    if isinstance(node, yaml.ScalarNode) and _HALF.search(node.value):
+        found = node.value.encode(errors="backslashreplace").decode()
+        place = f"line {node.start_mark.line + 1}"
+        yield f"{place}: a text must have whole characters, got half a one in {found!r:.60}"
+    for part in _parts(node):
+        yield from _find_halves(part)
 
 
 def _place(error: yaml.YAMLError) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 from pydantic import BaseModel, Field, ValidationError
 
 from coralx.errors import DataError, ModelError
-from coralx.json_values import plain
+from coralx.json_values import plain, to_json
 from coralx.records import LoRAConfig
 from coralx.rows.values import check_text
 from coralx.train.adapters import PackedAdapters
@@ -258,13 +257,7 @@ def write_lines(rows: Iterable[Row], file: TextIO) -> int:
     """Write JSON lines, NaN and infinity as null; gives how many."""
     count = 0
     for row in rows:
-        row = plain(row)
-        line = json.dumps(row, ensure_ascii=False, allow_nan=False, default=str)
-        try:
-            line.encode(file.encoding or "utf-8")
-        except UnicodeEncodeError:  # half a character, or a terminal that has fewer
-            line = json.dumps(row, allow_nan=False, default=str)
-        file.write(line + "\n")
+        file.write(to_json(plain(row), file.encoding) + "\n")
         count += 1
     return count
 
