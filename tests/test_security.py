@@ -4,6 +4,9 @@ no path leads out."""
 from __future__ import annotations
 
 import ast
+import base64
+import hashlib
+import html
 import json
 import re
 import shutil
@@ -20,7 +23,7 @@ from coralx.checkpoint_files import checkpoint_path
 from coralx.config import Config, load_config
 from coralx.errors import CheckpointError, ConfigError, DataError, ModelError, StoreError
 from coralx.records import Generation, Interval, Job, Stop, TestResult, TrainingResult
-from coralx.report.page import write_report
+from coralx.report.page import render_page, write_report
 from coralx.runs.running import resume_run
 from coralx.runs.watcher import Watcher
 from coralx.search.evolution import Evolution
@@ -124,7 +127,15 @@ def _hostile_history() -> History:
         "task_classes": {"validation": {name: {"unsafe": 1, "safe": 9} for name in ATTACKS}},
         "steps_per_epoch": 10,
     }
-    return History(config, facts, [], results, generations, tests, 1.0, True)
+    return History(
+        config=config,
+        facts=facts,
+        results=results,
+        generations=generations,
+        tests=tests,
+        seconds=1.0,
+        finished=True,
+    )
 
 
 def _choice(*values: str) -> dict[str, Any]:
@@ -167,16 +178,21 @@ def _open(page: Path) -> str:
 
 
 class _Dom(HTMLParser):
-    """What an attack would leave in a page: a new title, handlers of events, links to scripts."""
+    """What an attack would leave in a page: a new title, handlers of events, links to scripts,
+    scripts. Of those that are there all that is data (JSON) is left out."""
 
-    def __init__(self, page: Path) -> None:
+    def __init__(self, text: str) -> None:
         super().__init__()
-        self.text, self.title, self._tag = _open(page), "", ""
+        self.text, self.title, self._tag = text, "", ""
         self.risks: list[str] = []
-        self.feed(self.text)
+        self.scripts: list[str] = []
+        self.feed(text)
+        self.close()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self._tag = tag
+        self._tag = "data" if ("type", "application/json") in attrs else tag
+        if self._tag == "script":
+            self.scripts.append("")
         for name, value in attrs:
             if (
                 name.startswith("on")
@@ -188,6 +204,31 @@ class _Dom(HTMLParser):
     def handle_data(self, data: str) -> None:
         if self._tag == "title" and not self.title:
             self.title = data
+        if self._tag == "script":
+            self.scripts[-1] += data
+
+    def handle_endtag(self, tag: str) -> None:
+        self._tag = ""
+
+
+@pytest.mark.parametrize("attack", ATTACKS[:5] + ATTACKS[6:7])
+def test_a_page_that_is_read_shows_an_attack(attack: str) -> None:
+    """Without this, the next test could pass for want of a parser that sees any."""
+    dom = _Dom(f'<title>plain</title><p title="{attack}">{attack}</p>')
+    assert dom.risks or dom.scripts
+
+
+def test_no_text_of_a_run_becomes_markup_in_the_report() -> None:
+    """Without a browser, which not every machine has."""
+    dom = _Dom(render_page(_hostile_history()))
+    assert dom.title.startswith(f"CoralX report: {ATTACKS[0]}")
+    assert dom.risks == []
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', dom.text)
+    assert policy
+    marks = [base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in dom.scripts]
+    assert len(marks) == 2, "the page's own, and no other"
+    assert all(f"'sha256-{mark}'" in html.unescape(policy[1]) for mark in marks)
+    assert "&lt;img src=x onerror=" in dom.text, "the attacks are there, as text"
 
 
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium here (apt: chromium)")
@@ -198,7 +239,7 @@ def test_the_browser_shows_an_attack_that_works(tmp_path: Path) -> None:
     """Without this, the next test could pass for want of a working browser."""
     page = tmp_path / "page.html"
     page.write_text(f"<title>plain</title><p>{ATTACKS[0]}</p>", encoding="utf-8")
-    assert _Dom(page).title == MARK
+    assert _Dom(_open(page)).title == MARK
 
 
 @needs_browser
@@ -212,7 +253,7 @@ def test_no_text_of_a_run_becomes_a_script_in_the_report(tmp_path: Path, policy:
         bare = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", text)
         assert bare != text
         page.write_text(bare, encoding="utf-8")
-    dom = _Dom(page)
+    dom = _Dom(_open(page))
     assert "js-plotly-plot" in dom.text, "the page's own scripts have run"
     assert dom.title.startswith(f"CoralX report: {ATTACKS[0]}")
     assert dom.risks == []
