@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from coralx.adapter_files import SIDECAR, is_whole, read_facts, seal_adapter
+from coralx.adapter_files import SIDECAR, _digest, is_whole, read_facts, seal_adapter
 
 NAMES = ["adapter_config.json", "adapter_model.safetensors"]
 FACTS: dict[str, Any] = {"genome": {"id": "aa", "r": 4}, "stage": "S2", "threshold": 0.186}
@@ -81,3 +81,25 @@ def test_an_adapter_of_another_genome_or_stage_is_not_whole(
     stated = {"genome": FACTS["genome"], "stage": "S2"}
     assert is_whole(folder, stated)
     assert not is_whole(folder, stated | change)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [None, [], ["adapter_model.safetensors"], {}, {"adapter_config.json": ""}]
+    + [
+        {"adapter_model.safetensors": "", name: ""} for name in ("/dev/zero", "../x", "coralx.json")
+    ],
+)
+def test_a_sidecar_that_names_no_adapters_files_is_damaged(files: Any, tmp_path: Path) -> None:
+    """Sealed as it is: it came so, and what it names would be read."""
+    facts = FACTS | {"files": files}
+    (tmp_path / SIDECAR).write_text(json.dumps(facts | {"sha256": _digest(facts)}), "utf-8")
+    with pytest.raises(ValueError, match="does not name an adapter's files"):
+        read_facts(tmp_path)
+    assert not is_whole(tmp_path, {})
+
+
+def test_a_sidecar_that_is_nested_without_end_is_damaged(tmp_path: Path) -> None:
+    (tmp_path / SIDECAR).write_text("[" * 100_000 + "]" * 100_000, encoding="utf-8")
+    with pytest.raises(ValueError, match="nested too deeply"):
+        read_facts(tmp_path)

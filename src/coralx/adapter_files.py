@@ -15,6 +15,7 @@ from coralx.durable import sync_folder, write_whole
 ADAPTER = "adapter_model.safetensors"  # as PEFT names it, and its settings
 SETTINGS = "adapter_config.json"
 PROJECTOR = "projector.safetensors"
+OTHERS = {ADAPTER, SETTINGS, PROJECTOR}
 SIDECAR = "coralx.json"  # beside a PEFT adapter: what scoring needs and PEFT does not know
 FILES = "files"  # its key for the SHA-256 of the others, by name
 SEAL = "sha256"  # and for that of all its other keys
@@ -47,10 +48,16 @@ def read_facts(folder: Path) -> dict[str, Any]:
         OSError: there is none, or it cannot be read.
         ValueError: it is damaged, or was changed since.
     """
-    facts = json.loads((folder / SIDECAR).read_text(encoding="utf-8"))
-    seal = facts.pop(SEAL, None) if isinstance(facts, dict) else None
-    if seal is None or seal != _digest(facts):
-        raise ValueError(f"{SIDECAR} is not as it was written")
+    try:
+        facts = json.loads((folder / SIDECAR).read_text(encoding="utf-8"))
+        seal = facts.pop(SEAL, None) if isinstance(facts, dict) else None
+        if seal is None or seal != _digest(facts):
+            raise ValueError(f"{SIDECAR} is not as it was written")
+    except RecursionError:  # one that is nested like this was never written here
+        raise ValueError(f"{SIDECAR} is nested too deeply") from None
+    files = facts.get(FILES)
+    if not (isinstance(files, dict) and {ADAPTER} <= files.keys() <= OTHERS):
+        raise ValueError(f"{SIDECAR} does not name an adapter's files")
     return facts  # type: ignore[no-any-return]
 
 

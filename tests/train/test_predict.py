@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from coralx.adapter_files import SIDECAR, read_facts, seal_adapter
+from coralx.adapter_files import ADAPTER, PROJECTOR, SIDECAR, read_facts, seal_adapter
 from coralx.errors import DataError, ModelError
 from coralx.records import Genome
 from coralx.rows.file import iterate_rows, parse_lines
@@ -247,7 +247,8 @@ def test_lines_are_parsed_and_written_as_they_are() -> None:
 def test_a_folder_without_or_with_half_a_sidecar_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="not an adapter exported by CoralX"):
         Predictor(tmp_path)
-    seal_adapter(tmp_path, [], {"threshold": 0.5})
+    (tmp_path / ADAPTER).touch()
+    seal_adapter(tmp_path, [ADAPTER], {"threshold": 0.5})
     with pytest.raises(ModelError, match="incomplete or damaged"):
         Predictor(tmp_path)
 
@@ -292,9 +293,25 @@ def test_a_spoiled_sidecar_is_refused(
         (lambda name, value: value[:-1] if "lora_A" in name else value, "does not fit"),
         (lambda name, value: None if "classifier.weight" in name else value, "does not fit"),
         (lambda name, value: value * torch.nan, "holds NaN or infinity"),
-        (lambda name, value: value * 1.001, "adapter_model.safetensors is not as it was exported"),
+        (lambda name, value: value[0, 0] if "lora_A" in name else value, "does not fit"),
+        (lambda name, value: value[None] if "lora_B" in name else value, "does not fit"),
+        (lambda name, value: None if "lora_B" in name else value, "does not fit"),
+        (lambda name, value: value.to(torch.float8_e4m3fn), "does not fit"),
+        (lambda name, value: value.to(torch.complex64), "does not fit"),
+        (lambda name, value: value.to(torch.int32), "does not fit"),
     ],
-    ids=["other width", "two ranks", "no head", "NaN", "changed"],
+    ids=[
+        "other width",
+        "two ranks",
+        "no head",
+        "NaN",
+        "number",
+        "cube",
+        "halves",
+        "too few bits",
+        "complex",
+        "whole",
+    ],
 )
 def test_weights_that_are_not_those_exported_are_refused(
     folder: Path, tmp_path: Path, spoil: Callable[[str, Any], Any], said: str
@@ -303,7 +320,33 @@ def test_weights_that_are_not_those_exported_are_refused(
     path = tmp_path / "adapter_model.safetensors"
     spoiled = {name: spoil(name, value) for name, value in load_file(path).items()}
     save_file({k: v.contiguous() for k, v in spoiled.items() if v is not None}, path)
+    facts = read_facts(folder)
+    seal_adapter(tmp_path, facts["files"], facts)
     with pytest.raises(ModelError, match=said):
+        Predictor(tmp_path, "cpu")
+
+
+@pytest.mark.parametrize("mark", [b"lora_B", b"classifier.weight", b'"F32"', b'"data_offsets"'])
+def test_weights_that_were_changed_are_refused_whatever_byte_it_is(
+    mark: bytes, folder: Path, tmp_path: Path
+) -> None:
+    """Before anything is made of them."""
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    data = (tmp_path / ADAPTER).read_bytes()
+    changed = data.replace(mark, mark[:-2] + bytes([mark[-2] ^ 1]) + mark[-1:], 1)
+    (tmp_path / ADAPTER).write_bytes(changed)
+    with pytest.raises(ModelError, match=f"{ADAPTER} is not as it was exported"):
+        Predictor(tmp_path, "cpu")
+    (tmp_path / ADAPTER).unlink()
+    with pytest.raises(ModelError, match="the adapter cannot be read"):
+        Predictor(tmp_path, "cpu")
+
+
+def test_a_projector_that_was_not_exported_is_refused(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    facts = read_facts(folder)
+    seal_adapter(tmp_path, [ADAPTER], facts)
+    with pytest.raises(ModelError, match=f"{PROJECTOR} is not as it was exported"):
         Predictor(tmp_path, "cpu")
 
 

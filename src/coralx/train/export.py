@@ -16,6 +16,7 @@ from torch import Tensor
 
 from coralx.adapter_files import (
     ADAPTER,
+    FILES,
     PROJECTOR,
     SETTINGS,
     SIDECAR,
@@ -30,7 +31,7 @@ from coralx.errors import ModelError, StoreError
 from coralx.interrupts import unbroken
 from coralx.models import make_absolute, resolve_model
 from coralx.records import Genome, LoRAConfig, TrainingResult, jsonable
-from coralx.train.adapters import Weights, all_finite
+from coralx.train.adapters import Weights, all_finite, flatten
 from coralx.train.backbone import Backbone
 from coralx.train.checkpoint import load_checkpoint, save_tensors, say_unwritable
 from coralx.train.scaling import Scaling
@@ -215,8 +216,13 @@ def check_weights(folder: Path) -> None:
     Raises:
         ModelError: they are not.
     """
-    for name in find_changed(folder, read_sidecar(folder)):
-        if name in (ADAPTER, PROJECTOR):
+    facts = read_sidecar(folder)
+    try:
+        changed = find_changed(folder, facts)
+    except OSError as error:
+        raise ModelError(f"{folder}: the adapter cannot be read: {error}") from None
+    for name in (ADAPTER, PROJECTOR):
+        if name in changed or (name not in facts[FILES] and (folder / name).exists()):
             raise ModelError(
                 f"{folder}: {name} is not as it was exported (its SHA-256 is not the one in "
                 f"{SIDECAR}); export the genome again"
@@ -239,8 +245,8 @@ def import_adapter(folder: Path, backbone: Backbone) -> Weights:
         for path in backbone.linears[index]:
             target = f"{index}.{path}"
             stem = f"base_model.model.{backbone.full_path(target)}"
-            if f"{stem}.lora_A.weight" in tensors:
-                a, b = tensors[f"{stem}.lora_A.weight"], tensors[f"{stem}.lora_B.weight"]
+            a, b = (tensors.get(f"{stem}.lora_{side}.weight") for side in "AB")
+            if a is not None and b is not None:
                 lora[target] = (a, b)
     for part, path in backbone.head_layers.items():
         stem = f"base_model.model.{path}."
@@ -255,7 +261,13 @@ def import_adapter(folder: Path, backbone: Backbone) -> Weights:
 
 
 def _fits(weights: Weights, backbone: Backbone) -> bool:
-    """Whether the shapes are those of adapters of one rank and of a head for one logit."""
+    """Whether these are adapters of one rank and a head for one logit, in numbers that can be
+    scored with."""
+    if any(value.dim() != 2 for pair in weights.lora.values() for value in pair):
+        return False
+    kinds = {value.dtype for value in flatten(weights).values()}
+    if not all(kind.is_floating_point and kind.itemsize > 1 for kind in kinds):
+        return False
     ranks = {rank for a, b in weights.lora.values() for rank in (a.shape[0], b.shape[-1])}
     shapes = {name: value.shape for name, value in weights.extra.items()}
     head = {name: value.shape for name, value in backbone.given.items()}

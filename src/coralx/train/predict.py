@@ -77,6 +77,7 @@ class Predictor:
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         facts = _read_facts(folder)
+        check_weights(folder)
         self.threshold = facts.threshold
         self.bad = 0  # rows that were given an error
         self.cut = self.unknown = 0  # texts longer than `max_tokens`; without a known token
@@ -91,7 +92,6 @@ class Predictor:
             tokens = facts.image_tokens
             self._tower = VisionTower(facts.vision_tower, tokens, self._device, keep=False)
         weights = import_adapter(folder, self._backbone)
-        check_weights(folder)
         self._pack = PackedAdapters([weights], [facts.lora_cfg.scale], [0.0], [0], self._device)
         self._entry = min(int(target.partition(".")[0]) for target in weights.lora)
 
