@@ -327,6 +327,12 @@ class Generation(Record):
     diversity: float
     first_front_share: float
 
+    @model_validator(mode="after")
+    def _check_front(self) -> Generation:
+        if len(self.front) != len(self.front_stages):
+            raise ValueError("front and front_stages must be of the same length")
+        return self
+
 
 class Repair(Record):
     """A checkpoint that was missing or damaged and was trained again.

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, FiniteFloat
+
 from coralx.config import Config, load_config
 from coralx.durable import make_folder, sync_folder
 from coralx.errors import ConfigError, StoreError, remedy
@@ -36,6 +38,39 @@ JOURNAL = "journal.jsonl"
 SEAL = ', "crc32": "'  # what stands between a line's content and its checksum
 
 Value = Record | Mapping[str, Any] | Sequence[Record]
+Counts = dict[str, int]
+ByClass = dict[str, Counts]  # unsafe and safe rows
+
+
+class _Reading(BaseModel, strict=True):
+    max_tokens: int
+    rows: Counts
+    cut: Counts
+    unknown: Counts
+    trained_on: Counts
+
+
+class _Facts(BaseModel, strict=True):
+    """The kinds of what a sitting says of itself (see `coralx.runs.facts`), where its version says
+    it. Only checked: what is kept is as it was written."""
+
+    seed: int = 0
+    steps_per_epoch: FiniteFloat = 0
+    rows: Counts = {}
+    classes: ByClass = {}
+    missing_classes: dict[str, dict[str, list[str]]] = {}
+    task_classes: dict[str, ByClass] = {}
+    left_out: Counts = {}
+    fingerprints: dict[str, str] = {}
+    tasks: list[str] = []
+    stage_classes: ByClass = {}
+    picture_classes: ByClass = {}
+    reading: _Reading | None = None
+    images: bool = False
+    versions: dict[str, str] = {}
+    machine: str = ""
+    numerics: dict[str, Any] = {}
+    started: str = ""
 
 
 @dataclass
@@ -219,6 +254,7 @@ def _begin(path: Path, first: tuple[str, Any, float] | None) -> History:
         config = started["config"]
         if not isinstance(config, Mapping):  # it would be taken for the path of one
             raise TypeError(f"config must be a mapping, got {config!r}")
+        _Facts.model_validate(started)
         history = History(config=load_config(config, recorded=True), facts=started)
     return history
 
@@ -236,6 +272,7 @@ def _apply(history: History, kind: str, value: Any) -> None:
         case "repaired":
             history.repairs.append(Repair.model_validate(value))
         case "resumed":
+            _Facts.model_validate(value)
             history.resumed.append(dict(value))
         case "paused":
             pass
@@ -254,7 +291,9 @@ def _readable(path: Path, kind: str, writer: Any) -> Iterator[None]:
     """
     try:
         yield
-    except (ConfigError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (
+        ConfigError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError
+    ) as error:  # fmt: skip
         versions = writer.get("versions") if isinstance(writer, Mapping) else None
         version = versions.get("coralx") if isinstance(versions, Mapping) else None
         raise StoreError(
@@ -321,7 +360,10 @@ def _unseal(line: bytes, before: int) -> tuple[str, Any, float, int]:
     crc = zlib.crc32(content.encode(), before)
     if seal != f'{crc:08x}"}}':
         raise ValueError("the checksum differs")
-    record = json.loads(content + "}")
+    try:
+        record = json.loads(content + "}")
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
     return record["kind"], record["value"], record["seconds"], crc
 
 
