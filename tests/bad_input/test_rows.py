@@ -417,6 +417,22 @@ def test_parquet_that_unpacks_to_too_much_is_refused(
     job.refuse(f"{job.folder / 'rows.parquet'}: holds 2 rows, ", "at most 1 rows", "sample it")
 
 
+def test_parquet_that_is_more_than_its_footer_says_is_refused(
+    job: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One text that many rows share stands in the file once."""
+    count, length = 600, 1000
+    shared = pa.array(["a" * length, "b" * length]).dictionary_encode()
+    texts = shared.take(pa.array([i % 2 for i in range(count)]))
+    table = pa.table({"text": texts, "label": [i % 2 for i in range(count)]})
+    (job.folder / "rows.parquet").write_bytes(_parquet(table))
+    job.use(train="rows.parquet")
+    monkeypatch.setattr(rows_file, "MAX_UNPACKED", count * length - 1)
+    job.refuse("rows.parquet: its texts and pictures take more than 599,999 bytes unpacked")
+    monkeypatch.setattr(rows_file, "MAX_UNPACKED", count * length)
+    assert len(list(rows_file.iterate_rows(job.folder / "rows.parquet"))) == count
+
+
 def test_columns_that_are_not_read_are_not_decoded(job: Any) -> None:
     """A file may declare any column to be a picture, which libraries would open."""
     features = {

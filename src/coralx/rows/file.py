@@ -203,17 +203,37 @@ def iterate_parquet(path: Path, only: Collection[str]) -> Iterator[dict[str, Any
         only: columns; where the file has them all, others are left out.
 
     Raises:
-        DataError: a value cannot be read.
+        DataError: a value cannot be read, or they are more than the footer says: a text that many
+            rows share may stand in the file once.
     """
     import pyarrow.parquet
 
+    unpacked = 0
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             columns = list(only) if only and set(only) <= set(file.schema_arrow.names) else None
             for batch in file.iter_batches(batch_size=PARQUET_ROWS, columns=columns):
-                yield from batch.to_pylist()
+                rows = batch.to_pylist()
+                unpacked += sum(_size(row) for row in rows)
+                if unpacked > MAX_UNPACKED:
+                    raise DataError(
+                        f"{path}: its texts and pictures take more than {MAX_UNPACKED:,} bytes "
+                        "unpacked; split the file or sample it"
+                    )
+                yield from rows
+    except DataError:
+        raise
     except Exception as error:  # many kinds, such as OverflowError for a date that Python lacks
         raise _no_parquet(path, error) from None
+
+
+def _size(value: Any) -> int:
+    """Of the texts and bytes in it."""
+    if isinstance(value, str | bytes):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(map(_size, value.values()))
+    return sum(map(_size, value)) if isinstance(value, list) else 0
 
 
 def name_columns(path: Path) -> list[str]:
