@@ -181,6 +181,18 @@ def test_bad_rows_that_shall_pass_come_out_with_an_error(
     assert len(list(predictor.predict(rows[:1], tmp_path, skip=True))) == 1
 
 
+@pytest.mark.parametrize("skip", [False, True])
+def test_a_row_that_could_not_be_written_again_is_named(
+    skip: bool, predictor: Predictor, tmp_path: Path
+) -> None:
+    deep = [json.loads('{"a": [' * depth + "]}" * depth) for depth in (50, 51)]
+    rows = [{"text": "fine", "note": deep[0]}, {"text": "fine", "note": deep[1]}]
+    scored = predictor.predict(rows, tmp_path, skip=skip)
+    assert write_lines([next(scored)], io.StringIO()) == 1
+    with pytest.raises(DataError, match="row 2: column 'note' is nested more than 100 deep"):
+        next(scored)
+
+
 @pytest.mark.parametrize(("name", "skip"), [("score", False), ("unsafe", True), ("error", True)])
 def test_columns_of_the_users_are_not_replaced(
     predictor: Predictor, tmp_path: Path, name: str, skip: bool

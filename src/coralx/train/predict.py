@@ -28,6 +28,7 @@ from coralx.train.workbench import choose_device
 
 CHUNK = 256  # rows held in memory at once
 BATCH = 32
+MAX_DEPTH = 100  # of lists and mappings in a row's columns, which come back as they are
 
 Row = Mapping[str, Any]
 
@@ -143,6 +144,7 @@ class Predictor:
             met.add(columns[1] in row)
             place = _place(number, row)
             _check_names(place, row, skip)
+            _check_depth(place, row)
             try:
                 return _Read(row, *self._read(place, row, folder, *columns, allow_outside))
             except DataError as error:
@@ -228,6 +230,31 @@ def _check_names(place: str, row: Row, skip: bool) -> None:
             f"{place}: {' and '.join(added)} are added to each row, and it has a column "
             f"{taken[0]!r} already; rename that column"
         )
+
+
+def _check_depth(place: str, row: Row) -> None:
+    """Pass if the row can be written again.
+
+    Raises:
+        DataError: lists or mappings lie in each other beyond all use.
+    """
+    for name, value in row.items():
+        level = [value]
+        for _ in range(MAX_DEPTH):
+            level = [inner for outer in level for inner in _inside(outer)]
+            if not level:
+                break
+        else:
+            raise DataError(
+                f"{place}: column {name!r} is nested more than {MAX_DEPTH} deep, and columns come "
+                "back with the scores; flatten it, or leave it out"
+            )
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    if isinstance(value, Mapping):
+        return value.values()
+    return value if isinstance(value, list | tuple) else ()
 
 
 def _take(rows: Iterator[_Read]) -> tuple[list[_Read], DataError | None]:
