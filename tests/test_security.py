@@ -546,3 +546,17 @@ def test_texts_with_half_a_character_cost_no_report(tmp_path: Path) -> None:
     assert written["left_out"] == {f"/{half}/a.jsonl": 2}
     done = CliRunner().invoke(app, ["report", str(tmp_path), "--json"])
     assert json.loads(done.stdout) == written
+
+
+def test_what_an_error_says_does_not_steer_the_terminal(tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from coralx.cli import app
+
+    path = tmp_path / "job.yaml"
+    path.write_text('"\\e]0;mine\\a\\e[31mX\\rY": 1\nseed: x', encoding="utf-8")
+    done = CliRunner().invoke(app, ["plan", str(path)])
+    assert done.exit_code == 2
+    assert "\ufffd]0;mine\ufffd\ufffd[31mX\ufffdY: unknown key" in done.stderr
+    assert not set(done.stderr) & set("\x1b\x07\r")
+    assert "problem(s) in the configuration\n  - " in done.stderr

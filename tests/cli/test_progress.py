@@ -99,6 +99,23 @@ def test_a_forecast_is_corrected_and_never_runs_over() -> None:
     assert Forecast(STAGES, 4, 1, {}).share(0, 1, 2) == 1
 
 
+ATTACK = "\x1b]0;mine\x07\x1b[2J\r\x9b31m\udce9"
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_what_is_said_does_not_steer_the_terminal(live: bool) -> None:
+    """Names and paths from elsewhere stand in messages."""
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=live, width=100)
+    with follow(_config(), console) as view:
+        view.say(f"reading {ATTACK}\n\tand more")
+        assert not live or ATTACK not in view._phase  # type: ignore[attr-defined]
+    assert "]0;mine\ufffd" in file.getvalue()
+    for sign in ("\x1b]", "\x1b[2J\r", "\x07", "\x9b", "\udce9"):
+        assert sign not in file.getvalue()
+    assert "\n        and more" in file.getvalue()
+
+
 def test_a_finished_job_is_told_once_with_what_came_of_it() -> None:
     lines: list[str] = []
     state, clock = State(), Clock()

@@ -76,7 +76,13 @@ class LastingStdout:
 def tell(message: str) -> None:
     """Say it on stderr, if that can be written."""
     with contextlib.suppress(OSError):
-        typer.echo(message, err=True)
+        typer.echo(clean(message), err=True)
+
+
+def clean(message: str) -> str:
+    """Without control characters, which could steer the terminal: names, paths and values from
+    elsewhere stand in messages. Lines and tabs stay."""
+    return "".join(sign if sign.isprintable() or sign in "\n\t" else "\ufffd" for sign in message)
 
 
 def notes() -> Watcher:

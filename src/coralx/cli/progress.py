@@ -16,6 +16,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from coralx.cli.output import clean
 from coralx.config import Config
 from coralx.errors import CoralXError
 from coralx.plan.cost import steps_by_stage
@@ -90,7 +91,7 @@ class View(Watcher):
         emit: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._config, self.emit, self._clock = config, emit, clock
+        self._config, self._emit, self._clock = config, emit, clock
         self._generations = config.evolution.generations
         self._state: RunState | None = None
         self._forecast: Forecast | None = None
@@ -105,6 +106,10 @@ class View(Watcher):
     def best(self) -> float | None:
         """The best AUROC of the highest stage so far: a cheap score never beats a full one."""
         return None if self._best[0] < 0 else self._best[1]
+
+    def emit(self, line: str) -> None:
+        """Print a line that stays."""
+        self._emit(clean(line))
 
     def say(self, message: str) -> None:
         self.flush()
@@ -209,7 +214,7 @@ class LiveView(View):
         self.show(message)
 
     def show(self, message: str) -> None:
-        self._phase, self._progress = message, None
+        self._phase, self._progress = clean(message), None
 
     def __rich__(self) -> RenderableType:
         """Generation, stage, bar and time left; under them genomes, steps and the best AUROC."""

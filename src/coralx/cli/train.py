@@ -73,10 +73,9 @@ def resume(folder: RunFolder) -> None:
 
     settings = read_start(folder).config
     if changed := changed_settings(folder, settings):
-        typer.echo(
+        tell(
             f"warning: a run keeps the settings that it began with, and {folder / SETTINGS} was "
-            f"edited: {', '.join(changed)}; for other settings start a new run",
-            err=True,
+            f"edited: {', '.join(changed)}; for other settings start a new run"
         )
     _train(settings, folder, lambda watcher: resume_run(folder, watcher))
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from coralx.cli.arguments import RunFolder, TrustRemoteCode
-from coralx.cli.output import notes, open_console, print_pairs, quiet_stdout, tell
+from coralx.cli.output import clean, notes, open_console, print_pairs, quiet_stdout, tell
 from coralx.durable import follow, write_aside
 from coralx.errors import DataError, StoreError
 from coralx.json_values import to_json
@@ -82,7 +82,8 @@ def export(
         best = export_genome(folder, genome, target, notes(), trust_remote_code)
     config = read_start(folder).config.model_copy(update={"trust_remote_code": trust_remote_code})
     written = ", ".join(sorted(path.name for path in target.iterdir()))
-    typer.echo(f"{target}: genome {best.genome.id} as trained in {best.stage} ({written})\n")
+    stage = clean(best.stage)
+    typer.echo(f"{target}: genome {best.genome.id} as trained in {stage} ({written})\n")
     typer.echo(say_serving(config, target, best.details[SERVED]))
     if (target / PROJECTOR).exists():
         typer.echo(
@@ -150,7 +151,7 @@ def reproduce(
 
     with quiet_stdout():
         found = train_again(folder, genome, notes().say, trust_remote_code)
-    typer.echo(found.describe())
+    typer.echo(clean(found.describe()))
     if not found.identical:
         raise typer.Exit(1)
 
