@@ -83,20 +83,20 @@ def _result(job: Job, genome: Genome, auroc: float | None, left: bool = False) -
 
 
 def test_a_forecast_counts_genome_steps_of_the_plan() -> None:
-    forecast = Forecast(STAGES, 4, 2, {"short": 5, "long": 20})
-    # A generation: 4 x 5 + 2 x 20 = 60 genome-steps, a run 120.
+    forecast = Forecast(STAGES, 4, 2)
+    # A generation: 4 x 0.5 + 2 x 2 = 6 epochs of a genome, a run 12.
     assert forecast.share(0, 0, 0) == 0
-    assert forecast.share(0, 0, 10) == pytest.approx(10 / 120)
-    assert forecast.share(0, 1, 20) == pytest.approx(40 / 120)
-    assert forecast.share(1, 1, 40) == 1
+    assert forecast.share(0, 0, 2) == pytest.approx(1 / 12)
+    assert forecast.share(0, 1, 1) == pytest.approx(4 / 12)
+    assert forecast.share(0, 0, 100) == pytest.approx(2 / 12)
+    assert forecast.share(1, 1, 2) == 1
 
 
-def test_a_forecast_is_corrected_and_never_runs_over() -> None:
-    forecast = Forecast(STAGES, 4, 1, {"short": 5, "long": 20})
-    forecast.correct("long", 40)
-    assert forecast.share(0, 1, 0) == pytest.approx(20 / 100)
-    assert forecast.share(0, 0, 1000) == pytest.approx(20 / 100)
-    assert Forecast(STAGES, 4, 1, {}).share(0, 1, 2) == 1
+def test_nobody_reads_the_rows_to_follow_a_run() -> None:
+    view = View(load_config(_config(), {"data": {"train": "nowhere.jsonl"}}), lambda _: None)
+    view.begin(State())
+    view.observe(Progress(job=_job(), step=5, steps=5, alive=4))
+    assert view.share() == pytest.approx(20 / 120)
 
 
 ATTACK = "\x1b]0;mine\x07\x1b[2J\r\x9b31m\udce9"

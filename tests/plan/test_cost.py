@@ -16,7 +16,7 @@ from rich.console import Console
 
 from coralx.config import Config, load_config
 from coralx.errors import ConfigError, DataError, ModelError
-from coralx.plan.cost import plan_run, steps_by_stage
+from coralx.plan.cost import plan_run
 from coralx.plan.table import render_plan
 from coralx.rows.count import count_rows
 from coralx.settings.sections import DataSettings
@@ -70,8 +70,8 @@ def test_stages_that_cost_more_than_full_training_are_not_called_fewer() -> None
 def test_planned_whole_steps_are_those_of_training() -> None:
     config = load_config(None, {"data": {"max_rows": 96}})
     plan = plan_run(config)
-    each = {s["name"]: s["whole_steps_per_genome"] for s in plan["stages"]}
-    assert each == steps_by_stage(config)
+    # 5 % of 96 rows: one batch, 0.05 steps; 20 %: 3 batches, 0.9 steps; 100 %: 12 batches
+    assert [s["whole_steps_per_genome"] for s in plan["stages"]] == [1, 1, 12, 24]
     assert plan["whole"]["naive_steps"] == 8 * 24
     assert plan["whole"]["speedup"] < plan["speedup"]
 
@@ -101,7 +101,8 @@ def test_steps_are_counted_from_the_rows_in_the_package() -> None:
 def test_whole_steps_round_subset_and_batches_up() -> None:
     config = load_config({"data": {"max_rows": 100}, "training": {"batch_size": 8}})
     # 5 % of 100 rows: one batch, 0.05 steps; 20 %: 3 batches, 0.9 steps; 100 %: 13 batches
-    assert list(steps_by_stage(config).values()) == [1, 1, 13, 26]
+    stages = plan_run(config)["stages"]
+    assert [s["whole_steps_per_genome"] for s in stages] == [1, 1, 13, 26]
 
 
 def test_estimates_have_a_plausible_size() -> None:

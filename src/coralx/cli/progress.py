@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -18,8 +18,6 @@ from rich.text import Text
 
 from coralx.cli.output import clean
 from coralx.config import Config
-from coralx.errors import CoralXError
-from coralx.plan.cost import steps_by_stage
 from coralx.records import Job, Progress, TrainingResult, TrainingStage
 from coralx.report.terminal import ACCENT
 from coralx.runs.watcher import Watcher
@@ -39,42 +37,24 @@ class RunState(Protocol):
 
 
 class Forecast:
-    """How much of a run is done, in genome-steps of its plan.
+    """How much of a run is done, as shares of its planned steps: these are the same whatever the
+    number of rows, which need not be counted for that.
 
     The plan takes every genome through its gates and no stage as left early, so that what is left
     is rather over- than underestimated.
-
-    Args:
-        steps: of one genome in each stage, by its name; corrected by what training says.
     """
 
     def __init__(
-        self,
-        stages: tuple[TrainingStage, ...],
-        population: int,
-        generations: int,
-        steps: Mapping[str, int],
+        self, stages: tuple[TrainingStage, ...], population: int, generations: int
     ) -> None:
-        self._stages, self._generations = stages, generations
-        self._steps = dict(steps)
-        self._genomes: list[int] = []
-        for stage in stages:
-            self._genomes.append(population)
-            population = budget.survivors(population, stage.survival_rate)
+        plan = budget.plan(stages, population, 1, 1)
+        self._generations, self._genomes = generations, [line.genomes for line in plan.stages]
+        self._shares = [line.steps / (plan.hyperband_steps or 1) for line in plan.stages]
 
-    def correct(self, stage: str, steps: int) -> None:
-        """One genome's steps in a stage as they really are."""
-        self._steps[stage] = steps
-
-    def share(self, generation: int, stage_index: int, genome_steps: float) -> float:
-        """Of the run's work, 0..1: all before this stage, and `genome_steps` within it."""
-        work = [
-            count * self._steps.get(stage.name, 1)
-            for count, stage in zip(self._genomes, self._stages, strict=True)
-        ]
-        whole = sum(work) or 1
-        done = sum(work[:stage_index]) + min(genome_steps, work[stage_index])
-        return min(1.0, (generation + done / whole) / self._generations)
+    def share(self, generation: int, stage_index: int, genomes: float) -> float:
+        """Of the run's work, 0..1: all before this stage, and so many genomes of the stage."""
+        part = min(1.0, genomes / self._genomes[stage_index]) * self._shares[stage_index]
+        return min(1.0, (generation + sum(self._shares[:stage_index]) + part) / self._generations)
 
 
 class View(Watcher):
@@ -94,7 +74,8 @@ class View(Watcher):
         self._config, self._emit, self._clock = config, emit, clock
         self._generations = config.evolution.generations
         self._state: RunState | None = None
-        self._forecast: Forecast | None = None
+        own = config.evolution
+        self._forecast = Forecast(config.hyperband.stages, own.population, own.generations)
         self._progress: Progress | None = None
         self._told = 0  # results of the state that are reported
         self._done = 0  # genomes of the current stage whose jobs are finished
@@ -116,7 +97,7 @@ class View(Watcher):
         self.emit(message)
 
     def begin(self, evolution: RunState) -> None:
-        self._state, self._forecast = evolution, _forecast(self._config)
+        self._state = evolution
         self._told = len(evolution.results)
         self._began = self._job_began = self._clock()
 
@@ -151,16 +132,14 @@ class View(Watcher):
 
     def share(self) -> float:
         """Of the run's planned work, 0..1."""
-        if self._progress is None or self._forecast is None:
+        if self._progress is None or self._state is None:
             return 0.0
-        job, step = self._progress.job, self._progress.step
-        spent = self._done * self._progress.steps + len(job.genomes) * step
-        return self._forecast.share(job.generation, job.stage_index, spent)
+        job = self._progress.job
+        trained = self._done + len(job.genomes) * self._progress.step / self._progress.steps
+        return self._forecast.share(job.generation, job.stage_index, trained)
 
     def _enter(self, job: Job, steps: int) -> None:
         self.flush()
-        if self._forecast is not None:
-            self._forecast.correct(job.stage.name, steps)
         results = self._state.results if self._state else []
         place = (job.generation, job.stage_index)
         self._done = sum((r.generation, r.stage_index) == place for r in results)
@@ -262,16 +241,6 @@ def follow(config: Config, console: Console) -> Iterator[View]:
     ):
         yield live
         live.flush()
-
-
-def _forecast(config: Config) -> Forecast:
-    try:
-        steps = steps_by_stage(config)
-    except CoralXError:  # training reads more kinds of files than are counted here
-        steps = {}
-    evolution = config.evolution
-    stages = config.hyperband.stages
-    return Forecast(stages, evolution.population, evolution.generations, steps)
 
 
 def _rough(seconds: float) -> str:

@@ -106,21 +106,6 @@ def plan_run(config: Config, steps_per_epoch: float | None = None) -> Plan:
     }
 
 
-def steps_by_stage(config: Config) -> dict[str, int]:
-    """Steps that one genome trains in each stage at most, rounded up as training does.
-
-    Subsets are stratified in training, which can add a row per stratum: a forecast, not a bound.
-
-    Raises:
-        DataError: the rows cannot be counted.
-    """
-    rows, size = count_rows(config.data).rows, config.training.batch_size
-    return {
-        stage.name: trained_steps(stage, rows, size, stage.data_percentage)
-        for stage in config.hyperband.stages
-    }
-
-
 def _look_at_rows(config: Config, steps_per_epoch: float | None) -> _Data:
     """Where steps are given the data only serves estimates and may be missing."""
     files = _count_if_needed(config, needed=steps_per_epoch is None)
