@@ -12,16 +12,19 @@ from PIL import Image
 
 from coralx.train import attacks
 from coralx.train.attacks import (
-    IMAGE_ATTACKS,
-    SPELLING_ATTACKS,
-    WRAPPING_ATTACKS,
+    ATTACKS,
+    Attack,
     Attacked,
     attack_rows,
 )
 from coralx.train.rows import Rows
 from coralx.train.splits import Splits
 
-KINDS = [*WRAPPING_ATTACKS, *SPELLING_ATTACKS, *IMAGE_ATTACKS]
+KINDS = list(ATTACKS)
+WRAPPINGS, SPELLINGS, PICTURES = (
+    [kind for kind, attack in ATTACKS.items() if attack.on == on]
+    for on in ("text", "any", "picture")
+)
 
 
 @pytest.fixture(scope="module")
@@ -79,9 +82,9 @@ def test_equal_seeds_give_equal_rows_and_others_do_not(
 def test_wrappings_go_on_rows_without_pictures_and_picture_attacks_on_those_with(
     attacked: dict[str, Rows],
 ) -> None:
-    for kind in WRAPPING_ATTACKS:
+    for kind in WRAPPINGS:
         assert not any(attacked[kind].images)
-    for kind in IMAGE_ATTACKS:
+    for kind in PICTURES:
         assert all(attacked[kind].images)
     assert {image is None for image in attacked["leetspeak"].images} == {True, False}
 
@@ -96,7 +99,7 @@ def test_spellings_leave_pictures_and_picture_attacks_leave_texts(
 
 
 def test_without_pictures_asked_for_none_are_attacked(rows: Rows) -> None:
-    assert list(attack_rows(rows, 2, 0, images=False)) == [*WRAPPING_ATTACKS, *SPELLING_ATTACKS]
+    assert list(attack_rows(rows, 2, 0, images=False)) == [*WRAPPINGS, *SPELLINGS]
 
 
 def test_wrappings_go_on_all_rows_where_every_row_has_a_picture(rows: Rows) -> None:
@@ -111,7 +114,7 @@ def test_each_attacked_row_knows_the_row_it_was(rows: Rows) -> None:
         before = rows.take(own.origins)
         assert (own.rows.labels == before.labels).all()
         kept = (before.texts, own.rows.texts), (before.images, own.rows.images)
-        (one, other) = kept[0] if kind in IMAGE_ATTACKS else kept[1]
+        (one, other) = kept[0] if kind in PICTURES else kept[1]
         assert one == other
         assert len(set(own.origins.tolist())) == len(own.origins)
 
@@ -120,9 +123,9 @@ def test_rows_of_one_class_are_not_attacked(rows: Rows) -> None:
     assert attack_rows(rows.take(np.flatnonzero(rows.labels == 1)), 5, 0) == {}
 
 
-@pytest.mark.parametrize("kind", [*WRAPPING_ATTACKS, *SPELLING_ATTACKS])
+@pytest.mark.parametrize("kind", [*WRAPPINGS, *SPELLINGS])
 def test_text_attacks_change_every_shipped_text(kind: str, splits: Splits) -> None:
-    edit, rng = {**WRAPPING_ATTACKS, **SPELLING_ATTACKS}[kind], _rng()
+    edit, rng = ATTACKS[kind].edit, _rng()
     assert [text for text in splits.validation.texts if edit(text, rng) == text] == []
 
 
@@ -171,7 +174,7 @@ def test_past_tense_asks_for_the_bare_goal(text: str, goal: str) -> None:
     assert len(asked) > 1
 
 
-@pytest.mark.parametrize("kind", list(IMAGE_ATTACKS))
+@pytest.mark.parametrize("kind", PICTURES)
 def test_attacked_pictures_decode_to_the_same_size_and_differ(
     kind: str, rows: Rows, attacked: dict[str, Rows]
 ) -> None:
@@ -181,7 +184,7 @@ def test_attacked_pictures_decode_to_the_same_size_and_differ(
         assert _pixels(image).shape in originals
 
 
-EDITS = list(IMAGE_ATTACKS.values())
+EDITS = [ATTACKS[kind].edit for kind in PICTURES]
 
 
 @pytest.mark.parametrize("edit", EDITS)
@@ -226,6 +229,32 @@ def test_an_overlay_hides_a_corner_and_no_more() -> None:
 
 def test_each_kind_draws_rows_of_its_own(rows: Rows) -> None:
     attacked = attack_rows(rows, 10, seed=3)
-    for kinds in (WRAPPING_ATTACKS, SPELLING_ATTACKS, IMAGE_ATTACKS):
+    for kinds in (WRAPPINGS, SPELLINGS, PICTURES):
         drawn = {tuple(attacked[kind].origins.tolist()) for kind in kinds}
         assert len(drawn) == len(kinds)
+
+
+def test_a_further_kind_changes_the_rows_of_no_other(
+    rows: Rows, attacked: dict[str, Rows], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh = Attack(max(attack.salt for attack in ATTACKS.values()) + 1, "any", lambda t, _: t + "!")
+    monkeypatch.setattr(attacks, "ATTACKS", {"shout": fresh, **ATTACKS})
+    again = _rows_of(attack_rows(rows, 10, seed=3))
+    assert list(again) == ["shout", *KINDS]
+    assert {kind: again[kind].fingerprint() for kind in KINDS} == {
+        kind: part.fingerprint() for kind, part in attacked.items()
+    }
+
+
+def test_the_random_stream_of_each_kind_is_its_own_for_good() -> None:
+    assert {kind: attack.salt for kind, attack in ATTACKS.items()} == {
+        "jailbreak": 0,
+        "past_tense": 1,
+        "leetspeak": 2,
+        "spacing": 3,
+        "homoglyph": 4,
+        "recolour": 5,
+        "rotation": 6,
+        "clutter": 7,
+        "overlay": 8,
+    }

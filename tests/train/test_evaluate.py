@@ -18,9 +18,7 @@ from coralx.records import Genome
 from coralx.train import evaluate
 from coralx.train.adapters import Weights
 from coralx.train.attacks import (
-    IMAGE_ATTACKS,
-    SPELLING_ATTACKS,
-    WRAPPING_ATTACKS,
+    ATTACKS,
     attack_rows,
 )
 from coralx.train.backbone import Backbone
@@ -33,6 +31,10 @@ from coralx.train.rows import Rows
 from coralx.train.vision import VisionTower
 
 Scores = NDArray[np.float64]
+WRAPPINGS, SPELLINGS, PICTURES = (
+    [kind for kind, attack in ATTACKS.items() if attack.on == on]
+    for on in ("text", "any", "picture")
+)
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +116,7 @@ def test_attacks_that_escape_are_counted_by_kind(pictured: EvaluationSet) -> Non
     place = 20 + next(i for i, label in enumerate(_truth(pictured)[20:]) if label == 1)
     scores[place] = 0.05
     objectives, details = map(_values, pictured.measure(scores, None))
-    kinds = [*WRAPPING_ATTACKS, *SPELLING_ATTACKS, *IMAGE_ATTACKS]
+    kinds = list(ATTACKS)
     assert list(pictured.attacked) == kinds
     assert details["attack_success/jailbreak"] == 0.5
     assert details["attack_auroc/jailbreak"] == 0.5
@@ -291,7 +293,7 @@ def test_attacked_rows_of_a_part_are_evenly_spaced(tiny: Backbone, tiny_rows: Ro
     """Of eight of each class, 0 0 1 1 over and over, the first and the fifth."""
     whole = EvaluationSet(tiny_rows, tiny_rows.take([]), 8, 0, encoder(tiny, None), False)
     part = whole.part(share=100, per_class=2)
-    for kind in SPELLING_ATTACKS:
+    for kind in SPELLINGS:
         assert part.attacked[kind].origins.tolist() == [0, 2, 8, 10]
 
 
@@ -304,7 +306,7 @@ def test_a_part_measures_some_of_the_rows_with_the_scores_of_the_whole(
     assert alone is not None
     assert whole_alone is not None
     known = ~np.isnan(scores[0])
-    kinds = [*WRAPPING_ATTACKS, *SPELLING_ATTACKS, *IMAGE_ATTACKS]
+    kinds = list(ATTACKS)
     assert known.sum() == len(part.rows) + len(part.clean) + 2 * len(kinds)
     assert np.abs(scores - whole)[:, known].max() < 1e-5
     assert len(part.rows) == 8
@@ -333,12 +335,12 @@ def test_kinds_are_resampled_by_the_rows_they_attack(tiny: Backbone, tiny_rows: 
     chance = np.random.default_rng(0).random(len(tiny_rows))
     origins = [own.origins for own in rows.attacked.values()]
     everyone = [own for own in origins if len(own) == len(tiny_rows)]
-    assert len(everyone) >= len(SPELLING_ATTACKS)
+    assert len(everyone) >= len(SPELLINGS)
     objectives, details = rows.measure(
         np.concatenate([chance, *(chance[o] for o in origins)]), None, 120
     )
     assert objectives["safety"].shape == (121,)
-    for kind in SPELLING_ATTACKS:
+    for kind in SPELLINGS:
         assert details[f"attack_auroc/{kind}"] == pytest.approx(objectives["task_skill"])
 
 
@@ -465,7 +467,7 @@ def test_a_kind_is_resampled_by_its_own_rows(
     chance = np.random.default_rng(0).random(len(tiny_rows))
     scores = np.concatenate([chance, *(chance[own.origins] for own in rows.attacked.values())])
     _, details = rows.measure(scores, None, 60)
-    for kinds, part in ((WRAPPING_ATTACKS, "text"), (IMAGE_ATTACKS, "image")):
+    for kinds, part in ((WRAPPINGS, "text"), (PICTURES, "image")):
         for kind in kinds:
             own = details[f"attack_auroc/{kind}"]
             assert own == pytest.approx(details[f"auroc/modality/{part}"])

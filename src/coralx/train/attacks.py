@@ -12,9 +12,9 @@ import io
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,9 +31,6 @@ HOMOGLYPHS = str.maketrans(
     "\u0410\u0421\u0415\u041d\u041a\u041c\u041e\u0420\u0422\u0425",
 )
 SWAPPED_SHARE = 0.5  # of letters swapped by homoglyphs
-
-TextAttack = Callable[[str, np.random.Generator], str]
-ImageAttack = Callable[[Image.Image, np.random.Generator], Image.Image]
 
 
 def wrap_jailbreak(text: str, rng: np.random.Generator) -> str:
@@ -106,20 +103,30 @@ def overlay(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
     return covered
 
 
-WRAPPING_ATTACKS: dict[str, TextAttack] = {
-    "jailbreak": wrap_jailbreak,
-    "past_tense": shift_to_past,
-}
-SPELLING_ATTACKS: dict[str, TextAttack] = {
-    "leetspeak": write_leetspeak,
-    "spacing": space_out,
-    "homoglyph": swap_homoglyphs,
-}
-IMAGE_ATTACKS: dict[str, ImageAttack] = {
-    "recolour": recolour,
-    "rotation": rotate,
-    "clutter": clutter,
-    "overlay": overlay,
+class Attack(NamedTuple):
+    """A kind of attack.
+
+    Args:
+        salt: of its random stream, its own for good, so that a further kind changes no other's.
+        on: rows without a picture (all when every row has one), all rows, or those with one.
+        edit: changes a text or, of `picture`, a picture.
+    """
+
+    salt: int
+    on: Literal["text", "any", "picture"]
+    edit: Callable[[Any, np.random.Generator], Any]
+
+
+ATTACKS = {
+    "jailbreak": Attack(0, "text", wrap_jailbreak),
+    "past_tense": Attack(1, "text", shift_to_past),
+    "leetspeak": Attack(2, "any", write_leetspeak),
+    "spacing": Attack(3, "any", space_out),
+    "homoglyph": Attack(4, "any", swap_homoglyphs),
+    "recolour": Attack(5, "picture", recolour),
+    "rotation": Attack(6, "picture", rotate),
+    "clutter": Attack(7, "picture", clutter),
+    "overlay": Attack(8, "picture", overlay),
 }
 
 
@@ -140,18 +147,16 @@ def attack_rows(rows: Rows, per_class: int, seed: int, images: bool = True) -> d
     Wrappings go on rows without a picture (on all when every row has one), spellings on all,
     picture attacks on rows with a picture. Kinds that lack one of the classes are left out.
     """
-    text_rows = [i for i, image in enumerate(rows.images) if image is None]
-    image_rows = [i for i, image in enumerate(rows.images) if image is not None]
-    every = list(range(len(rows)))
-    plan = [(kind, text_rows or every) for kind in WRAPPING_ATTACKS]
-    plan += [(kind, every) for kind in SPELLING_ATTACKS]
-    plan += [(kind, image_rows) for kind in IMAGE_ATTACKS] if images else []
+    every = range(len(rows))
+    plain = [i for i in every if rows.images[i] is None]
+    pictured = [i for i in every if rows.images[i] is not None]
+    places = {"text": plain or every, "any": every, "picture": pictured if images else []}
     attacked = {}
-    for salt, (kind, candidates) in enumerate(plan):
-        rng = np.random.default_rng([seed, salt])
-        chosen = _choose(rows, candidates, per_class, rng)
+    for kind, attack in ATTACKS.items():
+        rng = np.random.default_rng([seed, attack.salt])
+        chosen = _choose(rows, places[attack.on], per_class, rng)
         if chosen:
-            attacked[kind] = Attacked(_attack(kind, rows.take(chosen), rng), np.array(chosen))
+            attacked[kind] = Attacked(_apply(attack, rows.take(chosen), rng), np.array(chosen))
     return attacked
 
 
@@ -167,19 +172,16 @@ def _choose(
     return sorted(chosen)
 
 
-def _attack(kind: str, rows: Rows, rng: np.random.Generator) -> Rows:
-    texts, images = rows.texts, rows.images
-    if kind in IMAGE_ATTACKS:
-        images = tuple(None if i is None else _edit(i, IMAGE_ATTACKS[kind], rng) for i in images)
-    else:
-        edit = {**WRAPPING_ATTACKS, **SPELLING_ATTACKS}[kind]
-        texts = tuple(edit(text, rng) for text in texts)
-    return Rows(texts, rows.labels, rows.tasks, images)
+def _apply(attack: Attack, rows: Rows, rng: np.random.Generator) -> Rows:
+    if attack.on == "picture":
+        images = tuple(None if i is None else _edit(i, attack, rng) for i in rows.images)
+        return replace(rows, images=images)
+    return replace(rows, texts=tuple(attack.edit(text, rng) for text in rows.texts))
 
 
-def _edit(data: bytes, attack: ImageAttack, rng: np.random.Generator) -> bytes:
+def _edit(data: bytes, attack: Attack, rng: np.random.Generator) -> bytes:
     buffer, picture = io.BytesIO(), decode_image(data)
-    attack(picture, rng).save(buffer, format="PNG", compress_level=1)
+    attack.edit(picture, rng).save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue()
 
 
