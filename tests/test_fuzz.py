@@ -22,9 +22,9 @@ from coralx.config import Config, load_config
 from coralx.errors import ConfigError, CoralXError, DataError
 from coralx.rows.count import count_rows
 from coralx.rows.file import iterate_rows
+from coralx.rows.pictures import decode_image
 from coralx.settings.sections import DataSettings
 from coralx.train.rows import Rows, read_rows
-from coralx.train.vision import decode_image
 
 # The same examples each time; `CORALX_FUZZ=20 pytest tests/test_fuzz.py` draws 20 times as many.
 TIMES = int(os.environ.get("CORALX_FUZZ", "1"))

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from coralx.rows.pictures import decode_image
 from coralx.train.rows import Rows
-from coralx.train.vision import decode_image
 
 LEET = str.maketrans("aeiostAEIOST", "431057431057")
 # Latin letters -> the Cyrillic ones that look like them, written by code point.

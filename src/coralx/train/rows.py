@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from coralx.errors import DataError
 from coralx.rows.file import check_file, iterate_csv, iterate_json, iterate_parquet, name_columns
+from coralx.rows.pictures import keep_small
 from coralx.rows.values import (
     Faults,
     check_columns,
@@ -25,7 +26,6 @@ from coralx.rows.values import (
     short,
 )
 from coralx.settings.sections import DataSettings
-from coralx.train.vision import keep_small
 
 SPLITS = ("train", "validation", "test", "clean_holdout")
 # Limits that no data set for fine-tuning meets and a damaged or hostile file soon does.
