@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from coralx.errors import ConfigError
+from coralx.errors import ConfigError, ModelError
 from coralx.models import find_folder, make_absolute
 from coralx.objectives import OBJECTIVES
 from coralx.records import TrainingStage, Whole
@@ -107,6 +107,19 @@ class Config(Settings):
         goes on or whom exploit replaces, and after the last; else P1 alone."""
         last = stage.name == self.hyperband.stages[-1].name
         return last or stage.selects or self.evolution.exploit_below > 0
+
+    def choose_tower(self, trained: bool) -> str | None:
+        """The vision tower, where some training rows have pictures (`trained`).
+
+        Raises:
+            ModelError: they have, and there is nothing to read them with.
+        """
+        if trained and self.vision_tower is None:
+            raise ModelError(
+                "vision_tower: the training rows have images but vision_tower is null; "
+                "name a tower, or set data.image_column: null to leave the pictures out"
+            )
+        return self.vision_tower if trained else None
 
     def unmeasured(self, pictured: bool, trained: bool = False) -> list[str]:
         """What is to be said of each objective that was asked for and cannot be measured. The

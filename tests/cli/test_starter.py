@@ -10,7 +10,7 @@ import pytest
 from coralx.cli.starter import NEW_ROWS, SIZES, write_starter
 from coralx.config import Config, load_config
 from coralx.errors import StoreError
-from coralx.rows.count import count_rows
+from coralx.plan.cost import plan_run
 from coralx.train.rows import fold
 
 
@@ -54,7 +54,7 @@ def test_rows_are_balanced_and_their_pictures_are_there(starter: Path, split: st
 
 def test_counted_rows_are_those_written(starter: Path) -> None:
     config = load_config(starter / "config.yaml")
-    assert count_rows(config.data).rows == 2 * sum(SIZES["train"])
+    assert plan_run(config)["rows"] == 2 * sum(SIZES["train"])
 
 
 def test_rows_to_predict_are_new_to_the_job(starter: Path) -> None:

@@ -17,7 +17,6 @@ import pytest
 from PIL import Image
 
 from coralx.errors import DataError
-from coralx.rows.count import count_rows
 from coralx.rows.file import builtin_file, iterate_rows
 from coralx.settings.sections import DataSettings
 from coralx.train.rows import Rows, join, read_rows
@@ -212,12 +211,9 @@ def test_what_a_spreadsheet_leaves_around_its_table_is_left_out(tmp_path: Path) 
         {"text": "bake", "label": "0"},
         {"text": "break", "label": "1"},
     ]
-    files = dict.fromkeys(("train", "validation", "test"), path)
-    assert count_rows(DataSettings(**files)).rows == 2
     path.write_text(SHEET.replace("1,,", "2,,"))
-    for read in (_read, lambda own: count_rows(DataSettings(train=own))):
-        with pytest.raises(DataError, match=r"1 bad row\(s\).*\n  row 2: label must be 0 or 1"):
-            read(path)
+    with pytest.raises(DataError, match=r"1 bad row\(s\).*\n  row 2: label must be 0 or 1"):
+        _read(path)
     path.write_text(SHEET.replace("\n\n", "\n,,,,\n"))
     with pytest.raises(DataError, match=r"1 bad row\(s\).*\n  row 2: text must be a non-empty"):
         _read(path)

@@ -15,12 +15,11 @@ from PIL import Image
 from coralx.cautions import scarce
 from coralx.config import OBJECTIVES
 from coralx.errors import DataError
-from coralx.rows.count import SET_ASIDE
 from coralx.rows.file import builtin_file
 from coralx.settings.sections import DataSettings
 from coralx.train.rows import join, read_rows
 from coralx.train.shares import halve, set_aside
-from coralx.train.splits import Splits, load_splits
+from coralx.train.splits import SET_ASIDE, Splits, load_splits
 
 
 def _write(path: Path, labels: Sequence[int]) -> Path:
@@ -386,6 +385,17 @@ def test_rows_of_a_class_are_counted_for_each_task_where_there_are_some(tmp_path
         "validation": {"unsafe": 2, "safe": 1},
         "test": {"unsafe": 0, "safe": 0},
     }
+
+
+def test_pictures_are_measured_where_both_classes_have_some_and_they_are_read() -> None:
+    found = load_splits(DataSettings(), seed=0)
+    assert found.measures_pictures
+    rows = found.validation
+    pairs = zip(rows.labels, rows.images, strict=True)
+    one = replace(rows, images=tuple(image if label else None for label, image in pairs))
+    assert not replace(found, validation=one).measures_pictures
+    plain = replace(found.train, images=(None,) * len(found.train))
+    assert not replace(found, train=plain).measures_pictures
 
 
 @pytest.mark.parametrize("most", [None, 200])

@@ -189,22 +189,6 @@ def test_an_objective_that_cannot_be_measured_is_told(bench: Workbench) -> None:
     ]
 
 
-def test_pictures_are_measured_where_both_classes_have_some_and_they_are_read(
-    pictured: Workbench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert pictured._measures_pictures()
-    rows = pictured.splits.validation
-    shown = [
-        image if label else None for label, image in zip(rows.labels, rows.images, strict=True)
-    ]
-    one = replace(rows, images=tuple(shown))
-    with monkeypatch.context() as patch:
-        patch.setattr(pictured, "splits", replace(pictured.splits, validation=one))
-        assert not pictured._measures_pictures()
-    monkeypatch.setattr(pictured, "tower", None)
-    assert not pictured._measures_pictures()
-
-
 def test_rows_of_one_text_and_other_pictures_are_not_the_same_to_the_model(
     pictured: Workbench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,20 +12,13 @@ from coralx.errors import DataError
 from coralx.flops import training_flops
 from coralx.models import adapted_heights, check_kind, check_layers, read_shape
 from coralx.records import Genome, LoRAConfig, ModelShape, TrainingStage
-from coralx.rows.count import (
-    CHARACTERS_PER_TOKEN,
-    SPECIAL_TOKENS,
-    RowCount,
-    count_measured,
-    count_rows,
-)
+from coralx.rows.tokens import estimate_lengths
 from coralx.search import budget
 from coralx.search.breeding import draw_founders
 from coralx.search.footprint import adapted_blocks, base_bytes, block_linears
 from coralx.search.jobs import grown_rank, pack_cost
 from coralx.search.packing import pack
 from coralx.search.space import relative_diversity
-from coralx.settings.sections import DataSettings
 from coralx.steps import (
     LEAST_LOSSES,
     LEAST_NORMS,
@@ -34,6 +27,7 @@ from coralx.steps import (
     trained_steps,
     whole_steps,
 )
+from coralx.train.splits import load_splits
 
 DRAWN = 256  # genomes that FLOPs and memory are estimated from, at most
 
@@ -42,14 +36,15 @@ Plan = dict[str, Any]
 
 @dataclass(frozen=True)
 class _Data:
-    """What is known of the training rows. `rows` is None where steps were given instead,
-    `tokens_per_row` where the rows cannot be seen from here."""
+    """What is known of the rows. `rows` is None where steps were given instead, `tokens_per_row`
+    where the rows cannot be seen from here. `pictured`: some training rows have pictures;
+    `measured`: so have validation rows of both classes."""
 
     rows: int | None
-    exact: bool
     steps_per_epoch: float
     tokens_per_row: float | None
     pictured: bool
+    measured: bool
     cut: Plan
 
 
@@ -61,10 +56,9 @@ def plan_run(config: Config, steps_per_epoch: float | None = None) -> Plan:
     are rounded up, as is what a stage has of the rows. `idle_gates` are a stage's gates that so few
     steps leave without effect, with the steps that each needs. `unmeasured` says of which
     objectives that were asked for nothing will be known. Without `steps_per_epoch` the rows of the
-    configured data are counted. `cut` has, by file that was read, its `texts` and how many of them
-    seem longer than `max_tokens`. `tokens`, `flops`, `memory` (bytes) and `frozen_outputs` are
-    estimates, None where the data or the model's shape cannot be seen from here; so are `rows` and
-    with them all steps where `estimated` names `rows`.
+    configured data are counted. `cut` has, by split, its `texts` and how many of them seem longer
+    than `max_tokens`. `tokens`, `flops`, `memory` (bytes) and `frozen_outputs` are
+    estimates, None where the data or the model's shape cannot be seen from here.
 
     Raises:
         ConfigError, DataError, ModelError: what the configuration names cannot be used.
@@ -74,7 +68,7 @@ def plan_run(config: Config, steps_per_epoch: float | None = None) -> Plan:
     if shape:
         check_layers(config.base_model, config.space, shape.layers)
     data = _look_at_rows(config, steps_per_epoch)
-    config.check_measured(data.pictured)
+    config.check_measured(data.measured)
     population, epochs = config.evolution.population, config.hyperband.full_epochs
     trained = _first_stages(config)
     one = budget.plan(trained, population, data.steps_per_epoch, epochs)
@@ -86,7 +80,6 @@ def plan_run(config: Config, steps_per_epoch: float | None = None) -> Plan:
         "tokens": _over(stages, "tokens", sum),
         "flops": _over(stages, "flops", sum),
     }
-    unsure = [] if data.exact else ["rows"]
     return {
         **totals,
         "whole": _count_whole(stages, population * whole_steps(epochs * data.steps_per_epoch)),
@@ -99,25 +92,34 @@ def plan_run(config: Config, steps_per_epoch: float | None = None) -> Plan:
         "memory": _over(stages, "memory", max),
         "frozen_outputs": _measure_frozen(config, data, shape),
         "run": _over_generations(config, totals),
-        "unmeasured": config.unmeasured(data.pictured),
+        "unmeasured": config.unmeasured(data.measured, data.pictured),
         "max_tokens": config.data.max_tokens,
         "cut": data.cut,
-        "estimated": [*unsure, "tokens", "flops", "memory", "frozen_outputs", "cut"],
+        "estimated": ["tokens", "flops", "memory", "frozen_outputs", "cut"],
     }
 
 
 def _look_at_rows(config: Config, steps_per_epoch: float | None) -> _Data:
-    """Where steps are given the data only serves estimates and may be missing."""
-    files = _count_if_needed(config, needed=steps_per_epoch is None)
-    counted = files.get("train")
-    cut = {name: {"texts": own.texts, "cut": own.cut} for name, own in files.items()}
-    per_row = _tokens_per_row(counted.characters, config.data) if counted else None
-    pictured = config.vision_tower is not None and (counted is None or counted.pictured)
-    if steps_per_epoch is not None:
-        return _Data(None, True, steps_per_epoch, per_row, pictured, cut)
-    assert counted is not None  # noqa: S101 - counted where needed
-    each = count_batches(counted.rows, 100, config.training.batch_size)
-    return _Data(counted.rows, counted.exact, each, per_row, pictured, cut)
+    """As the run will read them, pictures unopened. Where steps are given the data only serves
+    estimates and may be missing."""
+    try:
+        splits = load_splits(config.data, config.evolution.seed, pictures=False)
+    except DataError:
+        if steps_per_epoch is None:
+            raise
+        tower = config.vision_tower is not None
+        return _Data(None, steps_per_epoch, None, tower, tower, {})
+    rows = len(splits.train)
+    texts = {name: getattr(splits, name).texts for name in ("train", "validation", "test")}
+    lengths = {name: estimate_lengths(own, config.data.max_tokens) for name, own in texts.items()}
+    return _Data(
+        rows=rows if steps_per_epoch is None else None,
+        steps_per_epoch=steps_per_epoch or count_batches(rows, 100, config.training.batch_size),
+        tokens_per_row=lengths["train"].tokens,
+        pictured=config.choose_tower(any(splits.train.images)) is not None,
+        measured=splits.measures_pictures,
+        cut={name: {"texts": len(texts[name]), "cut": own.cut} for name, own in lengths.items()},
+    )
 
 
 def _plan_stages(
@@ -186,23 +188,6 @@ def _first_stages(config: Config) -> tuple[TrainingStage, ...]:
         return stages
     founders = draw_founders(config.space, config.evolution)
     return budget.adapt(stages, len(founders), relative_diversity(config.space, founders))
-
-
-def _count_if_needed(config: Config, needed: bool) -> dict[str, RowCount]:
-    """The rows of the files that are read. Where steps are given the data only serves estimates
-    and may be missing."""
-    try:
-        counted = count_rows(config.data)
-        measured = count_measured(config.data, counted.columns) if needed else {}
-        return {"train": counted, **measured}
-    except DataError:
-        if needed:
-            raise
-        return {}
-
-
-def _tokens_per_row(characters: float, settings: DataSettings) -> float:
-    return min(settings.max_tokens, characters / CHARACTERS_PER_TOKEN + SPECIAL_TOKENS)
 
 
 def _estimate(

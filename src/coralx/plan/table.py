@@ -13,17 +13,15 @@ from coralx.plan.cost import Plan
 from coralx.wording import count, epochs, fewer, large, megabytes, of_splits, plural, tera
 
 UNSEEN = (
-    "Not looked at, as a run does before it trains: pictures and tasks, rows that stand in two "
-    "files, what setting rows aside leaves, the model's weights and tokenizer, functions of your "
-    "own."
+    "Not looked at, as a run does before it trains: pictures themselves, the model's weights and "
+    "tokenizer, functions of your own."
 )
 
 
 def render_plan(plan: Plan, console: Console) -> None:
     """Print the plan: the stages of one generation, then what the whole run comes to."""
     run = plan["run"]
-    about = "about " if "rows" in plan["estimated"] else ""
-    rows = f"{about}{count(plan['rows'])} training rows, " if plan["rows"] else ""
+    rows = f"{count(plan['rows'])} training rows, " if plan["rows"] else ""
     console.print(
         Text.assemble(
             (f"{plural(plan['population'], 'genome')} a generation", "bold"),
@@ -72,14 +70,8 @@ def _describe_saving(plan: Plan) -> str:
         f"Trained are whole steps of each genome in each stage: {count(whole['naive_steps'])} "
         f"naive; {count(whole['hyperband_steps'])} staged; {fewer(whole['speedup'])}."
     )
-    sure = "unrounded, if every genome passes its gates"
-    if "rows" in plan["estimated"]:
-        sure = (
-            "unrounded, and all follow from an estimate of the training rows: some are set aside, "
-            "or bad ones are left out"
-        )
     lines.append(
-        f"Steps in the table are {sure}. ~ marks estimates: "
+        "Steps in the table are unrounded, if every genome passes its gates. ~ marks estimates: "
         "tokens from the length of the texts, FLOPs of training alone, memory of base, adapters "
         "and activations, in training or in evaluation, without Python and its libraries."
     )

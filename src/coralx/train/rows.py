@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -114,16 +115,21 @@ def join(parts: Sequence[Rows]) -> Rows:
     )
 
 
-def read_rows(path: Path, settings: DataSettings, safe: bool = False) -> CheckedFile:
+def read_rows(
+    path: Path, settings: DataSettings, safe: bool = False, pictures: bool = True
+) -> CheckedFile:
     """Read and check a JSONL, CSV or Parquet file.
 
     Args:
         safe: all rows are safe, so that no label column is needed; a row labelled unsafe is bad.
+        pictures: False leaves them unopened: a mark stands for each.
 
     Raises:
         DataError: no such file, unknown kind, a missing column, no rows, or bad rows while
             `on_bad_rows` is refuse; bad rows are listed with their numbers (the first is 1).
     """
+    outside = settings.allow_outside_images
+    read = partial(read_image, folder=path.parent, allow_outside=outside) if pictures else _mark
     names, table = _load(path, settings)
     needed = [settings.text_column] + ([] if safe else [settings.label_column])
     check_columns(path, names, needed)
@@ -133,7 +139,7 @@ def read_rows(path: Path, settings: DataSettings, safe: bool = False) -> Checked
         if not safe:
             faults.see_label(row.get(settings.label_column))
         try:
-            good.append(_check_row(row, settings, path.parent, safe))
+            good.append(_check_row(row, settings, safe, read))
             numbers.append(number)
             without_task += _names_no_task(row.get(settings.task_column or ""))
         except DataError as error:
@@ -169,15 +175,16 @@ def _load(path: Path, settings: DataSettings) -> tuple[list[str], Iterable[Mappi
 
 
 def _check_row(
-    row: Mapping[str, Any], settings: DataSettings, folder: Path, safe: bool
+    row: Mapping[str, Any],
+    settings: DataSettings,
+    safe: bool,
+    read: Callable[[Any], bytes | None],
 ) -> tuple[str, int, str, bytes | None]:
     text = row[settings.text_column]
     check_text(text)
     label = (read_safe if safe else read_label)(row.get(settings.label_column))
     task = _read_task(row.get(settings.task_column or ""))
-    picture = row.get(settings.image_column or "")
-    image = read_image(picture, folder, settings.allow_outside_images)
-    return text, label, task, image
+    return text, label, task, read(row.get(settings.image_column or ""))
 
 
 def _read_task(value: Any) -> str:
@@ -204,19 +211,39 @@ def read_image(value: Any, folder: Path, allow_outside: bool = False) -> bytes |
     Raises:
         DataError: no path of a readable picture, or larger than MAX_IMAGE_BYTES.
     """
+    found = _find_picture(value)
+    if found is None:
+        return None
+    data = _read_picture(found, folder, allow_outside) if isinstance(found, str) else found
+    if len(data) > MAX_IMAGE_BYTES:
+        raise DataError(_too_large(f"of {len(data):,} bytes"))
+    return keep_small(data)
+
+
+def _mark(value: Any) -> bytes | None:
+    """What stands for a picture that is not opened: a digest of its path or bytes.
+
+    Raises:
+        DataError: it has neither.
+    """
+    found = _find_picture(value)
+    if found is None:
+        return None
+    named = found.encode(errors="surrogatepass") if isinstance(found, str) else found
+    return hashlib.sha256(named).digest()
+
+
+def _find_picture(value: Any) -> str | bytes | None:
+    """The path or the bytes of a row's picture, if it has one."""
     if isinstance(value, Mapping):
         if not value.keys() & {"bytes", "path"}:
             raise DataError(f"image must hold `path` or `bytes`, got {short(value)}")
         value = value.get("bytes") or value.get("path")
     if value is None or value == "" or value != value:  # NaN: a missing value of Parquet
         return None
-    if isinstance(value, str):
-        value = _read_picture(value, folder, allow_outside)
-    if not isinstance(value, bytes):
+    if not isinstance(value, str | bytes):
         raise DataError(f"image must be a path or bytes, got {short(value)}")
-    if len(value) > MAX_IMAGE_BYTES:
-        raise DataError(_too_large(f"of {len(value):,} bytes"))
-    return keep_small(value)
+    return value
 
 
 def _read_picture(value: str, folder: Path, allow_outside: bool) -> bytes:

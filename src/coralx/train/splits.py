@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coralx.errors import DataError
-from coralx.rows.count import SET_ASIDE
 from coralx.rows.file import builtin_file
 from coralx.rows.values import check_optional, list_some
 from coralx.settings.sections import DataSettings
@@ -21,6 +20,7 @@ from coralx.wording import plural
 
 CLASSES = ((1, "unsafe"), (0, "safe"))
 PICTURES = DataSettings().image_column  # where pictures are if nobody says otherwise
+SET_ASIDE = 20  # per cent of the training rows for a split without a file
 REASONS = 3  # shown of the rows that a file's warning counts
 
 
@@ -63,6 +63,12 @@ class Splits:
             pictured = [image is not None for image in rows.images]
             found[name] = count_classes(rows.labels[pictured])
         return found
+
+    @property
+    def measures_pictures(self) -> bool:
+        """Whether pictures are read, as some training rows have one, and validation rows of both
+        classes have some."""
+        return any(self.train.images) and all(self.picture_classes["validation"].values())
 
     @property
     def missing_classes(self) -> dict[str, dict[str, list[str]]]:
@@ -110,7 +116,10 @@ class _LeftOut:
 
 
 def load_splits(
-    settings: DataSettings, seed: int, say: Callable[[str], None] = lambda _: None
+    settings: DataSettings,
+    seed: int,
+    say: Callable[[str], None] = lambda _: None,
+    pictures: bool = True,
 ) -> Splits:
     """Read a run's rows; splits without a file are set aside from the training rows.
 
@@ -118,6 +127,7 @@ def load_splits(
         say: told of each file how many of its rows are left out, and why; of texts with both
             labels; of rows without a task among others; and of pictures that are measured, but not
             trained on.
+        pictures: False leaves them unopened, as is enough to count rows.
 
     Raises:
         DataError: unreadable rows, a column that no file has, a row in two splits, or a split that
@@ -127,7 +137,7 @@ def load_splits(
     files, columns = dict[str, CheckedFile](), dict[str, None]()
     for name, path in paths.items():
         if path:
-            files[name] = found = read_rows(path, settings, safe=name == "clean_holdout")
+            files[name] = found = read_rows(path, settings, name == "clean_holdout", pictures)
             columns |= dict.fromkeys(found.columns)
             left_out.add(path, found.left_out, len(found.rows) + len(found.left_out))
     check_optional(settings, columns)
@@ -186,7 +196,8 @@ def _find_clashes(rows: Rows) -> list[list[int]]:
     same: dict[Key, list[int]] = defaultdict(list)
     for place, key in enumerate(rows.keys()):
         same[key].append(place)
-    return [places for places in same.values() if len(set(rows.labels[places].tolist())) > 1]
+    several = [places for places in same.values() if len(places) > 1]  # few: most rows are unique
+    return [places for places in several if len(set(rows.labels[places].tolist())) > 1]
 
 
 def _count_clashes(clashes: Sequence[Sequence[int]]) -> str:
@@ -302,8 +313,8 @@ def _check_left(paths: Mapping[str, Path | None], whole: Rows, left: Rows) -> No
     shares, files = " and ".join(without), " and ".join(f"data.{name}" for name in without)
     for label, word in CLASSES:
         own = whole.take(np.flatnonzero(whole.labels == label))
-        distinct, strata = len(set(own.keys())), len(set(own.strata()))
         if len(own) and label not in left.labels:
+            distinct, strata = len(set(own.keys())), len(set(own.strata()))
             raise DataError(
                 f"{paths['train']}: no {word} training row is left after {SET_ASIDE:g} % were set "
                 f"aside for {shares}: of {len(own)} {word} rows {distinct} are distinct (copies go "

@@ -121,7 +121,7 @@ class Workbench:
         Raises:
             ConfigError: none can.
         """
-        self.config.check_measured(self._measures_pictures())
+        self.config.check_measured(self.splits.measures_pictures)
 
     def member(self, genome: Genome, start: Start) -> Member:
         """A genome ready to train from where its job says."""
@@ -254,31 +254,22 @@ class Workbench:
 
     def _load_tower(self, say: Callable[[str], None]) -> VisionTower | None:
         """The tower, if the rows have pictures and the configuration wants them read."""
-        name, column = self.config.vision_tower, self.config.data.image_column
-        if not any(self.splits.train.images):
-            if name is not None and column is not None:
+        name = self.config.choose_tower(any(self.splits.train.images))
+        if name is None:
+            column = self.config.data.image_column
+            if self.config.vision_tower is not None and column is not None:
                 say(
                     f"no training row has a picture in column {column!r} (data.image_column): rows "
                     "are read as text alone"
                 )
             return None
-        if name is None:
-            raise ModelError(
-                "vision_tower: the training rows have images but vision_tower is null; "
-                "name a tower, or set data.image_column: null to leave the pictures out"
-            )
         say(f"loading vision tower {name}")
         return VisionTower(name, self.config.image_tokens, self.device)
 
     def _warn_of_unmeasured(self, say: Callable[[str], None]) -> None:
-        for text in self.config.unmeasured(self._measures_pictures(), self.tower is not None):
+        pictured = self.splits.measures_pictures
+        for text in self.config.unmeasured(pictured, self.tower is not None):
             say(f"warning: {text}")
-
-    def _measures_pictures(self) -> bool:
-        """Whether among the validation rows both classes have pictures that are read."""
-        rows = self.splits.validation
-        pairs = zip(rows.labels.tolist(), rows.images, strict=True)
-        return len({label for label, image in pairs if self.tower and image is not None}) == 2
 
     def _encode(self, say: Callable[[str], None]) -> EncodedRows:
         count = sum(image is not None for image in self.splits.train.images)
