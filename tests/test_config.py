@@ -8,6 +8,7 @@ import yaml
 
 from coralx.config import Config, load_config
 from coralx.errors import ConfigError
+from coralx.objectives import OBJECTIVES
 from coralx.wording import GENE_SIGNS
 
 SEED = """
@@ -114,6 +115,14 @@ def test_objectives_that_were_asked_for_and_cannot_be_measured_are_named() -> No
         "validation rows with a picture",
     ]
     assert len(asked.unmeasured(pictured=True)) == 1
+
+
+def test_objectives_that_can_be_measured_are_told_from_the_others() -> None:
+    blind = load_config({"training": {"attack_rows": 0}, "objectives": ["safety", "memory"]})
+    assert blind.measurable(pictured=True) == ["task_skill", "memory"], "P1 always is"
+    assert load_config(None).measurable(pictured=True) == list(OBJECTIVES)
+    gain = {*OBJECTIVES} - {*load_config(None).measurable(pictured=False)}
+    assert gain == {"cross_modal_gain"}
 
 
 def test_objectives_of_which_none_can_be_measured_are_refused() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from coralx.wording import chance, genes_line
+from coralx import objectives
+from coralx.objectives import OBJECTIVES
+from coralx.wording import bounds, chance, figure, genes_line, label_with_unit
 
 
 @pytest.mark.parametrize(
@@ -45,3 +47,18 @@ def test_an_adapter_that_says_the_same_of_most_rows_is_said_to(value: float) -> 
 def test_only_genes_of_coralx_have_signs() -> None:
     genes = {"use_rslora": True, "use_pace": True, "learning_rate": 0.001}
     assert genes_line(genes) == "rslora · use_pace · lr 0.001"
+
+
+def test_a_figure_is_in_the_unit_of_its_objective(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the table alone, so that a further objective in a unit of its own reads like memory."""
+    assert figure("memory", 1_234_567_890.0) == "1,234.6"
+    assert figure("task_skill", 0.98765) == "0.988"
+    assert label_with_unit("memory") == "Memory, MB"
+    assert label_with_unit("task_skill") == "Task skill"
+    interval = {"low": 1000.0, "high": 2000.0}
+    assert bounds("memory", interval) == ""
+    delay = OBJECTIVES["memory"]._replace(label="Delay", unit="ms", unit_size=1e-3, drawn=True)
+    monkeypatch.setitem(objectives.OBJECTIVES, "delay", delay)
+    assert figure("delay", 0.0123) == "12.3"
+    assert label_with_unit("delay") == "Delay, ms"
+    assert bounds("delay", {"low": 0.001, "high": 0.002}) == "1.0 to 2.0"

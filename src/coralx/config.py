@@ -170,6 +170,11 @@ class Config(Settings):
                 [f"objectives: {rule}; got {causes}; mend that, or name another, as task_skill"],
             )
 
+    def measurable(self, pictured: bool) -> list[str]:
+        """P1 and the objectives that can be measured. `pictured` as in `unmeasured`."""
+        names = dict.fromkeys(("task_skill", *self.objectives))
+        return [name for name in names if name not in self._reasons(pictured)]
+
     def _reasons(self, pictured: bool) -> dict[str, str]:
         """Why an objective cannot be measured, of those that cannot."""
         reasons = {}

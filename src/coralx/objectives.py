@@ -10,7 +10,8 @@ class Objective(NamedTuple):
     """What is known of an objective.
 
     `label` stands in headings, `short` over narrow columns. `bounds` are its least and greatest
-    value, where these are fixed.
+    value, where these are fixed; of one without them `least` may be known. People read values in
+    `unit`s of `unit_size`. One that is not `drawn` does not depend on which rows are drawn.
     """
 
     direction: Literal["max", "min"]
@@ -18,6 +19,10 @@ class Objective(NamedTuple):
     short: str
     measure: str
     bounds: tuple[float, float] | None
+    least: float | None = None
+    unit: str = ""
+    unit_size: float = 1.0
+    drawn: bool = True
 
 
 OBJECTIVES = {
@@ -30,7 +35,17 @@ OBJECTIVES = {
     "false_positive_cost": Objective(
         "min", "False positives", "FPR", "false-positive rate at 90% recall", (0.0, 1.0)
     ),
-    "memory": Objective("min", "Memory", "MB", "peak memory to serve, MB", None),
+    "memory": Objective(
+        "min",
+        "Memory",
+        "MB",
+        "peak memory to serve, MB",
+        None,
+        least=0.0,
+        unit="MB",
+        unit_size=1e6,
+        drawn=False,
+    ),
     "cross_modal_gain": Objective(
         "max",
         "Cross-modal gain",
@@ -51,6 +66,11 @@ OBJECTIVES = {
 def describe(name: str) -> Objective:
     """What is known of an objective; of a user's own its name, and that more of it is better."""
     return OBJECTIVES.get(name) or Objective("max", name, name, "", None)
+
+
+def in_units(name: str, value: float) -> float:
+    """A value as people read it."""
+    return value / describe(name).unit_size
 
 
 def minimised(name: str) -> bool:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from coralx.objectives import describe
+from coralx.objectives import describe, in_units
 from coralx.records import Genome
 
 MISSING = "–"  # noqa: RUF001 - an en dash says "no value" better than a hyphen does
@@ -24,6 +24,12 @@ def label(objective: str) -> str:
     return describe(objective).label
 
 
+def label_with_unit(objective: str) -> str:
+    """As `label`, for what stands over bare numbers."""
+    unit = describe(objective).unit
+    return f"{label(objective)}, {unit}" if unit else label(objective)
+
+
 def better(direction: str) -> str:
     return "lower is better" if direction == "min" else "higher is better"
 
@@ -33,18 +39,18 @@ def absent(value: Any) -> bool:
 
 
 def figure(objective: str, value: float | None) -> str:
-    """An objective's value: memory in MB (10^6 bytes), anything else with three decimals."""
+    """An objective's value: with three decimals or, in a unit of its own as memory in MB (10^6
+    bytes), with one."""
     if value is None or math.isnan(value):
         return MISSING
-    if objective == "memory":
-        return f"{value / 1e6:,.1f}"
-    return f"{value:.3f}"
+    shown = in_units(objective, value)
+    return f"{shown:,.1f}" if describe(objective).unit else f"{shown:.3f}"
 
 
 def bounds(objective: str, interval: Mapping[str, Any]) -> str:
     """The interval of a test figure, without the value itself. Empty where there is none: memory
     does not depend on which rows are drawn, and an own objective is not measured on resamples."""
-    if objective == "memory" or absent(interval["low"]) or absent(interval["high"]):
+    if not describe(objective).drawn or absent(interval["low"]) or absent(interval["high"]):
         return ""
     low, high = (figure(objective, interval[key]) for key in ("low", "high"))
     return f"{low} to {high}"

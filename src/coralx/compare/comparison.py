@@ -69,7 +69,7 @@ class Comparison:
             check_layers(self.config.base_model, self.config.space, depth)
             worker.bench.check_objectives()
             warn_of_rows(run_facts(self.config, worker), self.config, watcher)
-            names = _measured_names(self.config, worker.bench.has_images)
+            names = self.config.measurable(worker.bench.splits.measures_pictures)
             self.sides["simulation"] = run_simulation(self.config, self.genomes, names)
             watcher.say(NOTE)
             watcher.say(forecast(self.config, worker, self.genomes[0]))
@@ -204,16 +204,6 @@ def _measure_pace(bench: Workbench, genome: Genome, epochs: float) -> float:
     run = NaiveRun(bench, genome, epochs)
     run.train_to(PACE_STEPS / bench.steps_per_epoch, lambda *_: marks.append(time.perf_counter()))
     return float(np.median(np.diff(marks)))
-
-
-def _measured_names(config: Config, images: bool) -> list[str]:
-    """The objectives that the configuration's rows allow to measure; P1 always."""
-    absent = set()
-    if not images:
-        absent.add("cross_modal_gain")
-    if not config.training.attack_rows:
-        absent.add("safety")
-    return [n for n in dict.fromkeys(("task_skill", *config.objectives)) if n not in absent]
 
 
 def _finite(value: float) -> float | None:

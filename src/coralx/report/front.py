@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from coralx.cautions import cautions
-from coralx.objectives import describe
+from coralx.objectives import describe, in_units
 from coralx.report.lives import Life
 from coralx.report.markup import Markup, element, empty, join, plot_text, section, table
 from coralx.report.plots import CORAL, SEA, STONE, Trace, card, chooser, controls, plot, whisker
@@ -156,7 +156,7 @@ def _trace(
 
 def _shown(objective: str, life: Life) -> float | None:
     value = life.shown.objectives.get(objective)
-    return value / 1e6 if objective == "memory" and value is not None else value
+    return None if value is None else in_units(objective, value)
 
 
 def _values(

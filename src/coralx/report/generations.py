@@ -7,12 +7,13 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from coralx.objectives import in_units
 from coralx.records import Generation, TrainingResult
 from coralx.report.markup import Markup, element, empty, hover, plot_text, section, table
 from coralx.report.plots import CORAL, SEA, STONE, Trace, card, key, plot
 from coralx.store import History
 from coralx.summary import Summary, by_generation, front_results
-from coralx.wording import better, figure, label, share
+from coralx.wording import better, figure, label_with_unit, share
 
 Values = dict[int, float]  # by generation
 Shares = dict[int, float | None]
@@ -101,7 +102,7 @@ def _table(
     index = generations[0].index
     cells = [
         (
-            label(row.name) + (", MB" if row.name == "memory" else ""),
+            label_with_unit(row.name),
             *(figure(row.name, values.get(index)) for values in (row.front, row.best, row.median)),
         )
         for row in rows
@@ -138,17 +139,16 @@ def _figures(
 
 
 def _objective(row: Course, stage: str) -> Markup:
-    scale, unit = (1e-6, ", MB") if row.name == "memory" else (1.0, "")
     traces = [
-        _line(f"median in {stage}", row.median, STONE, scale),
-        _line(f"best in {stage}", row.best, SEA, scale),
-        _line("best on the front", row.front, CORAL, scale),
+        _line(f"median in {stage}", row.median, STONE, row.name),
+        _line(f"best in {stage}", row.best, SEA, row.name),
+        _line("best on the front", row.front, CORAL, row.name),
     ]
-    return _small(f"{label(row.name)}{unit}", better(row.direction), traces)
+    return _small(label_with_unit(row.name), better(row.direction), traces)
 
 
-def _line(name: str, values: Values, colour: str, scale: float = 1.0) -> Trace:
-    shown = {index: value * scale for index, value in values.items()}
+def _line(name: str, values: Values, colour: str, objective: str = "") -> Trace:
+    shown = {index: in_units(objective, value) for index, value in values.items()}
     return {
         "type": "scatter",
         "mode": "lines+markers",

@@ -183,7 +183,8 @@ def observed_bounds(
         seen = [r.objectives[name] for r in known if name in r.objectives]
         seen = [value for value in seen if math.isfinite(value)]
         if seen:
-            bounds[name] = (0.0 if name == "memory" else min(seen), max(seen))
+            least = describe(name).least
+            bounds[name] = (min(seen) if least is None else least, max(seen))
     return bounds
 
 
