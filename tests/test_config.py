@@ -120,9 +120,23 @@ def test_objectives_that_were_asked_for_and_cannot_be_measured_are_named() -> No
 def test_objectives_that_can_be_measured_are_told_from_the_others() -> None:
     blind = load_config({"training": {"attack_rows": 0}, "objectives": ["safety", "memory"]})
     assert blind.measurable(pictured=True) == ["task_skill", "memory"], "P1 always is"
-    assert load_config(None).measurable(pictured=True) == list(OBJECTIVES)
-    gain = {*OBJECTIVES} - {*load_config(None).measurable(pictured=False)}
+    assert load_config(None).measurable(pictured=True) == list(Config().objectives)
+    gain = {*Config().objectives} - {*load_config(None).measurable(pictured=False)}
     assert gain == {"cross_modal_gain"}
+
+
+def test_a_further_objective_changes_no_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not which objectives a run has, nor what is said of those that cannot be measured."""
+    default = Config().objectives
+    monkeypatch.setitem(OBJECTIVES, "delay", OBJECTIVES["memory"])
+    assert Config().objectives == default
+    assert "delay" not in default
+    assert load_config({"training": {"attack_rows": 0}}).unmeasured(pictured=False) == []
+    asked = load_config({"objectives": [*default, "delay"], "training": {"attack_rows": 0}})
+    assert len(asked.unmeasured(pictured=False)) == 2
+    chosen = {"evolution": {"promote_by": "delay"}}
+    with pytest.raises(ConfigError, match="promote_by: must be 'rank' or one of the objectives"):
+        load_config(chosen)
 
 
 def test_objectives_of_which_none_can_be_measured_are_refused() -> None:

@@ -17,7 +17,7 @@ from pydantic import (
 
 from coralx.errors import ConfigError, ModelError
 from coralx.models import find_folder, make_absolute
-from coralx.objectives import OBJECTIVES
+from coralx.objectives import DEFAULT_OBJECTIVES, OBJECTIVES
 from coralx.records import TrainingStage, Whole
 from coralx.settings.file import read_settings
 from coralx.settings.genes import (
@@ -53,7 +53,7 @@ class Config(Settings):
     trust_remote_code: bool = False
     vision_tower: str | None = "efficientnet-lite0"
     image_tokens: Whole = Field(default=1, ge=1, le=64)
-    objectives: tuple[str, ...] = Field(default=tuple(OBJECTIVES), min_length=1)
+    objectives: tuple[str, ...] = Field(default=DEFAULT_OBJECTIVES, min_length=1)
     data: DataSettings = DataSettings()
     space: SearchSpace = Field(default=DEFAULT_SPACE, min_length=1)
     evolution: EvolutionSettings = EvolutionSettings()
@@ -123,8 +123,8 @@ class Config(Settings):
 
     def unmeasured(self, pictured: bool, trained: bool = False) -> list[str]:
         """What is to be said of each objective that was asked for and cannot be measured. The
-        default, all there are, asks for none of them but for what pictures bring, where training
-        reads any. The one that decides who is promoted is always asked for.
+        default asks for none of them but for what pictures bring, where training reads any. The
+        one that decides who is promoted is always asked for.
 
         Args:
             pictured: among the validation rows both classes have pictures that are read.
@@ -132,7 +132,7 @@ class Config(Settings):
         """
         reasons = self._reasons(pictured)
         asked = set(self.objectives)
-        if asked == set(OBJECTIVES):
+        if asked == set(DEFAULT_OBJECTIVES):
             asked = {"cross_modal_gain"} if trained else set()
         told = [
             f"objectives: {name} is not measured and selects nobody: {reasons[name]}"
@@ -206,7 +206,7 @@ def _find_clashes(data: Mapping[str, Any]) -> list[str]:
     type is left to its section."""
     evolution = _as_dict(data.get("evolution"))
     hyperband = _as_dict(data.get("hyperband", data.get(ALIAS)))
-    objectives = data.get("objectives", tuple(OBJECTIVES))
+    objectives = data.get("objectives", DEFAULT_OBJECTIVES)
     chosen, share = evolution.get("promote_by", "rank"), evolution.get("exploit_below")
     problems = []
     known = ("rank", *objectives) if isinstance(objectives, list | tuple) else (chosen,)

@@ -62,6 +62,16 @@ OBJECTIVES = {
     ),
 }
 
+# Those of a run that names none: a further one is for those who ask for it.
+DEFAULT_OBJECTIVES = (
+    "task_skill",
+    "safety",
+    "false_positive_cost",
+    "memory",
+    "cross_modal_gain",
+    "calibration",
+)
+
 
 def describe(name: str) -> Objective:
     """What is known of an objective; of a user's own its name, and that more of it is better."""
