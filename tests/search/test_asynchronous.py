@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import get_args
 
 import pytest
 from hypothesis import given
@@ -16,6 +17,7 @@ from coralx.search import budget, selection, space
 from coralx.search.asktell import Search
 from coralx.search.asynchronous import AsynchronousEvolution, _ranked_now
 from coralx.search.evolution import Evolution, new_search
+from coralx.settings.sections import HyperbandSettings
 
 NAN_STOP = Stop(gate="non_finite", value=None, limit=None, reason="loss is nan at step 3")
 RANDOMS = st.randoms(use_true_random=False)
@@ -63,6 +65,17 @@ def asha(settings):
 def test_the_setting_picks_the_search(settings, asha) -> None:
     assert isinstance(new_search(settings()), Evolution)
     assert isinstance(new_search(asha()), AsynchronousEvolution)
+
+
+def test_every_way_to_promote_has_a_search_of_its_own(settings) -> None:
+    """One that was forgotten is an error, not a search by halving."""
+    ways = get_args(HyperbandSettings.model_fields["promotion"].annotation)
+    kinds = {type(new_search(settings(hyperband={"promotion": way}))) for way in ways}
+    assert len(kinds) == len(ways)
+    config = settings()
+    other = config.hyperband.model_copy(update={"promotion": "other"})
+    with pytest.raises(KeyError):
+        new_search(config.model_copy(update={"hyperband": other}))
 
 
 def test_one_worker_with_whole_packs_spends_what_halving_spends(

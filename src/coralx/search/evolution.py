@@ -24,9 +24,8 @@ def new_search(
     shape: ModelShape | None = None,
 ) -> Search:
     """The search that `hyperband.promotion` names, at its beginning; see `Search`."""
-    asynchronous = config.hyperband.promotion == "asha"
-    kind = AsynchronousEvolution if asynchronous else Evolution
-    return kind(config, population, image_task, shape)
+    kinds = {"halving": Evolution, "asha": AsynchronousEvolution}
+    return kinds[config.hyperband.promotion](config, population, image_task, shape)
 
 
 class Evolution(Search):
