@@ -84,12 +84,15 @@ def iterate_json(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def iterate_csv(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a file that `check_file` has passed; every cell is a text, an empty one too.
+    """The rows; every cell is a text, an empty one too.
 
     What a spreadsheet leaves around its table is left out: columns without a name or a filled cell,
     and rows of commas alone at its end. One empty cell in "quotes" is a row of one column.
+
+    Raises:
+        DataError: two columns of one name, no UTF-8 text, or lines of different lengths.
     """
-    left_out = _find_empty_columns(path)
+    left_out = _look_through(path)
     with path.open(encoding="utf-8-sig", newline="") as file:
         cells = (row for row in csv.reader(file) if row)
         names = _without(next(cells, []), left_out)
@@ -103,16 +106,6 @@ def iterate_csv(path: Path) -> Iterator[dict[str, Any]]:
 
 def _without(cells: list[str], places: Collection[int]) -> list[str]:
     return [cell for i, cell in enumerate(cells) if i not in places] if places else cells
-
-
-def _find_empty_columns(path: Path) -> set[int]:
-    """Places of the columns without a name or a filled cell."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        cells = (row for row in csv.reader(file) if row)
-        empty = {place for place, name in enumerate(next(cells, [])) if not name}
-        for row in cells if empty else ():
-            empty -= {place for place in empty if row[place]}
-    return empty
 
 
 def parse_lines(lines: Iterable[bytes], source: str) -> Iterator[dict[str, Any]]:
@@ -134,9 +127,8 @@ def check_file(path: Path) -> str:
     """What must be known before a library is let at the file; gives json, csv or parquet.
 
     Raises:
-        DataError: unknown kind, no such file, empty, an archive, larger inside than outside, two
-            columns of one name, or a CSV file that is no UTF-8 text or has lines of different
-            lengths.
+        DataError: unknown kind, no such file, empty, an archive, or a Parquet file larger inside
+            than outside or with two columns of one name.
     """
     reader = READERS.get(path.suffix.lower())
     try:
@@ -151,9 +143,6 @@ def check_file(path: Path) -> str:
         _check_packing(path)
         if reader == "parquet":
             _check_parquet(path)
-        if reader == "csv":
-            _check_text(path)
-            _check_cells(path)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error}") from None
     return reader
@@ -297,8 +286,9 @@ def _check_object(source: str, place: str, value: Any) -> dict[str, Any]:
     return value
 
 
-def _check_cells(path: Path) -> None:
-    """Every line has a cell for every column, or nobody could say which is whose. A header of one
+def _look_through(path: Path) -> set[int]:
+    """Places of the columns without a name or a filled cell, of a file that is found in order:
+    every line has a cell for every column, or nobody could say which is whose, and a header of one
     column that holds another separator is no header of this kind of file."""
     csv.field_size_limit(sys.maxsize)
     with path.open(encoding="utf-8-sig", newline="") as file:
@@ -312,12 +302,18 @@ def _check_cells(path: Path) -> None:
                     "commas: save it as comma-separated"
                 )
             _check_names(path, [name for name in names if name])
-            for row in reader:
-                if row and len(row) != len(names):
+            empty = {place for place, name in enumerate(names) if not name}
+            for row in filter(None, reader):
+                if len(row) != len(names):
                     raise DataError(
                         f"{path}: line {reader.line_num} has {len(row)} cells, the header has "
                         f'{len(names)}; put texts with commas or line breaks in "quotes"'
                     )
+                empty -= {place for place in empty if row[place]}
         except csv.Error as error:
             raise DataError(f"{path}: line {reader.line_num}: {error}") from None
-    _check_names(path, _without(names, _find_empty_columns(path)))
+        except UnicodeDecodeError:
+            _check_text(path)  # says where
+            raise
+    _check_names(path, _without(names, empty))
+    return empty
