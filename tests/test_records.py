@@ -8,6 +8,7 @@ import pickle
 import pytest
 from pydantic import ValidationError
 
+from coralx import records
 from coralx.records import (
     Genome,
     Interval,
@@ -23,6 +24,34 @@ from coralx.records import (
 def test_scale_of_plain_and_rank_stabilised_lora() -> None:
     assert LoRAConfig(r=8, alpha=16).scale == 2.0
     assert LoRAConfig(r=16, alpha=16, use_rslora=True).scale == 4.0
+
+
+def test_a_gene_that_is_added_later_leaves_the_ids_that_there_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else no journal of before could be gone on with: its children would have other ids."""
+
+    class LaterLoRA(LoRAConfig):
+        init: str = "gaussian"
+
+    class Later(Genome):
+        momentum: float = 0.9
+
+    old, plain = Genome(learning_rate=2e-3, extra={"mine": 1}), Genome()
+    monkeypatch.setattr(records, "TRAINING_GENES", (*records.TRAINING_GENES, "momentum"))
+    same = Later(learning_rate=2e-3, extra={"mine": 1})
+    assert same.genes()["momentum"] == 0.9
+    assert same.id == old.id
+    assert Later(lora_cfg=LaterLoRA()).id == plain.id
+    others = Later(momentum=0.5), Later(lora_cfg=LaterLoRA(init="svd"))
+    assert len({plain.id, *(genome.id for genome in others)}) == 3
+
+
+def test_ids_are_those_of_every_version() -> None:
+    assert Genome().id == "ec2fb8c08caa"
+    lora = LoRAConfig(r=4, alpha=8, dropout=0.1, target_modules=("all-linear",), layers=2)
+    own = {"weight_decay": 0.01, "warmup": 0.0, "extra": {"mine": 1}}
+    assert Genome(lora_cfg=lora, parents=("a", "b"), generation=3, **own).id == "21c1db422f2a"
 
 
 def test_id_is_a_hash_of_genes_and_lineage() -> None:

@@ -24,7 +24,13 @@ from pydantic import (
     model_validator,
 )
 
-TRAINING_GENES = ("learning_rate", "weight_decay", "warmup")  # the others are of the adapter
+# The others are of the adapter. One that is added here or there must not be added to ID_GENES: at
+# its default it counts for no id, so that genomes of journals that there are keep theirs.
+TRAINING_GENES = ("learning_rate", "weight_decay", "warmup")
+ID_GENES = (  # of these every id is made
+    *("r", "alpha", "dropout", "target_modules", "layers", "use_rslora"),
+    *("learning_rate", "weight_decay", "warmup"),
+)
 
 GeneValue = bool | int | float | str | tuple[str, ...] | None
 
@@ -147,7 +153,13 @@ class Genome(Record):
         }
 
     def _digest(self) -> str:
-        facts = {"genes": self.genes(), "parents": self.parents, "generation": self.generation}
+        fields = {**type(self.lora_cfg).model_fields, **type(self).model_fields}
+        genes = {
+            name: value
+            for name, value in self.genes().items()
+            if name in ID_GENES or name in self.extra or value != fields[name].default
+        }
+        facts = {"genes": genes, "parents": self.parents, "generation": self.generation}
         text = json.dumps(facts, sort_keys=True, default=list)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
