@@ -242,7 +242,7 @@ def test_all_that_is_undominated_only_gains(asha, answer, rng, workers: int) -> 
     for count in range(1, len(full) + 1):
         points = selection.points(full[:count], names, 2)
         volumes.append(selection.hypervolume(points, names))
-        shown = {result.genome.id for result in selection.front(full[:count], names, 2)}
+        shown = {result.genome.id for result in selection.latest(points)}
         assert shown == {result.genome.id for result in points}
     assert volumes == sorted(volumes)
     in_full = [c for c in search.closed if set(c.front_stages) <= {"S2_serious", "S3_finisher"}]

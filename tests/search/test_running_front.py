@@ -41,6 +41,6 @@ def test_it_is_the_front_of_all_added_so_far(make_result, lives, full_from: int,
         waiting = {key: left for key, left in waiting.items() if left}
         running.add(told[-1])
         if rng.random() < 0.5:
-            assert running.members() == selection.front(told, NAMES, full_from)
+            assert running.members() == selection.latest(selection.points(told, NAMES, full_from))
     shuffled = random.Random(0).sample(told, len(told))  # noqa: S311
-    assert running.members() == selection.front(shuffled, NAMES, full_from)
+    assert running.members() == selection.latest(selection.points(shuffled, NAMES, full_from))

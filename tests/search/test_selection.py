@@ -178,6 +178,10 @@ def test_front_is_of_the_highest_stage_passed(scored) -> None:
     assert selection.front(results[-1:], NAMES) == []
 
 
+def _front_from_one(results: list[TrainingResult]) -> list[TrainingResult]:
+    return selection.latest(selection.points(results, NAMES, full_from=1))
+
+
 def test_stages_measured_alike_share_a_front(scored) -> None:
     results = [
         scored("a", 1.0, 0.0, 0),
@@ -189,18 +193,18 @@ def test_stages_measured_alike_share_a_front(scored) -> None:
         scored("e", 0.75, 0.05, 1),
         scored("e", 0.99, 0.0, 2, stopped=STOP),
     ]
-    front = selection.front(results, NAMES, full_from=1)
+    front = _front_from_one(results)
     assert {(r.genome.id, r.stage_index) for r in front} == {("c", 1), ("d", 2), ("e", 1)}
-    assert ids(selection.front(results[:1], NAMES, full_from=1)) == "a"
+    assert ids(_front_from_one(results[:1])) == "a"
 
 
 def test_a_superseded_result_still_keeps_off_what_it_dominates(scored) -> None:
     """b is dominated by what a was at stage 1, by no member; and the front has lost volume."""
     before = [scored("a", 0.9, 0.1, 1), scored("b", 0.85, 0.15, 1)]
     after = [*before, scored("a", 0.95, 0.6, 2)]
-    front = selection.front(after, NAMES, full_from=1)
+    front = _front_from_one(after)
     assert [(r.genome.id, r.stage_index) for r in front] == [("a", 2)]
-    first, now = (selection.front(each, NAMES, full_from=1) for each in (before, after))
+    first, now = map(_front_from_one, (before, after))
     assert selection.hypervolume(now, NAMES) < selection.hypervolume(first, NAMES)
     points = selection.points(after, NAMES, full_from=1)
     assert selection.hypervolume(points, NAMES) > selection.hypervolume(first, NAMES)

@@ -9,11 +9,14 @@ from coralx.search import selection
 
 
 class RunningFront:
-    """`selection.front` of the results added so far, whatever their order.
+    """Of the results added so far, whatever their order, what nothing dominates; of several such
+    results of one genome the last stage's. The earlier result that it so replaces still excludes
+    what it dominates: a genome can be absent although no member dominates it, and with more results
+    the front's hypervolume can shrink; that of its points cannot.
 
     Args:
         names: of the objectives.
-        full_from: as of `selection.front`.
+        full_from: as of `selection.points`.
     """
 
     def __init__(self, names: Sequence[str], full_from: int) -> None:

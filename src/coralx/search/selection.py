@@ -142,26 +142,22 @@ def tournament(rng: Generator, candidates: Sequence[T], size: int) -> T:
     return candidates[int(rng.integers(len(candidates), size=size).min())]
 
 
-def front(
-    results: Iterable[TrainingResult], names: Sequence[str], full_from: int | None = None
-) -> list[TrainingResult]:
-    """What nothing dominates, in order of genome id; of several such results of one genome the last
-    stage's. The earlier result that it so replaces still excludes what it dominates: a genome can
-    be absent although no member dominates it, and with more results the front's hypervolume can
-    shrink; that of `points` cannot.
-
-    Results of stages from `full_from` on are measured alike, on all validation rows, so that they
-    compare whatever training they had: all count. Of stages below, and by default, those of the
-    highest alone that any genome passed.
-    """
-    return latest(points(results, names, full_from))
+def front(results: Iterable[TrainingResult], names: Sequence[str]) -> list[TrainingResult]:
+    """What nothing dominates among the results of the highest stage that any genome passed, in
+    order of genome id."""
+    return latest(points(results, names))
 
 
 def points(
     results: Iterable[TrainingResult], names: Sequence[str], full_from: int | None = None
 ) -> list[TrainingResult]:
-    """As `front`, but every result that nothing dominates, in no order: more results never bring
-    back one that is not among them."""
+    """Every result that nothing dominates, in no order: more results never bring back one that is
+    not among them.
+
+    Results of stages from `full_from` on are measured alike, on all validation rows, so that they
+    compare whatever training they had: all count. Of stages below, and by default, those of the
+    highest alone that any genome passed.
+    """
     passed = [result for result in results if result.stopped is None]
     highest = max((result.stage_index for result in passed), default=0)
     least = highest if full_from is None else min(full_from, highest)
