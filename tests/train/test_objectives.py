@@ -81,7 +81,6 @@ def test_a_score_that_is_no_number_spoils_the_macro_average_of_all_tasks() -> No
 def test_threshold_catches_nine_of_ten_and_no_lower() -> None:
     scores, labels = np.arange(1, 11) / 10, np.ones(10, np.int8)
     assert threshold_at_recall(scores, labels, _plain(10)) == [0.2]
-    assert threshold_at_recall(scores, labels, _plain(10), recall=0.5) == [0.6]
     assert threshold_at_recall(scores[:9], labels[:9], _plain(9)) == [0.1]  # 8 of 9 are too few
 
 

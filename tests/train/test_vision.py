@@ -31,9 +31,12 @@ def test_features_are_normalised_and_tell_pictures_apart(tower: VisionTower) -> 
     assert all((features[i] - features[j]).abs().mean() > 0.1 for i, j in ((0, 1), (0, 2), (1, 2)))
 
 
-def test_features_do_not_depend_on_the_batch(tower: VisionTower) -> None:
+def test_features_do_not_depend_on_the_batch(
+    tower: VisionTower, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(VisionTower, "batch", 2)
     pictures = [_save(Image.effect_noise((64, 64), sigma)) for sigma in (20, 60, 90)]
-    together = VisionTower("efficientnet-lite0", 2, torch.device("cpu"), batch=2).features(pictures)
+    together = VisionTower("efficientnet-lite0", 2, torch.device("cpu")).features(pictures)
     alone = torch.cat([tower.features([picture]) for picture in pictures])
     assert (together - alone).abs().max() < 1e-3
 

@@ -35,16 +35,14 @@ def auroc(scores: Floats, labels: NDArray[np.int8], weights: Floats) -> Floats:
         return wins / (positive.sum(axis=1) * negative.sum(axis=1))  # type: ignore[no-any-return]
 
 
-def threshold_at_recall(
-    scores: Floats, labels: NDArray[np.int8], weights: Floats, recall: float = RECALL
-) -> Floats:
-    """The highest threshold at which at least `recall` of the unsafe rows score >= it."""
+def threshold_at_recall(scores: Floats, labels: NDArray[np.int8], weights: Floats) -> Floats:
+    """The highest threshold at which at least RECALL of the unsafe rows score >= it."""
     if np.isnan(scores).any():
         return np.full(len(weights), np.nan)
     values, group = np.unique(scores, return_inverse=True)
     positive = _sum_groups(weights * (labels == 1), group, len(values))
     caught = np.cumsum(positive[:, ::-1], axis=1)[:, ::-1]
-    enough = caught >= recall * positive.sum(axis=1, keepdims=True) - 1e-9
+    enough = caught >= RECALL * positive.sum(axis=1, keepdims=True) - 1e-9
     last = enough.shape[1] - 1 - np.argmax(enough[:, ::-1], axis=1)
     return values[last]  # type: ignore[no-any-return]
 

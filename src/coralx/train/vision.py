@@ -26,8 +26,6 @@ class VisionTower:
 
     Args:
         tokens: S, features per image: the mean over the S parts of the feature grid.
-        batch: pictures computed together; more are slower, as their layers' outputs are too large
-            for the allocator to keep.
         keep: whether to remember the features of every picture, for rows that come again.
 
     Raises:
@@ -35,20 +33,16 @@ class VisionTower:
     """
 
     width = 1280
+    # Pictures computed together; more are slower, as their layers' outputs are too large for the
+    # allocator to keep.
+    batch = 8
 
-    def __init__(
-        self,
-        name: str,
-        tokens: int,
-        device: torch.device,
-        batch: int = 8,
-        keep: bool = True,
-    ) -> None:
+    def __init__(self, name: str, tokens: int, device: torch.device, keep: bool = True) -> None:
         if name not in VISION_TOWERS:
             raise ModelError(
                 f"vision_tower: {name!r} is not known; choose {', '.join(VISION_TOWERS)} or null"
             )
-        self.tokens, self.device, self.batch = tokens, device, batch
+        self.tokens, self.device = tokens, device
         self._keep = keep
         self._known: dict[bytes, Tensor] = {}  # features by the hash of the image's bytes
         network: Any = _load_network()
