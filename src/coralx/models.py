@@ -116,15 +116,33 @@ def check_kind(name: str, max_tokens: int) -> None:
     if config is None:
         return
     kind = config.get("model_type")
-    if kind not in SUPPORTED:
-        raise ModelError(
-            f"base_model: {name} is of type {kind!r}; supported are {', '.join(SUPPORTED)}"
-        )
+    check_type(name, kind)
     check_direction(name, str(kind), config.get("is_decoder"))
     embedded, padding = config.get("max_position_embeddings"), config.get("pad_token_id", 1)
     if not isinstance(embedded, int):
         return
     places = count_positions(str(kind), embedded, padding if isinstance(padding, int) else 0)
+    check_positions(name, places, max_tokens)
+
+
+def check_type(name: str, kind: object) -> None:
+    """Pass if a model's type is a supported one.
+
+    Raises:
+        ModelError: it is not.
+    """
+    if kind not in SUPPORTED:
+        raise ModelError(
+            f"base_model: {name} is of type {kind!r}; supported are {', '.join(SUPPORTED)}"
+        )
+
+
+def check_positions(name: str, places: int, max_tokens: int) -> None:
+    """Pass if a model of so many places has them for texts of so many tokens.
+
+    Raises:
+        ModelError: it has fewer.
+    """
     if max_tokens > places:
         raise ModelError(
             f"data.max_tokens: {name} has {places} positions, got {max_tokens}; set {places} or "

@@ -20,7 +20,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from coralx.errors import DataError, ModelError
 from coralx.flops import Sides, training_flops
-from coralx.models import DECODERS, ROBERTAS, check_direction, count_positions, resolve_model
+from coralx.models import (
+    DECODERS,
+    ROBERTAS,
+    check_direction,
+    check_positions,
+    count_positions,
+    resolve_model,
+)
 from coralx.train.adapters import AdaptedLinear, AtWork, PackedAdapters, Weights
 from coralx.train.digest import digest_model
 from coralx.train.frozen import FrozenProducts
@@ -159,11 +166,7 @@ class Backbone:
             ModelError: the model has fewer positions than that, or a sliding window of fewer
                 tokens: every token here sees all before it.
         """
-        if max_tokens > self.positions:
-            raise ModelError(
-                f"data.max_tokens: {self.name} has {self.positions} positions, got {max_tokens}; "
-                f"set {self.positions} or fewer"
-            )
+        check_positions(self.name, self.positions, max_tokens)
         if self.window is not None and max_tokens > self.window:
             raise ModelError(
                 f"data.max_tokens: attention of {self.name} slides over {self.window} tokens, and "

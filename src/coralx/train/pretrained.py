@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from transformers.utils import logging as transformers_logging
 
 from coralx.errors import ModelError
-from coralx.models import DECODERS, SUPPORTED
+from coralx.models import DECODERS, check_type
 
 HEADS = ("classifier", "score")  # of an encoder and of a decoder
 TWO_LAYERS = {"head": "classifier.out_proj", "dense": "classifier.dense"}  # of RoBERTa's head
@@ -53,10 +53,7 @@ def load_classifier(
     """
     try:
         kind = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code).model_type
-        if kind not in SUPPORTED:
-            raise ModelError(
-                f"base_model: {path} is of type {kind!r}; supported are {', '.join(SUPPORTED)}"
-            )
+        check_type(path, kind)
         level = transformers_logging.get_verbosity()
         transformers_logging.set_verbosity(logging.CRITICAL)
         transformers_logging.disable_progress_bar()
