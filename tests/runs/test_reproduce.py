@@ -29,7 +29,7 @@ from coralx.report.lives import read_lives
 from coralx.runs import reproduce as reproduce_module
 from coralx.runs.provenance import Provenance
 from coralx.runs.repair import train_again
-from coralx.runs.reproduce import Reproduction, find_result, reproduce, warn_of_change
+from coralx.runs.reproduce import Reproduction, find_result, reproduce, warn_of_other_bits
 from coralx.store import JOURNAL, History, Store, read_history
 from coralx.summary import current_front
 
@@ -229,7 +229,7 @@ def test_other_rows_than_any_sitting_trained_by_are_told(
             {"fingerprints": marks},
             [{"fingerprints": marks | sitting}],
         )
-        warn_of_change(history, worker, said.append)
+        warn_of_other_bits(history, worker, said.append)
     assert said == [
         "warning: the bits may not be the same, because of other train rows; other validation rows"
     ]

@@ -14,7 +14,7 @@ from coralx.records import TrainingResult
 from coralx.runs import opening
 from coralx.runs.folder import CHECKPOINTS
 from coralx.runs.repair import Mender
-from coralx.runs.reproduce import find_result, warn_of_change
+from coralx.runs.reproduce import find_result, warn_of_other_bits
 from coralx.runs.retention import Retention, measure
 from coralx.runs.watcher import Watcher
 from coralx.store import History, read_history
@@ -93,7 +93,7 @@ def export_mended(
     kept |= {result.checkpoint for result in current_front(history) if result.checkpoint}
     try:
         worker = opening.load_worker(history.config, directory, watcher)
-        warn_of_change(history, worker, watcher.say)
+        warn_of_other_bits(history, worker, watcher.say)
         mender = Mender(directory, worker, say=watcher.say, observe=watcher.observe)
         for target, result in adapters.items():
             mender.heal(functools.partial(worker.export, result, target))

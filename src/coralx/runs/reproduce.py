@@ -95,7 +95,7 @@ def reproduce(
     with temporary_folder("coralx-reproduce-") as folder:
         checkpoints = folder / CHECKPOINTS
         worker = Worker(history.config, checkpoints, say)
-        warn_of_change(history, worker, say)
+        warn_of_other_bits(history, worker, say)
         say(_describe_lineage(history, packs))
         again, taken = None, 0
         for place, pack in enumerate(packs, start=1):
@@ -129,7 +129,7 @@ def _describe_lineage(history: History, packs: Sequence[TrainedPack]) -> str:
     )
 
 
-def warn_of_change(history: History, worker: Worker, say: Callable[[str], None]) -> None:
+def warn_of_other_bits(history: History, worker: Worker, say: Callable[[str], None]) -> None:
     """Why what is trained again may not come to the same: each sitting may have trained a part of
     the lineage."""
     sittings, now = (history.facts, *history.resumed), machine_facts(worker)
