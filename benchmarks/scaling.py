@@ -34,7 +34,7 @@ from coralx.config import load_config
 from coralx.executors.local import LocalExecutor
 from coralx.loop import run
 from coralx.search.evolution import new_search
-from coralx.store import History, MemoryStore
+from coralx.store import History, NoStore
 from coralx.train.data import batches
 from coralx.train.prefix import EncodedRows
 from coralx.train.rows import Rows
@@ -134,7 +134,7 @@ def time_generation(population: int) -> float:
         worker = Worker(config, Path(folder))
         search = new_search(config, shape=worker.bench.shape)
         began = time.perf_counter()
-        run(search, LocalExecutor(worker), MemoryStore(), History(config, {}))
+        run(search, LocalExecutor(worker), NoStore(), History(config, {}))
         return time.perf_counter() - began
 
 

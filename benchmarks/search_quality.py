@@ -50,7 +50,7 @@ from coralx.search.asktell import Search
 from coralx.search.evolution import new_search
 from coralx.search.space import sample_distinct
 from coralx.settings.genes import Gene
-from coralx.store import History, MemoryStore
+from coralx.store import History, NoStore
 
 TABLE = Path(__file__).parent.parent / "src" / "coralx" / "assets" / "replay_table.parquet"
 CORALX: dict[str, dict[str, dict[str, Any]]] = {
@@ -247,7 +247,7 @@ def run_coralx(
 
     search = new_search(config)
     with contextlib.suppress(BudgetSpent, ExtinctError):
-        run(search, executor, MemoryStore(), History(config, {}), watch)
+        run(search, executor, NoStore(), History(config, {}), watch)
     return found, sum(result.cost.steps for result in search.results[:told])
 
 
@@ -256,7 +256,7 @@ def time_ten_thousand(problem: Problem) -> float:
     config = coralx_config(problem, 0, 1000, {"evolution": {"generations": 10}})
     search = new_search(config)
     began = time.process_time()
-    run(search, ReplayExecutor(problem, config, 1000), MemoryStore(), History(config, {}))
+    run(search, ReplayExecutor(problem, config, 1000), NoStore(), History(config, {}))
     return time.process_time() - began
 
 

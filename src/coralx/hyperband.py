@@ -14,7 +14,7 @@ from coralx.records import Genome, Progress, TrainingResult
 from coralx.search.budget import efficiency
 from coralx.search.evolution import new_search
 from coralx.settings.problems import describe_value
-from coralx.store import History, MemoryStore
+from coralx.store import History, NoStore
 
 if TYPE_CHECKING:
     from coralx.train.worker import Worker
@@ -81,7 +81,7 @@ class HyperbandTrainer:
         bench.check_objectives()
         evolution = new_search(config, population, bench.has_images, bench.shape)
         with open_executor(self.worker, self._observe) as executor:
-            run(evolution, executor, MemoryStore(), History(config, {}))
+            run(evolution, executor, NoStore(), History(config, {}))
         return evolution.results
 
     def get_training_efficiency_report(self, results: Iterable[TrainingResult]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ class Executor(Protocol):
 
 
 class Journal(Protocol):
-    """Where facts are written down: a `Store`, or a `MemoryStore`."""
+    """Where facts are written down: a `Store`, or a `NoStore`."""
 
     def append(self, kind: str, value: Value) -> None:
         """Write one fact."""

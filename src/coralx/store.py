@@ -186,14 +186,12 @@ class Store:
         return _crc_of(lines[-1]) if lines else 0
 
 
-class MemoryStore:
-    """A journal in memory alone, for what is never resumed: a replay, or `HyperbandTrainer`."""
-
-    def __init__(self) -> None:
-        self.records: list[tuple[str, Value]] = []
+class NoStore:
+    """A journal of which nothing is kept, for what is never resumed: a replay, or
+    `HyperbandTrainer`."""
 
     def append(self, kind: str, value: Value) -> None:
-        self.records.append((kind, value))
+        pass
 
 
 def has_begun(directory: Path) -> bool:

@@ -15,7 +15,7 @@ from coralx.search import space
 from coralx.search.asktell import Search
 from coralx.search.evolution import Evolution, new_search
 from coralx.search.jobs import plan_jobs
-from coralx.store import History, MemoryStore
+from coralx.store import History, Value
 
 OBJECTIVES = ("task_skill", "memory")
 
@@ -53,16 +53,26 @@ def make_curve(
     ]
 
 
+class Kept:
+    """A journal in memory."""
+
+    def __init__(self) -> None:
+        self.records: list[tuple[str, Value]] = []
+
+    def append(self, kind: str, value: Value) -> None:
+        self.records.append((kind, value))
+
+
 def replay(
     config: Config, table: ReplayTable, workers: int
-) -> tuple[list[str], Search, MemoryStore, ReplayExecutor]:
-    search, store = new_search(config), MemoryStore()
+) -> tuple[list[str], Search, Kept, ReplayExecutor]:
+    search, store = new_search(config), Kept()
     executor = ReplayExecutor(table, config, workers)
     front = run(search, executor, store, History(config, {}))
     return [result.genome.id for result in front], search, store, executor
 
 
-def facts(store: MemoryStore, kind: str) -> list[Any]:
+def facts(store: Kept, kind: str) -> list[Any]:
     """Records of a kind, in their order; those of lists one by one."""
     found = [value for name, value in store.records if name == kind]
     return [item for value in found for item in (value if isinstance(value, list) else [value])]

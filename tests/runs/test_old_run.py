@@ -17,7 +17,7 @@ from coralx.models import read_shape
 from coralx.records import Genome, Job, TrainingResult
 from coralx.search.asktell import Search
 from coralx.search.evolution import new_search
-from coralx.store import JOURNAL, History, MemoryStore, read_history
+from coralx.store import JOURNAL, History, NoStore, read_history
 from coralx.summary import summarize
 
 OLD = Path(__file__).parent / "old_run"
@@ -64,7 +64,7 @@ def test_its_genomes_have_the_ids_of_their_genes(history: History) -> None:
 
 def test_replayed_it_ends_where_it_did(history: History) -> None:
     search, executor = _search(history), Recorded(history)
-    front = run(search, executor, MemoryStore(), history)
+    front = run(search, executor, NoStore(), history)
     assert executor.jobs == [], "nothing is trained again"
     assert search.results == history.results
     for closed, recorded in zip(search.closed, history.generations, strict=True):
@@ -79,7 +79,7 @@ def test_stopped_anywhere_it_goes_on_with_the_same_jobs(history: History, told: 
     results = [result for result in history.results if result.job in names]
     part = replace(history, jobs=history.jobs[:told], results=results, generations=[])
     executor = Recorded(history)
-    run(_search(history), executor, MemoryStore(), part)
+    run(_search(history), executor, NoStore(), part)
     assert executor.jobs == history.jobs[told:]
 
 
