@@ -1,7 +1,9 @@
 """Configuration: the seed YAML loads as it stands, and what settings come to. What is refused:
 bad_input/test_configuration.py."""
 
+import itertools
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -9,6 +11,8 @@ import yaml
 from coralx.config import Config, load_config
 from coralx.errors import ConfigError
 from coralx.objectives import OBJECTIVES
+from coralx.records import TrainingStage
+from coralx.settings.sections import HyperbandSettings
 from coralx.wording import GENE_SIGNS
 
 SEED = """
@@ -50,8 +54,49 @@ def test_a_stage_keeps_the_gates_of_its_name_unless_it_sets_them() -> None:
         },
         {"name": "mine", "epoch_budget": 1, "data_percentage": 50, "survival_rate": 1},
     ]
-    found = load_config({"hyperband": {"training_stages": stages}}).hyperband.training_stages
-    assert [stage.min_auroc for stage in found] == [0.55, None, None]
+    built = [TrainingStage.model_validate(stage) for stage in stages]
+    for written in (stages, tuple(stages), built, tuple(built)):
+        found = load_config({"hyperband": {"training_stages": written}}).hyperband.training_stages
+        assert [stage.min_auroc for stage in found] == [0.55, None, None]
+    direct = HyperbandSettings(training_stages=tuple(built)).training_stages
+    assert [stage.min_auroc for stage in direct] == [0.55, None, None]
+    again = load_config({"hyperband": {"training_stages": direct}})
+    assert again.hyperband.training_stages == found
+
+
+@pytest.mark.parametrize("source", [{}, {"base_model": "mine", "data": {"max_rows": 9}}, Config()])
+def test_any_setting_can_be_laid_over_a_source(source: Config | dict[str, Any]) -> None:
+    given = {"base_model": "other", "objectives": ["safety"], "vision_tower": None}
+    found = load_config(source, {**given, "data": {"max_tokens": 8}})
+    known = load_config(source)
+    assert (found.base_model, found.objectives, found.vision_tower) == ("other", ("safety",), None)
+    assert found.data == known.data.model_copy(update={"max_tokens": 8})
+    assert load_config(source, {"data": {}}) == known
+
+
+def test_what_is_laid_over_a_section_meets_it_under_either_name() -> None:
+    sections = {"hyperband": {"promotion": "asha"}, "hyperband_config": {"naive_epochs": 3.0}}
+    for source, other in itertools.permutations(sections):
+        found = load_config({source: sections[source]}, {other: sections[other]}).hyperband
+        assert (found.promotion, found.naive_epochs) == ("asha", 3.0)
+    built = load_config({"hyperband": HyperbandSettings(promotion="asha")}, sections)
+    assert (built.hyperband.promotion, built.hyperband.naive_epochs) == ("asha", 3.0)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ({"hyperband": 5}, "hyperband: must be a mapping (key: value lines), got 5"),
+        ({"data": None}, "data: must be a mapping (key: value lines), got None"),
+        ({"image_tokens": 0}, "image_tokens: must be greater than or equal to 1, got 0"),
+        ({"base_model": {"name": "x"}}, "base_model: must be a valid string, got {'name': 'x'}"),
+        ({"base_modle": "x"}, "base_modle: unknown key; did you mean 'base_model'?"),
+    ],
+)
+def test_what_is_laid_over_a_source_is_judged(overrides: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config({"data": {"max_rows": 9}}, overrides)
+    assert caught.value.problems == (said,)
 
 
 def test_without_hyperband_the_last_stage_alone_is_in_force() -> None:

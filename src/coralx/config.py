@@ -199,6 +199,9 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "float": Float,
 }
 ALIAS = "hyperband_config"
+# Sections that go by two names, by either; and those of whose keys some can be overridden.
+_NAMES = dict.fromkeys(("hyperband", ALIAS), ("hyperband", ALIAS))
+_MERGED = {*SECTIONS, ALIAS, "space"}
 
 
 def _find_clashes(data: Mapping[str, Any]) -> list[str]:
@@ -235,7 +238,7 @@ def _as_dict(section: object) -> dict[str, Any]:
 
 def load_config(
     source: Config | Mapping[str, Any] | str | Path | None = None,
-    overrides: Mapping[str, Mapping[str, Any]] | None = None,
+    overrides: Mapping[str, Any] | None = None,
     recorded: bool = False,
 ) -> Config:
     """Read settings from a mapping, a YAML file or None (the default job).
@@ -243,7 +246,8 @@ def load_config(
     Args:
         source: relative data paths of a YAML file are taken from its own folder, and so is a base
             model that is a folder there; one of the working directory is made absolute.
-        overrides: section -> key -> value, laid over `source` before it is checked.
+        overrides: laid over `source` before it is checked: keys of a section take the place of its
+            own, and any other setting takes that of the whole.
         recorded: the settings are those of a run there is: its genes may be without effect.
 
     Raises:
@@ -270,14 +274,15 @@ def load_config(
     return config
 
 
-def _lay_over(
-    data: Mapping[str, Any], overrides: Mapping[str, Mapping[str, Any]]
-) -> dict[str, Any]:
+def _lay_over(data: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(data)
-    for section, values in overrides.items():
-        known = {} if merged.get(section) is None else merged[section]
-        if values and isinstance(known, Mapping):  # what is no mapping, validation explains
-            merged[section] = {**known, **values}
+    for name, values in overrides.items():
+        name = next((other for other in _NAMES.get(name, ()) if other in merged), name)
+        known = merged.get(name)
+        if not isinstance(values, Mapping) or name not in _MERGED:
+            merged[name] = values
+        elif values and isinstance(known, Mapping | BaseModel | None):
+            merged[name] = {**_as_dict(known), **values}  # what is no mapping, validation explains
     return merged
 
 

@@ -40,6 +40,8 @@ DEFAULT_STAGES = (
     ),
     TrainingStage(name="S3_finisher", epoch_budget=2.0, data_percentage=100, survival_rate=0.1),
 )
+_KNOWN = {stage.name: stage for stage in DEFAULT_STAGES}
+_GATES = [name for name, field in TrainingStage.model_fields.items() if not field.is_required()]
 # Stages (from the first) in which the cross-modal proxy scores multi-modal genomes on text alone.
 PROXY_STAGES = 2
 
@@ -184,17 +186,10 @@ class HyperbandSettings(Settings):
     @classmethod
     def _fill_known_stages(cls, data: Any) -> Any:
         """A stage that bears a default stage's name gets that stage's gates where it sets none."""
-        if not isinstance(data, Mapping) or not isinstance(data.get("training_stages"), list):
+        stages = data.get("training_stages") if isinstance(data, Mapping) else None
+        if not isinstance(stages, list | tuple):
             return data
-        known = {stage.name: stage for stage in DEFAULT_STAGES}
-        gates = [n for n, field in TrainingStage.model_fields.items() if not field.is_required()]
-        filled = []
-        for stage in data["training_stages"]:
-            name = stage.get("name") if isinstance(stage, Mapping) else None
-            if isinstance(name, str) and name in known:
-                stage = {**{g: getattr(known[name], g) for g in gates}, **stage}
-            filled.append(stage)
-        return {**data, "training_stages": filled}
+        return {**data, "training_stages": [_fill_gates(stage) for stage in stages]}
 
     @field_validator("training_stages")
     @classmethod
@@ -272,3 +267,13 @@ class HyperbandSettings(Settings):
     def full_epochs(self) -> float:
         """Epochs of naive full training: those of the last stage unless set."""
         return self.naive_epochs or self.training_stages[-1].epoch_budget
+
+
+def _fill_gates(stage: Any) -> Any:
+    """The stage with the gates that it does not set as the default stage of its name has them."""
+    built = isinstance(stage, TrainingStage)
+    given = {n: getattr(stage, n) for n in stage.model_fields_set} if built else stage
+    name = given.get("name") if isinstance(given, Mapping) else None
+    if not isinstance(name, str) or name not in _KNOWN:
+        return stage
+    return {**{gate: getattr(_KNOWN[name], gate) for gate in _GATES}, **given}
