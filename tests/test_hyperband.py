@@ -1,7 +1,10 @@
 """HyperbandTrainer on real weights and real rows: the five lines of the README, kept small."""
 
+import contextlib
 import gc
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ import torch
 
 from coralx import Genome, HyperbandTrainer, LoRAConfig, TrainingResult
 from coralx.errors import ConfigError, CoralXError, ExtinctError
+from coralx.records import Progress
 from coralx.train.checkpoint import load_checkpoint
 
 SETTINGS = {
@@ -116,6 +120,55 @@ def test_equal_runs_give_equal_weights(
     for target, (a, b) in first.lora.items():
         assert torch.equal(a, other.lora[target][0])
         assert torch.equal(b, other.lora[target][1])
+
+
+@contextlib.contextmanager
+def doubles() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        assert torch.get_default_dtype() == torch.float64  # left as the caller had it
+        torch.set_default_dtype(torch.float32)
+
+
+MODES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
+    "no gradients": torch.no_grad,
+    "inference": torch.inference_mode,
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+    "doubles": doubles,
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_callers_modes_of_torch_change_nothing(
+    mode: str, results: list[TrainingResult], tmp_path: Path
+) -> None:
+    with MODES[mode]():
+        again = HyperbandTrainer(SETTINGS, tmp_path).train_population(GENOMES)
+    assert [(r.checkpoint, r.objectives) for r in again] == [
+        (r.checkpoint, r.objectives) for r in results
+    ]
+    assert torch.is_grad_enabled()
+
+
+def test_threads_are_each_trainers_own(tmp_path: Path) -> None:
+    """They decide the lanes, and with them the last bits."""
+    before, seen = torch.get_num_threads(), [0]
+
+    def observe(_: Progress) -> None:
+        seen.append(torch.get_num_threads())
+
+    def make(threads: int) -> HyperbandTrainer:
+        settings = SETTINGS | {"training": {"attack_rows": 0, "threads": threads}}
+        return HyperbandTrainer(settings, tmp_path / str(threads), observe)
+
+    one, other = make(before + 1), make(before + 2)
+    for trainer, threads in ((one, before + 1), (other, before + 2), (one, before + 1)):
+        trainer.train_population(GENOMES[:1])
+        assert seen[-1] == threads
+        assert trainer.worker.numerics()["threads"] == threads
+        assert torch.get_num_threads() == before
 
 
 def test_a_population_that_dies_out_says_why(trainer: HyperbandTrainer) -> None:

@@ -72,11 +72,12 @@ class Comparison:
             names = self.config.measurable(worker.bench.splits.measures_pictures)
             self.sides["simulation"] = run_simulation(self.config, self.genomes, names)
             watcher.say(NOTE)
-            watcher.say(forecast(self.config, worker, self.genomes[0]))
-            self._run_coralx(worker, folder, watcher)
-            self.sides["naive"] = run_naive(
-                self.config, worker, self.genomes, watcher, self._keep_naive
-            )
+            with worker.at_work():
+                watcher.say(forecast(self.config, worker, self.genomes[0]))
+                self._run_coralx(worker, folder, watcher)
+                self.sides["naive"] = run_naive(
+                    self.config, worker, self.genomes, watcher, self._keep_naive
+                )
 
     @property
     def complete(self) -> bool:

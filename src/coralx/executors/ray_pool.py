@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from coralx.config import Config
 from coralx.errors import ExecutorError
 from coralx.executors import Heal
@@ -101,7 +99,6 @@ class RayWorker:
     def __init__(self, config: Config, checkpoints: str, prefix: str, folder: str) -> None:
         self._facts = config, Path(checkpoints), Path(prefix), folder
         self._worker: Worker | None = None
-        self._threads = 0
         self._progress: Progress | None = None
 
     def load(self) -> dict[str, str | int]:
@@ -111,13 +108,11 @@ class RayWorker:
             config, checkpoints, prefix, folder = self._facts
             os.chdir(folder)
             self._worker = Worker(config, checkpoints, prefix=prefix)
-            self._threads = torch.get_num_threads()
         return self._worker.numerics()
 
     def train(self, job: Job) -> list[TrainingResult]:
         self.load()
         assert self._worker  # noqa: S101 - just loaded
-        torch.set_num_threads(self._threads)  # Ray may call from another thread than before
         try:
             return self._worker.train(job, self._note)
         finally:

@@ -67,7 +67,6 @@ class Workbench:
         self.config, self.checkpoints = config, checkpoints
         self.seed = config.evolution.seed
         self.device = choose_device(config.training.device)
-        _set_threads(config.training)
         dtype = FORMATS[config.training.dtype]
         say(f"reading rows ({config.data.train or 'built-in data set'})")
         self.splits: Splits = load_splits(config.data, self.seed, say)
@@ -294,12 +293,11 @@ class Workbench:
         return EvaluationSet(*parts, self.seed, self.encode, self.has_images, self.recorder)
 
 
-def _set_threads(settings: TrainingSettings) -> None:
-    """Those asked for; else all cores, or this worker's share of them."""
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
-    elif settings.workers > 1:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // settings.workers))
+def count_threads(settings: TrainingSettings) -> int | None:
+    """Those asked for, or this worker's share of the cores; None for those that torch has."""
+    if settings.threads is None and settings.workers > 1:
+        return max(1, (os.cpu_count() or 1) // settings.workers)
+    return settings.threads
 
 
 def choose_device(

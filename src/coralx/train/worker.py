@@ -6,6 +6,7 @@ import contextlib
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
@@ -37,9 +38,10 @@ from coralx.train.outcome import (
     stop_if_not_finite,
 )
 from coralx.train.own_function import load_function
+from coralx.train.own_modes import own_modes
 from coralx.train.parting import BrokenDown, train_parted
 from coralx.train.trainer import StageTrainer, examination_points
-from coralx.train.workbench import Workbench
+from coralx.train.workbench import Workbench, count_threads
 
 SKILL_SHARE = 25.0  # per cent of the validation rows examined within a stage
 
@@ -62,8 +64,9 @@ class Worker:
         own = load_own_objectives(config)
         hook = config.training.hook
         self._hook = load_function("training.hook", hook) if hook else None
-        self.bench = Workbench(config, checkpoints, say, prefix)
         self.config = config
+        with self.at_work():
+            self.bench = Workbench(config, checkpoints, say, prefix)
         self._measurer = Measurer(self.bench, own)
         self._trainer = StageTrainer(self.bench.ground)
 
@@ -73,7 +76,10 @@ class Worker:
         The results of a genome do not depend on one that broke down beside it; where memory does
         not suffice the pack is parted.
         """
-        return train_parted(job, lambda part, members: self._train_together(part, members, observe))
+        with self.at_work():
+            return train_parted(
+                job, lambda part, members: self._train_together(part, members, observe)
+            )
 
     def _train_together(
         self, job: Job, members: list[Member], observe: Observe
@@ -149,14 +155,21 @@ class Worker:
 
     def test(self, result: TrainingResult) -> TestResult:
         """Final figures of a trained genome: see `Measurer.test`."""
-        return self._measurer.test(result)
+        with self.at_work():
+            return self._measurer.test(result)
 
     def export(self, result: TrainingResult, folder: Path) -> None:
         """Write a trained genome as a PEFT adapter."""
         bench = self.bench
-        export_result(
-            self.config, bench.backbone, bench.checkpoints, result, bench.has_images, folder
-        )
+        with self.at_work():
+            export_result(
+                self.config, bench.backbone, bench.checkpoints, result, bench.has_images, folder
+            )
+
+    def at_work(self) -> AbstractContextManager[None]:
+        """Torch set up as this worker computes: entered by its own methods, and for whatever else
+        is computed on its bench."""
+        return own_modes(count_threads(self.config.training))
 
     def numerics(self) -> dict[str, str | int]:
         """What the last bits of results depend on, beside the versions of packages."""
@@ -165,7 +178,7 @@ class Worker:
         return {
             "device": torch.cuda.get_device_name(device) if on_gpu else device.type,
             "products": str(self.bench.backbone.products.dtype).removeprefix("torch."),
-            "threads": torch.get_num_threads(),
+            "threads": count_threads(self.config.training) or torch.get_num_threads(),
             "instructions": torch.backends.cpu.get_cpu_capability(),
         }
 
