@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -176,6 +177,27 @@ def test_a_population_that_dies_out_says_why(trainer: HyperbandTrainer) -> None:
     with pytest.raises(ExtinctError) as caught:
         trainer.train_population(doomed)
     assert all(genome.id in str(caught.value) for genome in doomed)
+
+
+def test_what_the_rows_are_too_few_for_is_warned_of_once(tmp_path: Path) -> None:
+    settings = SETTINGS | {
+        "data": {"max_rows": 96, "max_tokens": 8, "image_column": None},
+        "vision_tower": None,
+        "training": {"attack_rows": 0},
+        "objectives": ["task_skill", "safety"],
+    }
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer = HyperbandTrainer(settings, tmp_path / "warned")
+        trainer.get_training_efficiency_report(trainer.train_population(GENOMES[:1]))
+        trainer.train_population(GENOMES[:1])
+    warned = [str(warning.message) for warning in caught if warning.category is UserWarning]
+    said: list[str] = []
+    HyperbandTrainer(settings, tmp_path / "said", say=said.append).train_population(GENOMES[:1])
+    assert warned == [text.removeprefix("warning: ") for text in said if "warning: " in text]
+    for begin in ("objectives: safety is not measured", "validation has ", "texts longer than "):
+        assert any(text.startswith(begin) for text in warned)
+    assert any(text.startswith("loading base model") for text in said)
 
 
 def test_what_does_not_fit_in_memory_goes_with_the_trainer(

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from coralx.cautions import cautions
 from coralx.config import PREFIX_FOLDER, Config, load_config
 from coralx.errors import CoralXError
 from coralx.loop import run
 from coralx.records import Genome, Progress, TrainingResult
+from coralx.runs.facts import run_facts
 from coralx.search.budget import efficiency
 from coralx.search.evolution import new_search
 from coralx.settings.problems import describe_value
@@ -18,6 +21,12 @@ from coralx.store import History, NoStore
 
 if TYPE_CHECKING:
     from coralx.train.worker import Worker
+
+
+def _warn(text: str) -> None:
+    """Of a text that is a warning, one of Python's; what is being loaded is not said."""
+    if text.startswith("warning: "):
+        warnings.warn(text.removeprefix("warning: "), stacklevel=2)
 
 
 class HyperbandTrainer:
@@ -28,6 +37,8 @@ class HyperbandTrainer:
         checkpoints: folder for trained weights and nothing else; a temporary one, gone with the
             trainer, if None.
         observe: told how far training is, after each step.
+        say: told what is being loaded and, in texts that begin with "warning:", what the rows are
+            too few for and what is not read of them. By default these are Python's warnings.
 
     Raises:
         ConfigError: with every problem of the configuration.
@@ -38,9 +49,10 @@ class HyperbandTrainer:
         config: Config | Mapping[str, Any] | str | Path | None = None,
         checkpoints: str | Path | None = None,
         observe: Callable[[Progress], None] = lambda _: None,
+        say: Callable[[str], None] = _warn,
     ) -> None:
         self.config = load_config(config)
-        self._observe = observe
+        self._observe, self._say = observe, say
         self._temporary = tempfile.TemporaryDirectory(prefix="coralx-")
         self._folder = Path(self._temporary.name)
         self.checkpoints = Path(checkpoints or self._folder / "checkpoints")
@@ -57,7 +69,10 @@ class HyperbandTrainer:
             from coralx.train.worker import Worker
 
             prefix = self._folder / PREFIX_FOLDER
-            self._worker = Worker(self.config, self.checkpoints, prefix=prefix)
+            self._worker = Worker(self.config, self.checkpoints, self._say, prefix)
+            facts, named = run_facts(self.config, self._worker), self.config.objectives
+            for text in cautions(facts, named, self.config.base_model):
+                self._say(f"warning: {text}")
         return self._worker
 
     def train_population(self, genomes: Iterable[Genome]) -> list[TrainingResult]:
@@ -80,7 +95,7 @@ class HyperbandTrainer:
         _check_depth(population, config.base_model, bench.backbone.depth)
         bench.check_objectives()
         evolution = new_search(config, population, bench.has_images, bench.shape)
-        with open_executor(self.worker, self._observe) as executor:
+        with open_executor(self.worker, self._observe, say=self._say) as executor:
             run(evolution, executor, NoStore(), History(config, {}))
         return evolution.results
 
