@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from coralx import Genome, HyperbandTrainer, LoRAConfig, TrainingResult
-from coralx.errors import ConfigError, CoralXError, ExtinctError
+from coralx.errors import ConfigError, CoralXError, ExtinctError, ModelError
 from coralx.records import Progress
 from coralx.train.checkpoint import load_checkpoint
 
@@ -231,6 +231,15 @@ def test_a_genome_deeper_than_the_base_model_is_refused(trainer: HyperbandTraine
         CoralXError, match=rf"{deep.id}: layers: .* has 6 blocks, got 7; give 6 or fewer, or 'all'"
     ):
         trainer.train_population([GENOMES[0], deep])
+
+
+def test_modules_that_the_base_model_has_not_are_told_before_any_training(tmp_path: Path) -> None:
+    told: list[Progress] = []
+    lost = Genome(lora_cfg=LoRAConfig(r=4, layers=1, target_modules=("query", "q_proj")))
+    trainer = HyperbandTrainer(SETTINGS, tmp_path, told.append)
+    with pytest.raises(ModelError, match=f"genome {lost.id}: target_modules: 'q_proj' matches no"):
+        trainer.train_population([GENOMES[0], lost])
+    assert not told
 
 
 @pytest.mark.parametrize("config", [5, [1], {1}])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from coralx.cautions import cautions
 from coralx.config import PREFIX_FOLDER, Config, load_config
-from coralx.errors import CoralXError
+from coralx.errors import CoralXError, ModelError
 from coralx.loop import run
 from coralx.records import Genome, Progress, TrainingResult
 from coralx.runs.facts import run_facts
@@ -20,6 +20,7 @@ from coralx.settings.problems import describe_value
 from coralx.store import History, NoStore
 
 if TYPE_CHECKING:
+    from coralx.train.backbone import Backbone
     from coralx.train.worker import Worker
 
 
@@ -82,8 +83,13 @@ class HyperbandTrainer:
 
         Raises:
             CoralXError: no genomes, something else than genomes, one id twice, or one that adapts
-                more blocks than the base model has.
-            ConfigError: no objective can be measured.
+                more blocks than the base model has; or the hook fails.
+            ConfigError: no objective can be measured, or a function cannot be imported.
+            DataError, ModelError: what the configuration names cannot be used, or a genome adapts
+                modules that the base model has not.
+            ObjectiveError: a function of the caller's own fails.
+            ExecutorError: workers cannot be started, or end again and again.
+            StoreError: the disk cannot be written, or a checkpoint is lost.
             ExtinctError: every genome was stopped; the message lists each reason.
         """
         from coralx.executors import open_executor
@@ -93,6 +99,7 @@ class HyperbandTrainer:
         config = self.config.model_copy(update={"evolution": settings})
         bench = self.worker.bench
         _check_depth(population, config.base_model, bench.backbone.depth)
+        _check_targets(population, bench.backbone)
         bench.check_objectives()
         evolution = new_search(config, population, bench.has_images, bench.shape)
         with open_executor(self.worker, self._observe, say=self._say) as executor:
@@ -122,6 +129,15 @@ def _check_depth(population: Iterable[Genome], base_model: str, blocks: int) -> 
                 f"genome {genome.id}: layers: {base_model} has {blocks} blocks, got {layers}; give "
                 f"{blocks} or fewer, or 'all'"
             )
+
+
+def _check_targets(population: Iterable[Genome], backbone: Backbone) -> None:
+    """Told before any genome trains, not when the first pack with such a one does."""
+    for genome in population:
+        try:
+            backbone.find_targets(genome.lora_cfg.target_modules, "all")
+        except ModelError as error:
+            raise ModelError(f"genome {genome.id}: {error}") from None
 
 
 def _check_population(genomes: Iterable[Genome]) -> list[Genome]:
