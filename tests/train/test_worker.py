@@ -176,8 +176,13 @@ def test_the_best_that_is_told_is_a_number_where_a_genome_diverged(
     assert told[-1].skill == 0.7
 
 
-def test_in_lanes_too(worker: Worker, two_lanes: list[str]) -> None:
+def test_in_lanes_too(
+    worker: Worker, two_lanes: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The same of packs that are shared out, in which the others have lanes of their own."""
+    training = worker.config.training.model_copy(update={"threads": 2})
+    wide = worker.config.model_copy(update={"training": training})
+    monkeypatch.setattr(worker, "config", wide)
     without = worker.train(make_job(worker, HEALTHY))
     again = worker.train(make_job(worker, HEALTHY))
     assert timeless(again) == timeless(without)
