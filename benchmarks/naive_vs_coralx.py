@@ -137,7 +137,7 @@ def train_packed(config: Config, genomes: Sequence[Genome], folder: Path) -> Non
     if (folder / "packed.json").exists():
         return
     alone = full_training(config, len(genomes))
-    founders = [genome.model_copy(update={"generation": 0}) for genome in genomes]
+    founders = [genome.model_copy(update={"generation": 0, "id": genome.id}) for genome in genomes]
     with tempfile.TemporaryDirectory() as scratch:
         worker = Worker(alone, Path(scratch) / "checkpoints", print)
         noting = Noting()

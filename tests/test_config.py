@@ -83,6 +83,18 @@ def test_what_is_laid_over_a_section_meets_it_under_either_name() -> None:
     assert (built.hyperband.promotion, built.hyperband.naive_epochs) == ("asha", 3.0)
 
 
+def test_a_copy_of_a_config_is_checked_again() -> None:
+    config = load_config({"data": {"max_rows": 96}})
+    evolution = config.evolution.model_copy(update={"seed": "x"})
+    with pytest.raises(ConfigError, match=r"evolution\.seed: must be a valid integer.*got 'x'"):
+        load_config(config.model_copy(update={"evolution": evolution}))
+    some = config.model_copy(update={"training": {"attack_rows": 2}})
+    assert load_config(some).training.attack_rows == 2
+    unread = Config.model_validate({"space": {"x": {"kind": "float", "low": 0, "high": 1}}})
+    assert load_config(unread) == unread  # for a search alone
+    assert load_config(config) == config
+
+
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [

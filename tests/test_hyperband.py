@@ -254,6 +254,12 @@ def test_a_population_of_something_else_is_refused(genomes: Any) -> None:
         HyperbandTrainer().train_population(genomes)
 
 
+def test_a_genome_that_was_made_past_its_rules_is_refused() -> None:
+    broken = LoRAConfig.model_construct(r=0)
+    with pytest.raises(CoralXError, match=r"genome 'z': lora_cfg\.r: must be .* 1, got 0"):
+        HyperbandTrainer().train_population([Genome.model_construct(id="z", lora_cfg=broken)])
+
+
 def test_objectives_that_nobody_is_chosen_by_are_refused(tmp_path: Path) -> None:
     settings = SETTINGS | {"training": {"attack_rows": 0}, "objectives": ["safety"]}
     with pytest.raises(ConfigError, match="objectives: one at least must be measurable"):

@@ -157,6 +157,38 @@ def test_genes_cannot_be_changed_behind_the_id() -> None:
             twin.extra["mine"] = 2
 
 
+def test_a_copy_with_other_genes_is_another_genome() -> None:
+    for one in (Genome(), Genome(id="mine")):
+        for change in (
+            {"learning_rate": 5e-3},
+            {"lora_cfg": LoRAConfig(r=2)},
+            {"extra": {"mine": 1}},
+            {"parents": ("a",)},
+            {"generation": 2},
+        ):
+            copied = one.model_copy(update=change)
+            assert copied == Genome.model_validate(change)
+            assert one.model_copy(update={**change, "id": "b"}).id == "b"
+        assert one.model_copy() == one
+        assert one.model_copy(update={"fitness": {"task_skill": 0.9}}).id == one.id
+        assert one.model_copy(update={"learning_rate": one.learning_rate}) == one
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"learning_rate": "fast"},
+        {"learning_rate": math.nan},
+        {"id": "../out"},
+        {"lora_cfg": LoRAConfig().model_copy(update={"r": 0})},
+        {"rate": 1.0},
+    ],
+)
+def test_a_copy_that_breaks_a_rule_is_refused(change: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        Genome().model_copy(update=change)
+
+
 @pytest.mark.parametrize(
     "name", ["../../out", "..", ".hidden", "a/b", "a\\b", "a b", "a\n", "x" * 65]
 )

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import BaseModel
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from coralx.checkpoint_files import checkpoint_path
@@ -143,12 +144,13 @@ def _choice(*values: str) -> dict[str, Any]:
 
 
 def _attack(result: TrainingResult, attacker: _Attacker, stop: bool) -> TrainingResult:
-    genome = result.genome.model_copy(
+    genome = BaseModel.model_copy(  # unchecked
+        result.genome,
         update={
             "id": attacker.rename(result.genome.id),
             "parents": tuple(map(attacker.rename, result.genome.parents)),
             "extra": {attacker.text(): attacker.text()},
-        }
+        },
     )
     reason = Stop(gate="auroc", value=0.5, limit=0.55, reason=attacker.text())
     return result.model_copy(update={"genome": genome, "stopped": reason if stop else None})

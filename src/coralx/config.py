@@ -253,10 +253,9 @@ def load_config(
     Raises:
         ConfigError: with every problem found, each naming key, rule, value and nearest key.
     """
-    if isinstance(source, Config) and not overrides:
-        return source
     if isinstance(source, Config):
-        source = source.model_dump()
+        recorded = recorded or not overrides
+        source = source.model_dump(warnings=False)  # checked again: a copy need not have been
     if not isinstance(source, Mapping | str | Path | None):
         rule = "must be a mapping of settings, the path of a YAML file, a Config or None"
         raise ConfigError("configuration", [f"{rule}, got {describe_value(source)}"])

@@ -8,15 +8,17 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from coralx.cautions import cautions
 from coralx.config import PREFIX_FOLDER, Config, load_config
 from coralx.errors import CoralXError, ModelError
 from coralx.loop import run
-from coralx.records import Genome, Progress, TrainingResult
+from coralx.records import Genome, LoRAConfig, Progress, TrainingResult
 from coralx.runs.facts import run_facts
 from coralx.search.budget import efficiency
 from coralx.search.evolution import new_search
-from coralx.settings.problems import describe_value
+from coralx.settings.problems import describe_value, explain
 from coralx.store import History, NoStore
 
 if TYPE_CHECKING:
@@ -156,4 +158,13 @@ def _check_population(genomes: Iterable[Genome]) -> list[Genome]:
                 f"genomes must be a list of Genome, got one with {describe_value(genome)}; make it "
                 "one by Genome.model_validate"
             )
-    return population
+    return [_check_again(genome) for genome in population]
+
+
+def _check_again(genome: Genome) -> Genome:
+    """The genome, if its rules hold: pydantic can make records without asking them."""
+    try:
+        return Genome.model_validate(genome.model_dump(warnings=False))
+    except ValidationError as error:
+        problems = "; ".join(explain(error, {"": Genome, "lora_cfg": LoRAConfig}))
+        raise CoralXError(f"genome {describe_value(genome.id)}: {problems}") from None

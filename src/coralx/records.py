@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -143,6 +143,22 @@ class Genome(Record):
         if not self.id:
             object.__setattr__(self, "id", self._digest())
         return self
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Genome:
+        """A copy to which all rules apply, deep in any case. Where genes or lineage are others its
+        id is made anew, unless one is given.
+
+        Raises:
+            pydantic.ValidationError: what is updated breaks a rule.
+        """
+        given = {
+            name: value.model_dump(warnings=False) if isinstance(value, BaseModel) else value
+            for name, value in (update or {}).items()
+        }
+        copy = Genome.model_validate({**self.model_dump(), **given})
+        if "id" in given or copy._digest() == self._digest():
+            return copy
+        return Genome.model_validate({**copy.model_dump(), "id": ""})
 
     def genes(self) -> dict[str, GeneValue]:
         """Every gene by its name in the search space."""

@@ -244,7 +244,7 @@ def test_a_schedule_that_was_tampered_with_is_found_out(
     target = find_result(history, whole, name)
 
     def faster(genome: Genome) -> Genome:
-        changed = {"learning_rate": genome.learning_rate * 2}
+        changed = {"learning_rate": genome.learning_rate * 2, "id": genome.id}
         return genome.model_copy(update=changed) if genome.id == name else genome
 
     store = Store(tmp_path / "run")

@@ -205,7 +205,7 @@ def test_a_genome_is_tested_as_it_was_trained(pictured: Worker) -> None:
     """A hook may have given it another adapter than its genes say."""
     (result,) = pictured.train(make_job(pictured, "a"))
     lora = result.genome.lora_cfg.model_copy(update={"alpha": 64, "layers": 3})
-    genes = result.genome.model_copy(update={"lora_cfg": lora})
+    genes = result.genome.model_copy(update={"lora_cfg": lora, "id": result.genome.id})
     asked = result.model_copy(update={"genome": genes})
     assert pictured.test(asked) == pictured.test(result)
 

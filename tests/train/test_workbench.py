@@ -75,7 +75,10 @@ def test_growth_takes_moments_and_the_hooks_dropout_along(
     genome = _make_genome("grown")
     known = _save(bench, genome, draw_weights, 0)
     hooked = genome.model_copy(
-        update={"lora_cfg": genome.lora_cfg.model_copy(update={"dropout": 0.3})}
+        update={
+            "id": genome.id,
+            "lora_cfg": genome.lora_cfg.model_copy(update={"dropout": 0.3}),
+        }
     )
     start = Start(kind="continue", checkpoint=known.genome, grow_to=4)
     member = bench.member(hooked, start)
