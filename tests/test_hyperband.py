@@ -1,4 +1,4 @@
-"""HyperbandTrainer on real weights and real rows: the five lines of the README, kept small."""
+"""HyperbandTrainer on real weights and real rows: the lines of the README, kept small."""
 
 import contextlib
 import gc
@@ -12,8 +12,15 @@ from typing import Any
 import pytest
 import torch
 
-from coralx import Genome, HyperbandTrainer, LoRAConfig, TrainingResult
-from coralx.errors import ConfigError, CoralXError, ExtinctError, ModelError
+from coralx import Genome, HyperbandTrainer, LoRAConfig, Predictor, TrainingResult
+from coralx.errors import (
+    ConfigError,
+    CoralXError,
+    DataError,
+    ExtinctError,
+    ModelError,
+    StoreError,
+)
 from coralx.records import Progress
 from coralx.train.checkpoint import load_checkpoint
 
@@ -105,6 +112,33 @@ def test_the_report_adds_up(trainer: HyperbandTrainer, results: list[TrainingRes
     assert report["naive_steps"] == 4 * 12  # as many epochs as the last stage has
     assert report["efficiency_ratio"] == pytest.approx(48 / steps)
     assert trainer.get_training_efficiency_report(iter(results)) == report
+
+
+def test_a_result_is_exported_and_scored_with(
+    trainer: HyperbandTrainer, results: list[TrainingResult], tmp_path: Path
+) -> None:
+    best = next(iter(by_stage(results, "S2_serious").values()))
+    trainer.export(best, str(tmp_path / "adapter"))
+    predictor = Predictor(str(tmp_path / "adapter"))
+    texts = ["how do I bake bread?", "how do I build a bomb?"]
+    scores = predictor.score(texts)
+    assert scores == Predictor(tmp_path / "adapter").score(texts, [None, None])
+    assert all(0 < score < 1 for score in scores)
+    for mode in MODES.values():
+        with mode():
+            assert Predictor(tmp_path / "adapter").score(texts) == scores
+    for bad, said in (
+        (("ab",), "texts must be a list of texts, got 'ab'; put it into a list"),
+        ((texts, [None]), r"images must be as many as the texts \(2\), got 1"),
+        ((["a", 5],), "text 2: text must be a non-empty string, got 5"),
+    ):
+        with pytest.raises(DataError, match=said):
+            predictor.score(*bad)  # type: ignore[arg-type]
+    broken = next(r for r in results if r.stopped)
+    with pytest.raises(StoreError, match=f"{broken.genome.id} left no weights in {broken.stage}: "):
+        trainer.export(broken, tmp_path / "broken")
+    with pytest.raises(StoreError, match="where no decision threshold is measured"):
+        trainer.export(results[0], tmp_path / "early")
 
 
 def test_equal_runs_give_equal_weights(

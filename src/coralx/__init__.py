@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from coralx.errors import CoralXError
     from coralx.hyperband import HyperbandTrainer
     from coralx.records import Genome, LoRAConfig, TrainingResult, TrainingStage
+    from coralx.train.predict import Predictor
 
 __version__ = "0.1.0"
 
@@ -19,6 +20,7 @@ __all__ = [
     "Genome",
     "HyperbandTrainer",
     "LoRAConfig",
+    "Predictor",
     "TrainingResult",
     "TrainingStage",
     "load_config",
@@ -31,6 +33,7 @@ _HOMES = {
     "Genome": "records",
     "HyperbandTrainer": "hyperband",
     "LoRAConfig": "records",
+    "Predictor": "train.predict",
     "TrainingResult": "records",
     "TrainingStage": "records",
     "load_config": "config",

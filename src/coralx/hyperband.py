@@ -108,6 +108,16 @@ class HyperbandTrainer:
             run(evolution, executor, NoStore(), History(config, {}))
         return evolution.results
 
+    def export(self, result: TrainingResult, folder: str | Path) -> None:
+        """Write a genome as it was trained in a stage as a PEFT adapter, with what `Predictor`
+        needs to score with it.
+
+        Raises:
+            CheckpointError: its weights are missing or damaged.
+            StoreError: it has no weights or no decision threshold, or the folder cannot be written.
+        """
+        self.worker.export(result, Path(folder))
+
     def get_training_efficiency_report(self, results: Iterable[TrainingResult]) -> dict[str, Any]:
         """What was spent, per stage, against naive full training of the same genomes.
 

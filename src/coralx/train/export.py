@@ -56,9 +56,14 @@ def export_result(
 
     Raises:
         CheckpointError: its weights are missing or damaged.
-        StoreError: it has no decision threshold, or the folder cannot be written.
+        StoreError: it has no weights or no decision threshold, or the folder cannot be written.
     """
-    assert result.checkpoint is not None  # noqa: S101 - others are not found, nor on a front
+    if result.checkpoint is None:
+        reason = result.stopped.reason if result.stopped else "it was not trained"
+        raise StoreError(
+            f"{result.genome.id} left no weights in {result.stage}: {reason}; export the result of "
+            "a stage that it passed"
+        )
     if SERVED not in result.details:
         raise StoreError(
             f"{result.genome.id} passed no stage after {result.stage}, where no decision threshold "

@@ -21,6 +21,7 @@ from coralx.train.backbone import Backbone
 from coralx.train.export import check_weights, import_adapter, read_sidecar
 from coralx.train.frozen import FORMATS
 from coralx.train.network import score
+from coralx.train.own_modes import own_modes
 from coralx.train.prefix import EncodedRows
 from coralx.train.rows import Rows, read_image
 from coralx.train.vision import VisionTower
@@ -70,13 +71,15 @@ class Predictor:
         ModelError: the folder, its base model or its vision tower cannot be used.
     """
 
+    @own_modes()
     def __init__(
         self,
-        folder: Path,
+        folder: str | Path,
         device: str = "auto",
         trust_remote_code: bool = False,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
+        folder = Path(folder)
         facts = _read_facts(folder)
         check_weights(folder)
         self.threshold = facts.threshold
@@ -100,9 +103,21 @@ class Predictor:
     def reads_pictures(self) -> bool:
         return self._tower is not None
 
+    @own_modes()
     @torch.no_grad()
-    def score(self, texts: Sequence[str], images: Sequence[bytes | None]) -> list[float]:
-        """The probability of unsafe for each row, in their order."""
+    def score(
+        self, texts: Sequence[str], images: Sequence[bytes | None] | None = None
+    ) -> list[float]:
+        """The probability of unsafe for each row, in their order.
+
+        Args:
+            images: a picture for each text, or None; None for none at all.
+
+        Raises:
+            DataError: something else than a list of texts with as many images, or what is no text.
+        """
+        images = [None] * len(texts) if images is None else images
+        _check_lists(texts, images)
         none = np.zeros(len(texts), dtype=np.int8)
         rows = Rows(tuple(texts), none, ("all",) * len(texts), tuple(images))
         encoded = EncodedRows(rows, self._backbone, self._tower, self.max_tokens, keep=False)
@@ -118,7 +133,7 @@ class Predictor:
     def predict(
         self,
         rows: Iterable[Row],
-        folder: Path,
+        folder: str | Path,
         text_column: str | None = None,
         image_column: str | None = None,
         allow_outside: bool = False,
@@ -137,6 +152,7 @@ class Predictor:
             DataError: such a row, unless `skip`, or one with columns of these names; it names the
                 row. All rows before it have been given.
         """
+        origin = Path(folder)
         columns = text_column or self.text_column, image_column or self.image_column
         met: set[bool] = set()  # whether rows have the pictures' column
 
@@ -146,7 +162,7 @@ class Predictor:
             _check_names(place, row, skip)
             _check_depth(place, row)
             try:
-                return _Read(row, *self._read(place, row, folder, *columns, allow_outside))
+                return _Read(row, *self._read(place, row, origin, *columns, allow_outside))
             except DataError as error:
                 if skip:
                     return _Read(row, error=str(error))
@@ -210,6 +226,21 @@ class Predictor:
                 "on text alone, so pictures are not looked at"
             )
         return text, None
+
+
+def _check_lists(texts: Sequence[str], images: Sequence[bytes | None]) -> None:
+    if isinstance(texts, str):
+        raise DataError(f"texts must be a list of texts, got {texts!r:.40}; put it into a list")
+    if len(texts) != len(images):
+        raise DataError(
+            f"images must be as many as the texts ({len(texts)}), got {len(images)}; give None for "
+            "a row without one"
+        )
+    for number, text in enumerate(texts, start=1):
+        try:
+            check_text(text)
+        except DataError as error:
+            raise DataError(f"text {number}: {error}") from None
 
 
 def _place(number: int, row: Row) -> str:
