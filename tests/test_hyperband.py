@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers.utils import logging as transformers_logging
 
 from coralx import Genome, HyperbandTrainer, LoRAConfig, Predictor, TrainingResult
 from coralx.errors import (
@@ -234,6 +235,22 @@ def test_what_the_rows_are_too_few_for_is_warned_of_once(tmp_path: Path) -> None
     assert any(text.startswith("loading base model") for text in said)
 
 
+@pytest.mark.filterwarnings("error::ResourceWarning")
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+def test_the_program_around_it_stays_as_it_was(tmp_path: Path) -> None:
+    transformers_logging.enable_progress_bar()
+    stream, filters = torch.random.get_rng_state(), list(warnings.filters)
+    trainer = HyperbandTrainer(SETTINGS, say=lambda _: None)
+    results = trainer.train_population(GENOMES[:1])
+    trainer.export(results[-1], tmp_path / "adapter")
+    Predictor(tmp_path / "adapter")
+    assert torch.equal(torch.random.get_rng_state(), stream)
+    assert warnings.filters == filters
+    assert transformers_logging.is_progress_bar_enabled()
+    del trainer
+    gc.collect()
+
+
 def test_what_does_not_fit_in_memory_goes_with_the_trainer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -301,5 +318,8 @@ def test_objectives_that_nobody_is_chosen_by_are_refused(tmp_path: Path) -> None
     assert not list(tmp_path.iterdir())
 
 
-def test_checkpoints_may_be_named_by_a_text() -> None:
-    assert HyperbandTrainer(checkpoints="ck").checkpoints == Path("ck")
+def test_checkpoints_may_be_named_by_a_text_and_stay_where_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert HyperbandTrainer(checkpoints="ck").checkpoints == tmp_path / "ck"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import warnings
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,9 +58,9 @@ class HyperbandTrainer:
     ) -> None:
         self.config = load_config(config)
         self._observe, self._say = observe, say
-        self._temporary = tempfile.TemporaryDirectory(prefix="coralx-")
-        self._folder = Path(self._temporary.name)
-        self.checkpoints = Path(checkpoints or self._folder / "checkpoints")
+        self._folder = Path(tempfile.mkdtemp(prefix="coralx-"))
+        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        self.checkpoints = Path(checkpoints or self._folder / "checkpoints").absolute()
         self._worker: Worker | None = None
 
     @property

@@ -72,6 +72,7 @@ class Predictor:
     """
 
     @own_modes()
+    @torch.random.fork_rng(devices=[])  # loading draws what is not used
     def __init__(
         self,
         folder: str | Path,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -54,10 +55,7 @@ def load_classifier(
     try:
         kind = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code).model_type
         check_type(path, kind)
-        level = transformers_logging.get_verbosity()
-        transformers_logging.set_verbosity(logging.CRITICAL)
-        transformers_logging.disable_progress_bar()
-        try:
+        with _silence():
             model, report = AutoModelForSequenceClassification.from_pretrained(
                 path,
                 num_labels=1,
@@ -68,8 +66,6 @@ def load_classifier(
                 trust_remote_code=trust_remote_code,
                 output_loading_info=True,
             )
-        finally:
-            transformers_logging.set_verbosity(level)
     except ModelError:
         raise
     except Exception as error:  # transformers and safetensors raise many kinds
@@ -78,6 +74,23 @@ def load_classifier(
     if f"{TWO_LAYERS['dense']}.weight" in report["missing_keys"]:
         _draw(model.get_submodule(TWO_LAYERS["dense"]), model.config.initializer_range)
     return model  # type: ignore[no-any-return]
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Transformers without reports and progress bars, which the calling program keeps."""
+    level, bars = (
+        transformers_logging.get_verbosity(),
+        transformers_logging.is_progress_bar_enabled(),
+    )
+    transformers_logging.set_verbosity(logging.CRITICAL)
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
 
 
 @torch.no_grad()

@@ -59,13 +59,11 @@ class Worker:
         say: Callable[[str], None] = lambda _: None,
         prefix: Path | None = None,
     ) -> None:
-        # Gradients are views of one matrix by design; torch warns that they are not compact.
-        warnings.filterwarnings("ignore", message="grad and param do not obey")
         own = load_own_objectives(config)
         hook = config.training.hook
         self._hook = load_function("training.hook", hook) if hook else None
         self.config = config
-        with self.at_work():
+        with self.at_work(), torch.random.fork_rng(devices=[]):  # loading draws what is not used
             self.bench = Workbench(config, checkpoints, say, prefix)
         self._measurer = Measurer(self.bench, own)
         self._trainer = StageTrainer(self.bench.ground)
@@ -76,7 +74,9 @@ class Worker:
         The results of a genome do not depend on one that broke down beside it; where memory does
         not suffice the pack is parted.
         """
-        with self.at_work():
+        with self.at_work(), warnings.catch_warnings():
+            # Gradients are views of one matrix by design; torch warns that they are not compact.
+            warnings.filterwarnings("ignore", message="grad and param do not obey")
             return train_parted(
                 job, lambda part, members: self._train_together(part, members, observe)
             )
