@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import coralx
+
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "coralx"
 HEAVY = {"torch", "ray", "transformers", "peft", "datasets"}
@@ -71,6 +73,13 @@ def test_nothing_outside_training_imports_torch_at_import_time() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_public_names_are_there_and_no_others_to_a_type_checker() -> None:
+    assert {name for name in coralx.__all__ if getattr(coralx, name)} <= set(dir(coralx))
+    tree = ast.parse((SOURCE / "__init__.py").read_text(encoding="utf-8"))
+    seen = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
+    assert seen == ["__dir__"]  # __getattr__ would have any name
 
 
 def test_no_module_has_a_name_that_says_nothing() -> None:

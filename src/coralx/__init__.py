@@ -40,7 +40,13 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'coralx' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"coralx.{_HOMES[name]}"), name)
+if not TYPE_CHECKING:  # to a type checker any name would be there, mistyped ones, too
+
+    def __getattr__(name: str) -> Any:
+        if name not in _HOMES:
+            raise AttributeError(f"module 'coralx' has no attribute {name!r}")
+        return getattr(importlib.import_module(f"coralx.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})
