@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -162,6 +163,23 @@ def test_more_workers_than_there_is_room_for_are_refused(tmp_path: Path) -> None
             match=r"3 workers of 1 CPU each need 3, Ray has 2; resume where .* new run with lower",
         ),
         open_executor(crowd, nothing),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"objectives": ["task_skill", "__main__:mine"]},
+        {"training": {"workers": 2, "hook": "__main__:mine"}},
+    ],
+)
+def test_a_function_of_the_program_itself_is_refused(own: dict[str, Any], lead: Worker) -> None:
+    config = load_config(lead.config, own)
+    worker = SimpleNamespace(config=config)
+    with (
+        pytest.raises(ExecutorError, match=r"'__main__:mine' lies in the program itself.*a module"),
+        open_executor(worker, nothing),  # type: ignore[arg-type]
     ):
         pass
 

@@ -136,10 +136,12 @@ def open_pool(
     folder and the data at the same paths.
 
     Raises:
-        ExecutorError: Ray is not installed, has no room for the workers, or cannot start them.
+        ExecutorError: Ray is not installed, has no room for the workers, or cannot start them, or
+            these could not find a function of the user's.
     """
     import ray
 
+    _check_functions(worker.config)
     count, threads = worker.config.training.workers, int(worker.numerics()["threads"])
     say(f"starting {count} workers")
     theirs = ray.is_initialized()  # by the program that calls us
@@ -158,6 +160,22 @@ def open_pool(
             ray.kill(actor)
         if not theirs:
             _end_ray(ray)
+
+
+def _check_functions(config: Config) -> None:
+    """Pass if workers can find the user's functions.
+
+    Raises:
+        ExecutorError: one lies in the program that runs here, which is not what workers run.
+    """
+    named = {"objectives": config.objectives, "training.hook": (config.training.hook,)}
+    for setting, names in named.items():
+        for name in names:
+            if name and name.startswith("__main__:"):
+                raise ExecutorError(
+                    f"{setting}: {name!r} lies in the program itself, where workers cannot find "
+                    "it; move it into a module of its own, or set training.workers: 1"
+                )
 
 
 def _start_ray(ray: Any, cores: int) -> None:
