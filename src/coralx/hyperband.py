@@ -41,7 +41,8 @@ class HyperbandTrainer:
         config: a mapping, a path to YAML, a Config, or None for the default job.
         checkpoints: folder for trained weights and nothing else; a temporary one, gone with the
             trainer, if None.
-        observe: told how far training is, after each step.
+        observe: told how far training is, after each step: by one call at a time, not always from
+            the caller's thread. What it raises ends training.
         say: told what is being loaded and, in texts that begin with "warning:", what the rows are
             too few for and what is not read of them. By default these are Python's warnings.
 
