@@ -106,13 +106,15 @@ def measure_seed(config: Config, arguments: argparse.Namespace) -> None:
         elif arguments.time is not None:
             chance = np.random.default_rng(config.evolution.seed)
             chosen = [genomes[i] for i in chance.permutation(len(genomes))[: arguments.time]]
-            train_naively(worker.bench, chosen, folder / "timed", timed=True)
-            if worker.bench.backbone.products.dtype == torch.bfloat16:
-                train_naively(worker.bench, chosen, folder / "timed_mixed", True, mixed=True)
+            with worker.at_work():
+                train_naively(worker.bench, chosen, folder / "timed", timed=True)
+                if worker.bench.backbone.products.dtype == torch.bfloat16:
+                    train_naively(worker.bench, chosen, folder / "timed_mixed", True, mixed=True)
         else:
             chosen = genomes if arguments.most is None else genomes[: arguments.most]
-            train_naively(worker.bench, chosen, folder / "naive", timed=not arguments.quality)
-            test_front(worker.bench, genomes, folder / "naive")
+            with worker.at_work():
+                train_naively(worker.bench, chosen, folder / "naive", timed=not arguments.quality)
+                test_front(worker.bench, genomes, folder / "naive")
 
 
 def keep_side(path: Path, side: Side, timed: bool) -> None:

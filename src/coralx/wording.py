@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -150,6 +151,17 @@ def duration(seconds: float | None) -> str:
 
 def plural(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def printable(text: str, kept: str = "") -> str:
+    """Text from elsewhere without what could steer a terminal: control characters, separators of
+    lines, halves of characters and marks that turn the direction of writing; `kept` stay."""
+    return "".join("\ufffd" if _steers(sign) and sign not in kept else sign for sign in text)
+
+
+def _steers(sign: str) -> bool:
+    turning = "\u202a" <= sign <= "\u202e" or "\u2066" <= sign <= "\u2069"
+    return turning or unicodedata.category(sign) in ("Cc", "Cs", "Zl", "Zp")
 
 
 def listed(names: Sequence[str], most: int = 10) -> str:

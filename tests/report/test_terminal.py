@@ -343,7 +343,7 @@ def test_a_long_front_is_shown_in_part_and_counted(summary: dict[str, Any]) -> N
     reason = {"stage": "S0_sanity", "reason": "loss is not finite", "generation": 0}
     summary["stopped"] = [{"genome": f"{index:012d}", **reason} for index in range(31)]
     shown = printed(summary, 120)
-    assert shown.count("and 5 more: report.html shows them all, --json lists them") == 3
+    assert shown.count("and 5 more: report.html and `coralx report --json` have them all") == 3
     assert shown.count("and 1 more: report.html") == 1
     assert f"{29:012x}" in shown
     assert f"{30:012x}" not in shown

@@ -80,9 +80,10 @@ def tell(message: str) -> None:
 
 
 def clean(message: str) -> str:
-    """Without control characters, which could steer the terminal: names, paths and values from
-    elsewhere stand in messages. Lines and tabs stay."""
-    return "".join(sign if sign.isprintable() or sign in "\n\t" else "\ufffd" for sign in message)
+    """Names, paths and values from elsewhere stand in messages. Lines and tabs stay."""
+    from coralx.wording import printable
+
+    return printable(message, kept="\n\t")
 
 
 def notes() -> Watcher:

@@ -72,8 +72,8 @@ def compare(
     left as they are. **hyperband**: one generation through CoralX's stages. Naive training of
     everyone is what takes the time, so the defaults are small: a few minutes on 2 cores for the
     built-in job. What it will take is said on stderr before training starts; Ctrl-C shows what was
-    measured so far. Where CoralX stops every genome, that is said, naive goes on, and the exit code
-    is 2.
+    measured so far. Where no adapter comes of CoralX's side, that is said, naive goes on, and the
+    exit code is 2.
 
     Examples: `coralx compare`, `coralx compare configs/quick.yaml --json`,
     `coralx compare my-job/config.yaml --genomes 8 --rows 100000`

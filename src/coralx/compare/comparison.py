@@ -50,12 +50,12 @@ class Comparison:
     def __init__(self, config: Config, genomes: Sequence[Genome]) -> None:
         self.config, self.genomes = config, tuple(genomes)
         self.sides: dict[str, Side] = {}
-        self.extinct: str | None = None  # why CoralX stopped every genome, where it did
+        self.extinct: str | None = None  # why no adapter comes of CoralX, where none does
         self._naive: list[NaiveResult] = []
 
     def measure(self, watcher: Watcher) -> None:
-        """Simulate, train by CoralX, then naively; each side is kept once it is done. Where CoralX
-        stops every genome, that is said and its side is absent.
+        """Simulate, train by CoralX, then naively; each side is kept once it is done. Where no
+        adapter comes of CoralX, that is said and its side is absent.
 
         Raises:
             ConfigError, DataError, ModelError: what the configuration names cannot be used.
@@ -90,7 +90,7 @@ class Comparison:
         `speedup` is naive seconds / the line's own. Hypervolumes are over the objectives that
         every real result has, under bounds that real results alone set. `left_out` names the
         others: a user's own, which naive training does not measure. `extinct` says why there is no
-        hyperband, where CoralX stopped every genome.
+        hyperband, where no adapter comes of it.
         """
         real = [r for mode in MODES[1:] if mode in self.sides for r in self.sides[mode]["front"]]
         names = [n for n in self.config.objectives if real and all(n in r.objectives for r in real)]

@@ -26,6 +26,7 @@ from coralx.wording import (
     genes_line,
     measured_part,
     plural,
+    printable,
     ratio,
     rho,
     rows_line,
@@ -127,7 +128,9 @@ def _show(console: Console, title: str, table: Table, left_out: int = 0) -> None
     console.print(Text(_clean(title), style="bold"))
     console.print(table)
     if left_out > 0:
-        console.print(f"and {left_out:,} more: report.html shows them all, --json lists them")
+        console.print(
+            f"and {left_out:,} more: report.html and `coralx report --json` have them all"
+        )
 
 
 def _table(columns: Sequence[tuple[str, str]]) -> Table:
@@ -275,5 +278,4 @@ def _saving(spent: Mapping[str, Any]) -> Text:
 
 
 def _clean(value: Any) -> str:
-    """Text from data without control characters, which could steer the terminal."""
-    return "".join(letter if letter.isprintable() else "�" for letter in str(value))
+    return printable(str(value))

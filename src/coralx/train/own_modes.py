@@ -10,8 +10,8 @@ import torch
 
 @contextlib.contextmanager
 def own_modes(threads: int | None = None) -> Iterator[None]:
-    """Gradients are kept, what has no other format is float32, and torch has so many threads; all
-    is as it was before at the end.
+    """Gradients are kept, what has no other format is float32 and multiplied as such, and torch has
+    so many threads; all is as it was before at the end.
 
     Args:
         threads: None leaves those that torch has.
@@ -19,6 +19,8 @@ def own_modes(threads: int | None = None) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         stack.callback(torch.set_default_dtype, torch.get_default_dtype())
         torch.set_default_dtype(torch.float32)
+        stack.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
+        torch.set_float32_matmul_precision("highest")
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         for device in ("cpu", "cuda"):

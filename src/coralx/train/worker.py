@@ -175,10 +175,12 @@ class Worker:
         """What the last bits of results depend on, beside the versions of packages."""
         device = self.bench.device
         on_gpu = device.type == "cuda"
+        with self.at_work():
+            threads = torch.get_num_threads()
         return {
             "device": torch.cuda.get_device_name(device) if on_gpu else device.type,
             "products": str(self.bench.backbone.products.dtype).removeprefix("torch."),
-            "threads": count_threads(self.config.training) or torch.get_num_threads(),
+            "threads": threads,
             "instructions": torch.backends.cpu.get_cpu_capability(),
         }
 
