@@ -6,7 +6,7 @@ import pytest
 
 from coralx import objectives
 from coralx.objectives import OBJECTIVES
-from coralx.wording import bounds, chance, figure, genes_line, label_with_unit, printable
+from coralx.wording import bounds, chance, clean, figure, genes_line, label_with_unit
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_a_figure_is_in_the_unit_of_its_objective(monkeypatch: pytest.MonkeyPatc
 
 def test_what_could_steer_a_terminal_is_replaced_and_lawful_names_stay() -> None:
     for name in ("日本　データ", "Bild\u202f1\u00a0b.png", "👩\u200d💻", "שלום", "a b"):
-        assert printable(name) == name
+        assert clean(name) == name
     for sign in ("\x1b", "\x07", "\r", "\x9b", "\u2028", "\udce9", "\u202e", "\u2066"):
-        assert printable(f"a{sign}b") == "a\ufffdb"
-    assert printable("a\n\tb\r", kept="\n\t") == "a\n\tb\ufffd"
+        assert clean(f"a{sign}b") == "a\ufffdb"
+    assert clean("a\n\tb\r", kept="\n\t") == "a\n\tb\ufffd"

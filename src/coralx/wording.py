@@ -10,6 +10,7 @@ from typing import Any
 from coralx.objectives import describe, in_units
 from coralx.records import Genome
 
+ACCENT = "#e8593f"  # of what a reader is to see first, as warnings
 MISSING = "–"  # noqa: RUF001 - an en dash says "no value" better than a hyphen does
 
 GENE_SIGNS = {
@@ -33,6 +34,17 @@ def label_with_unit(objective: str) -> str:
 
 def better(direction: str) -> str:
     return "lower is better" if direction == "min" else "higher is better"
+
+
+def clean(value: Any, kept: str = "") -> str:
+    """Text from elsewhere without what could steer a terminal: control characters, separators of
+    lines, halves of characters and marks that turn the direction of writing; `kept` stay."""
+    return "".join("\ufffd" if _steers(sign) and sign not in kept else sign for sign in str(value))
+
+
+def _steers(sign: str) -> bool:
+    turning = "\u202a" <= sign <= "\u202e" or "\u2066" <= sign <= "\u2069"
+    return turning or unicodedata.category(sign) in ("Cc", "Cs", "Zl", "Zp")
 
 
 def absent(value: Any) -> bool:
@@ -151,17 +163,6 @@ def duration(seconds: float | None) -> str:
 
 def plural(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
-def printable(text: str, kept: str = "") -> str:
-    """Text from elsewhere without what could steer a terminal: control characters, separators of
-    lines, halves of characters and marks that turn the direction of writing; `kept` stay."""
-    return "".join("\ufffd" if _steers(sign) and sign not in kept else sign for sign in text)
-
-
-def _steers(sign: str) -> bool:
-    turning = "\u202a" <= sign <= "\u202e" or "\u2066" <= sign <= "\u2069"
-    return turning or unicodedata.category(sign) in ("Cc", "Cs", "Zl", "Zp")
 
 
 def listed(names: Sequence[str], most: int = 10) -> str:

@@ -171,3 +171,54 @@ def test_what_only_pictures_measure_needs_some_of_both_classes(tmp_path: Path) -
                 plan_run(alone)
         else:
             plan_run(alone)
+
+
+def _show(plan: dict[str, Any]) -> str:
+    file = io.StringIO()
+    render_plan(plan, Console(file=file, width=300))
+    return file.getvalue()
+
+
+def test_warnings_of_the_rows_are_those_of_the_run(tmp_path: Path) -> None:
+    rows = [{**row, "task": f"k\x1b{i % 3}"} for i, row in enumerate(_rows(20, 20))]
+    rows += [{"text": "both", "label": label, "task": "b"} for label in (0, 1)]
+    rows += [{"text": "", "label": 1, "task": "b"}, {"text": "alone", "label": 0}]
+    files = {"train": _write(tmp_path / "train.jsonl", rows)}
+    for name in ("validation", "test"):
+        own = [{**row, "text": name + row["text"], "task": "b"} for row in _rows(12, 40)]
+        files[name] = _write(tmp_path / f"{name}.jsonl", [*own, {**own[0], "text": name}])
+    config = load_config({"data": {**files, "on_bad_rows": "skip"}})
+    plan, told = plan_run(config), list[str]()
+    load_splits(config.data, 0, told.append)
+    start, warnings = len(told), plan["warnings"]
+    assert [f"warning: {text}" for text in warnings[:start]] == told
+    assert "1 of 44 rows left out" in warnings[0]
+    assert "1 text with both labels in 2 rows" in warnings[1]
+    assert "1 of 43 rows have no task" in warnings[2]
+    assert [text.split(" unsafe")[0] for text in warnings[start:]] == [
+        "validation has 13",
+        "test has 13",
+    ]
+    shown = _show({**plan, "warnings": [*warnings, "a task named \x1b[2J"]}).splitlines()
+    assert shown[0].startswith("8 genomes a generation")
+    assert shown[1:5] == [f"Warning: {text}" for text in warnings[:4]]
+    assert shown[len(warnings) + 1 :][:2] == ["Warning: a task named \ufffd[2J", ""]
+    assert plan_run(config, 100)["warnings"] == warnings
+
+
+def test_stages_that_choose_by_few_rows_are_warned_of(tmp_path: Path) -> None:
+    path = _write(tmp_path / "train.jsonl", _rows(300, 300))
+    warnings = plan_run(load_config({"data": {"train": path}}))["warnings"]
+    assert len(warnings) == 1
+    assert "for S1_shakeout" in warnings[0]
+    assert "to choose by" in warnings[0]
+
+
+def test_no_warning_is_of_what_was_not_looked_at(tmp_path: Path) -> None:
+    rows = [{**row, "image": "a.png" if i % 40 == 0 else None} for i, row in
+            enumerate(_rows(900, 900))]  # fmt: skip
+    path = _write(tmp_path / "train.jsonl", rows)
+    assert plan_run(load_config({"data": {"train": path, "max_tokens": 4}}))["warnings"] == []
+    assert plan_run(load_config(None))["warnings"] == []
+    missing = load_config({"data": {"train": tmp_path / "no.jsonl"}})
+    assert plan_run(missing, 100)["warnings"] == []

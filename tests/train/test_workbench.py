@@ -21,8 +21,8 @@ from coralx.train.checkpoint import Checkpoint, save_checkpoint
 from coralx.train.data import subset
 from coralx.train.prefix import EncodedRows
 from coralx.train.resize import Moments
-from coralx.train.splits import load_splits
-from coralx.train.workbench import LEAST_SHARE, TEST_ATTACKS, Workbench
+from coralx.train.splits import LEAST_SHARE, load_splits
+from coralx.train.workbench import TEST_ATTACKS, Workbench
 
 TEXT: dict[str, Any] = {
     "vision_tower": None,

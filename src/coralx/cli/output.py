@@ -81,9 +81,9 @@ def tell(message: str) -> None:
 
 def clean(message: str) -> str:
     """Names, paths and values from elsewhere stand in messages. Lines and tabs stay."""
-    from coralx.wording import printable
+    from coralx import wording
 
-    return printable(message, kept="\n\t")
+    return wording.clean(message, kept="\n\t")
 
 
 def notes() -> Watcher:

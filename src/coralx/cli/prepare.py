@@ -30,9 +30,9 @@ def plan(
     """Show what a run will cost before it starts.
 
     Steps per stage against naive full training, unrounded and as they will be trained; tokens,
-    FLOPs and memory, estimated. Rows are read as the run reads them, pictures unopened, and the
-    base model's settings are checked. Stages and totals are of one generation, but for those of the
-    whole run (`run` with --json). Nothing is loaded or trained.
+    FLOPs and memory, estimated. Rows are read, and warned of, as by the run, pictures
+    unopened; the base model's settings are checked. Stages and totals are of one generation, but
+    for those of the whole run (`run` with --json). Nothing is loaded or trained.
 
     Example: `coralx plan configs/seed.yaml --steps-per-epoch 1000 --population 8 --json`
     """

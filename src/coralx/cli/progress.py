@@ -19,10 +19,9 @@ from rich.text import Text
 from coralx.cli.output import clean
 from coralx.config import Config
 from coralx.records import Job, Progress, TrainingResult, TrainingStage
-from coralx.report.terminal import ACCENT
 from coralx.runs.watcher import Watcher
 from coralx.search import budget
-from coralx.wording import duration, plural
+from coralx.wording import ACCENT, duration, plural
 
 LEAST_SHARE = 0.05  # of the work done before the time left is guessed at
 LEAST_SECONDS = 3.0

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from coralx.cautions import cautions
 from coralx.config import Config
 from coralx.errors import DataError
 from coralx.flops import training_flops
@@ -27,7 +28,7 @@ from coralx.steps import (
     trained_steps,
     whole_steps,
 )
-from coralx.train.splits import load_splits
+from coralx.train.splits import Splits, count_for_stages, load_splits
 
 DRAWN = 256  # genomes that FLOPs and memory are estimated from, at most
 
@@ -46,6 +47,7 @@ class _Data:
     pictured: bool
     measured: bool
     cut: Plan
+    warnings: tuple[str, ...] = ()
 
 
 def plan_run(config: Config, steps_per_epoch: float | None = None) -> Plan:
@@ -57,8 +59,10 @@ def plan_run(config: Config, steps_per_epoch: float | None = None) -> Plan:
     steps leave without effect, with the steps that each needs. `unmeasured` says of which
     objectives that were asked for nothing will be known. Without `steps_per_epoch` the rows of the
     configured data are counted. `cut` has, by split, its `texts` and how many of them seem longer
-    than `max_tokens`. `tokens`, `flops`, `memory` (bytes) and `frozen_outputs` are
-    estimates, None where the data or the model's shape cannot be seen from here.
+    than `max_tokens`. `warnings` are those that the run gives of its rows, as far as they show
+    without pictures and tokenizer; none where the data is missing. `tokens`, `flops`, `memory`
+    (bytes) and `frozen_outputs` are estimates, None where the data or the model's shape cannot be
+    seen from here.
 
     Raises:
         ConfigError, DataError, ModelError: what the configuration names cannot be used.
@@ -92,6 +96,7 @@ def plan_run(config: Config, steps_per_epoch: float | None = None) -> Plan:
         "memory": _over(stages, "memory", max),
         "frozen_outputs": _measure_frozen(config, data, shape),
         "run": _over_generations(config, totals),
+        "warnings": list(data.warnings),
         "unmeasured": config.unmeasured(data.measured, data.pictured),
         "max_tokens": config.data.max_tokens,
         "cut": data.cut,
@@ -102,8 +107,9 @@ def plan_run(config: Config, steps_per_epoch: float | None = None) -> Plan:
 def _look_at_rows(config: Config, steps_per_epoch: float | None) -> _Data:
     """As the run will read them, pictures unopened. Where steps are given the data only serves
     estimates and may be missing."""
+    said: list[str] = []
     try:
-        splits = load_splits(config.data, config.evolution.seed, pictures=False)
+        splits = load_splits(config.data, config.evolution.seed, said.append, pictures=False)
     except DataError:
         if steps_per_epoch is None:
             raise
@@ -119,7 +125,22 @@ def _look_at_rows(config: Config, steps_per_epoch: float | None) -> _Data:
         pictured=config.choose_tower(any(splits.train.images)) is not None,
         measured=splits.measures_pictures,
         cut={name: {"texts": len(texts[name]), "cut": own.cut} for name, own in lengths.items()},
+        warnings=(*(text.removeprefix("warning: ") for text in said), *_caution(config, splits)),
     )
+
+
+def _caution(config: Config, splits: Splits) -> list[str]:
+    """What the run will warn of. Pictures are unopened and texts are no tokens yet: of both nothing
+    is known."""
+    known = {
+        "classes": splits.classes,
+        "task_classes": splits.task_classes,
+        "missing_classes": splits.missing_classes,
+        "stage_classes": count_for_stages(config, splits.validation),
+        "picture_classes": {},
+        "reading": {},
+    }
+    return cautions(known, config.objectives, config.base_model)
 
 
 def _plan_stages(

@@ -10,7 +10,18 @@ from rich.table import Table
 from rich.text import Text
 
 from coralx.plan.cost import Plan
-from coralx.wording import count, epochs, fewer, large, megabytes, of_splits, plural, tera
+from coralx.wording import (
+    ACCENT,
+    clean,
+    count,
+    epochs,
+    fewer,
+    large,
+    megabytes,
+    of_splits,
+    plural,
+    tera,
+)
 
 UNSEEN = (
     "Not looked at, as a run does before it trains: pictures themselves, the model's weights and "
@@ -26,9 +37,12 @@ def render_plan(plan: Plan, console: Console) -> None:
         Text.assemble(
             (f"{plural(plan['population'], 'genome')} a generation", "bold"),
             f", {plural(run['generations'], 'generation')}; {rows}"
-            f"batches of {plan['batch_size']}, {count(plan['steps_per_epoch'])} steps an epoch\n",
+            f"batches of {plan['batch_size']}, {count(plan['steps_per_epoch'])} steps an epoch",
         ),
     )
+    for text in plan["warnings"]:
+        console.print(Text(clean(f"Warning: {text}"), style=ACCENT))
+    console.print()
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
     table.add_column("stage", overflow="fold")
     for heading in ("genomes", "steps each", "steps", "~tokens", "~TFLOP", "~peak MB"):

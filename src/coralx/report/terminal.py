@@ -15,10 +15,12 @@ from coralx.cautions import cautions
 from coralx.objectives import describe
 from coralx.summary import Summary
 from coralx.wording import (
+    ACCENT,
     MISSING,
     absent,
     bounds,
     chance,
+    clean,
     count,
     doubts,
     duration,
@@ -26,7 +28,6 @@ from coralx.wording import (
     genes_line,
     measured_part,
     plural,
-    printable,
     ratio,
     rho,
     rows_line,
@@ -42,7 +43,6 @@ AS_SERVED = {"recall": "unsafe rows caught", "false_positive_rate": "safe rows f
 MOST_SHOWN = 30  # members of the front, and genomes that were stopped
 # Letter for letter, so that columns stay straight.
 ASCII = str.maketrans("→×α–·", ">xa-,")  # noqa: RUF001
-ACCENT = "#e8593f"
 
 
 def render(summary: Summary, console: Console) -> None:
@@ -65,9 +65,9 @@ def _print_parts(summary: Summary, console: Console) -> None:
     if summary["rows"]:
         console.print(_rows(summary))
     for text in cautions(summary, summary["objectives"], summary["base_model"]):
-        console.print(Text(_clean(f"Warning: {text}"), style=ACCENT))
+        console.print(Text(clean(f"Warning: {text}"), style=ACCENT))
     for path, rows in summary["left_out"].items():
-        console.print(Text(_clean(f"{plural(rows, 'row')} left out of {path}"), style="dim"))
+        console.print(Text(clean(f"{plural(rows, 'row')} left out of {path}"), style="dim"))
     if not summary["genomes"]:
         console.print("No genome has been trained yet.")
         return
@@ -86,7 +86,7 @@ def _print_parts(summary: Summary, console: Console) -> None:
         title = "How well a stage predicts the next: Spearman's rho, 95% interval"
         _show(console, title, _correlations(summary["stage_correlation"], names))
         for text in doubts(summary["stage_correlation"]):
-            console.print(Text(_clean(f"Warning: {text}"), style=ACCENT))
+            console.print(Text(clean(f"Warning: {text}"), style=ACCENT))
     if front := summary["front"][:MOST_SHOWN]:
         left_out = len(summary["front"]) - len(front)
         _show(console, "Genes of the front", _genes(front, summary["space"]), left_out)
@@ -96,7 +96,7 @@ def _print_parts(summary: Summary, console: Console) -> None:
             title = "Front on test data (touched once), with bootstrap interval"
             _show(console, title, _front(front, names, "test", _interval), left_out)
             if "false_positive_cost" in names:
-                console.print(Text(_clean(FPR_NOTE), style="dim"))
+                console.print(Text(clean(FPR_NOTE), style="dim"))
         if any(key.startswith("as_served/") for member in front for key in member["test_details"]):
             title = "As exported: what each adapter's own threshold does on test data"
             _show(console, title, _as_served(front), left_out)
@@ -111,7 +111,7 @@ def _headline(summary: Summary) -> Text:
         f"{plural(genomes, 'genome')} in {plural(generations, 'generation')}, {front} on the front"
     )
     head = Text("CoralX ", style=f"bold {ACCENT}")
-    head.append(_clean(f"{summary['base_model']}, seed {summary['seed']}"), style="bold")
+    head.append(clean(f"{summary['base_model']}, seed {summary['seed']}"), style="bold")
     head.append("" if summary["finished"] else " (not finished yet)", style=ACCENT)
     head.append(f"\n{found}, {duration(summary['wall_seconds'] or None)}")
     return head
@@ -120,12 +120,12 @@ def _headline(summary: Summary) -> Text:
 def _rows(summary: Summary) -> Text:
     classes = summary["classes"]
     parts = [f"{name} {rows_line(classes, name, n)}" for name, n in summary["rows"].items() if n]
-    return Text(_clean(f"Rows: {', '.join(parts)}"))
+    return Text(clean(f"Rows: {', '.join(parts)}"))
 
 
 def _show(console: Console, title: str, table: Table, left_out: int = 0) -> None:
     console.print()
-    console.print(Text(_clean(title), style="bold"))
+    console.print(Text(clean(title), style="bold"))
     console.print(table)
     if left_out > 0:
         console.print(
@@ -168,13 +168,13 @@ def _non_dominated(summary: Summary, stages: Sequence[str]) -> Text:
     shares = [item["non_dominated"] for item in summary["generations"]]
     means = {name: [row[name] for row in shares if name in row] for name in stages}
     parts = [f"{name} {share(fmean(found))}" for name, found in means.items() if found]
-    return Text(_clean(f"Non-dominated within a stage, mean: {', '.join(parts)}"))
+    return Text(clean(f"Non-dominated within a stage, mean: {', '.join(parts)}"))
 
 
 def _stopped(stopped: Sequence[Mapping[str, Any]]) -> Table:
     table = _table([("genome", "text"), ("stage", "text"), ("reason", "text")])
     for item in stopped:
-        table.add_row(*(Text(_clean(item[key])) for key in ("genome", "stage", "reason")))
+        table.add_row(*(Text(clean(item[key])) for key in ("genome", "stage", "reason")))
     return table
 
 
@@ -187,12 +187,12 @@ def _merged(merge: Mapping[str, int]) -> Text:
 def _correlations(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Table:
     """As in the table of tests, the interval stands under its value."""
     shown = [name for name in names if any(row["objective"] == name for row in rows)]
-    columns = [(_clean(describe(name).short), "n") for name in shown]
+    columns = [(clean(describe(name).short), "n") for name in shown]
     table = _table([("stage → next", "text"), *columns])
     for (stage, following), by_name in stage_pairs(rows).items():
         title = f"{stage}\n→ {following}\n{seen_of_entered(by_name)} ranked"
         cells = [_correlation(by_name.get(name)) for name in shown]
-        table.add_row(Text("\n".join(map(_clean, title.split("\n")))), *cells)
+        table.add_row(Text("\n".join(map(clean, title.split("\n")))), *cells)
     return table
 
 
@@ -209,10 +209,10 @@ def _genes(front: Sequence[Mapping[str, Any]], space: Sequence[str]) -> Table:
     table = _table([("genome", "text"), ("genes", "text")])
     for member in front:
         genes = genes_line(member["genes"], member["trained_rank"], space).replace(" · ", ", ")
-        cell = Text(_clean(genes))
+        cell = Text(clean(genes))
         if doubt := chance(member):
             cell.append(f"\n{doubt}", style=ACCENT)
-        table.add_row(Text(_clean(member["genome"])), cell)
+        table.add_row(Text(clean(member["genome"])), cell)
     return table
 
 
@@ -225,11 +225,11 @@ def _front(
     """What the members have under a key. Intervals stand under their values, so that six objectives
     fit on 80 columns."""
     shown = [name for name in names if any(name in member[key] for member in front)]
-    columns = [(_clean(describe(name).short), "n") for name in shown]
+    columns = [(clean(describe(name).short), "n") for name in shown]
     table = _table([("genome", "text"), *columns])
     for member in front:
         cells = [write(name, member[key].get(name)) for name in shown]
-        table.add_row(Text(_clean(member["genome"])), *cells)
+        table.add_row(Text(clean(member["genome"])), *cells)
     return table
 
 
@@ -238,7 +238,7 @@ def _as_served(front: Sequence[Mapping[str, Any]]) -> Table:
     table = _table([("genome", "text"), *((heading, "n") for heading in AS_SERVED.values())])
     for member in front:
         found = [member["test_details"].get(f"as_served/{name}") for name in AS_SERVED]
-        table.add_row(Text(_clean(member["genome"])), *(_interval("", one) for one in found))
+        table.add_row(Text(clean(member["genome"])), *(_interval("", one) for one in found))
     return table
 
 
@@ -257,7 +257,7 @@ def _effort(summary: Summary) -> Table:
     headings = ("genomes", "steps", "tokens", "TFLOP", "seconds", peak, "busy")
     table = _table([("stage", "text"), *((heading, "n") for heading in headings)])
     for stage in spent["stages"]:
-        name = Text(_clean(stage["name"]))
+        name = Text(clean(stage["name"]))
         table.add_row(name, count(stage["genomes"]), *spent_cells(stage))
     table.add_row("all", count(spent["genomes"]), *spent_cells(spent), style="bold")
     return table
@@ -275,7 +275,3 @@ def _saving(spent: Mapping[str, Any]) -> Text:
         saved = count(spent["saved_by_leaving_early"])
         text.append(f"\n{saved} planned steps saved by leaving a stage early.", style="not bold")
     return text
-
-
-def _clean(value: Any) -> str:
-    return printable(str(value))

@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from coralx.config import Config
 from coralx.errors import DataError
 from coralx.rows.file import builtin_file
 from coralx.rows.values import check_optional, list_some
 from coralx.settings.sections import DataSettings
+from coralx.train.data import subset
 from coralx.train.rows import SPLITS, CheckedFile, Key, Rows, read_rows
 from coralx.train.shares import halve, limit, set_aside
 from coralx.wording import plural
@@ -21,6 +23,7 @@ from coralx.wording import plural
 CLASSES = ((1, "unsafe"), (0, "safe"))
 PICTURES = DataSettings().image_column  # where pictures are if nobody says otherwise
 SET_ASIDE = 20  # per cent of the training rows for a split without a file
+LEAST_SHARE = 25.0  # per cent of the validation rows that early stages are measured on
 REASONS = 3  # shown of the rows that a file's warning counts
 
 
@@ -97,6 +100,18 @@ class Splits:
 def count_classes(labels: NDArray[np.int8]) -> dict[str, int]:
     """How many are unsafe, and how many safe."""
     return {word: int((labels == label).sum()) for label, word in CLASSES}
+
+
+def count_for_stages(config: Config, validation: Rows) -> dict[str, dict[str, int]]:
+    """Of each stage that chooses by a share of the validation rows, the unsafe and the safe ones
+    among these."""
+    found = {}
+    for stage in config.hyperband.stages:
+        share = max(LEAST_SHARE, stage.data_percentage)
+        if share < 100 and config.measures_all(stage):
+            chosen = subset(validation, share, config.evolution.seed)
+            found[stage.name] = count_classes(validation.labels[chosen])
+    return found
 
 
 @dataclass

@@ -24,7 +24,6 @@ from coralx.steps import count_batches
 from coralx.train.adapters import PackedAdapters, Weights, new_weights
 from coralx.train.backbone import Backbone
 from coralx.train.checkpoint import load_checkpoint
-from coralx.train.data import subset
 from coralx.train.evaluate import EvaluationSet
 from coralx.train.frozen import FORMATS, choose_products
 from coralx.train.graphs import Recorder
@@ -38,10 +37,9 @@ from coralx.train.reading import compare_reading
 from coralx.train.resize import grow, grow_moments, transplant
 from coralx.train.rows import Rows
 from coralx.train.seeds import hash_name
-from coralx.train.splits import Splits, count_classes, load_splits
+from coralx.train.splits import LEAST_SHARE, Splits, count_for_stages, load_splits
 from coralx.train.vision import VisionTower
 
-LEAST_SHARE = 25.0  # per cent of the validation rows that early stages are measured on
 LEAST_ATTACKS = 8  # attacked rows of a kind and class in early stages
 TEST_ATTACKS = 4  # times as many attacked rows for final figures as for selection
 
@@ -167,12 +165,7 @@ class Workbench:
     def stage_classes(self) -> dict[str, dict[str, int]]:
         """Of each stage that chooses by a share of the validation rows, the unsafe and the safe
         ones among these."""
-        rows, found = self.splits.validation, {}
-        for stage in self.config.hyperband.stages:
-            share = max(LEAST_SHARE, stage.data_percentage)
-            if share < 100 and self.config.measures_all(stage):
-                found[stage.name] = count_classes(rows.labels[subset(rows, share, self.seed)])
-        return found
+        return count_for_stages(self.config, self.splits.validation)
 
     def test(self) -> EvaluationSet:
         """Rows for final figures alone."""
