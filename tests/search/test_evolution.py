@@ -18,6 +18,10 @@ from coralx.steps import stage_steps
 
 OBJECTIVES = ("task_skill", "false_positive_cost")
 NAN_STOP = Stop(gate="non_finite", value=None, limit=None, reason="loss is nan at step 3")
+MORE = (
+    "give the stage more rows or epochs (data_percentage, epoch_budget), raise the learning rates, "
+    "or set its min_auroc lower or to null"
+)
 
 
 def answers(evolution: Evolution, answer) -> list[TrainingResult]:
@@ -182,6 +186,39 @@ def test_extinction_lists_every_reason(settings, answer) -> None:
     assert all(result.genome.id in message for result in most)
     assert evolution.finished
     assert evolution.front() == []
+
+
+@pytest.mark.parametrize(
+    ("gates", "advice"),
+    [
+        (
+            ["non_finite", "loss_rising"],
+            "loosen the gates or lower the learning rates of the space",
+        ),
+        (["auroc"], MORE),
+        (
+            ["auroc", "gradient_norm"],
+            "for loss and gradients: loosen the gates or lower the learning rates of the space; "
+            f"for AUROC: {MORE}",
+        ),
+        (
+            ["out_of_memory"],
+            "lower training.batch_size, data.max_tokens or the largest rank of the space",
+        ),
+    ],
+)
+def test_the_advice_at_an_extinction_is_for_the_gates_that_fired(
+    settings, answer, gates, advice
+) -> None:
+    told = itertools.cycle(NAN_STOP.model_copy(update={"gate": gate}) for gate in gates)
+
+    def spoil(result: TrainingResult) -> TrainingResult:
+        return result.model_copy(update={"stopped": next(told)})
+
+    with pytest.raises(ExtinctError) as caught:
+        run(Evolution(settings()), answer, spoil=spoil)
+    head = str(caught.value).splitlines()[0]
+    assert head.endswith(f"nothing is left to train; {advice}")
 
 
 def test_extinction_in_a_later_stage_lists_who_was_stopped_before_it(settings, answer) -> None:

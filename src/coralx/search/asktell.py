@@ -16,6 +16,23 @@ from coralx.search import breeding, gates, selection, space
 from coralx.search.jobs import measured_in_full, plan_jobs
 from coralx.search.running_front import RunningFront
 
+# By gate: of what, and what to do where it has stopped everyone.
+_DIVERGED = "loss and gradients", "loosen the gates or lower the learning rates of the space"
+CURES = {
+    "non_finite": _DIVERGED,
+    "gradient_norm": _DIVERGED,
+    "loss_rising": _DIVERGED,
+    "auroc": (
+        "AUROC",
+        "give the stage more rows or epochs (data_percentage, epoch_budget), raise the learning "
+        "rates, or set its min_auroc lower or to null",
+    ),
+    "out_of_memory": (
+        "memory",
+        "lower training.batch_size, data.max_tokens or the largest rank of the space",
+    ),
+}
+
 
 class Search(ABC):
     """A state machine: a deterministic function of its settings and the results told so far.
@@ -213,12 +230,16 @@ class Search(ABC):
 
 
 def explain_extinction(stage: TrainingStage, last: Iterable[TrainingResult]) -> str:
-    """Why nobody is left after a stage: the reason of each genome."""
+    """Why nobody is left after a stage: what to do, and the reason of each genome."""
     known = sorted(last, key=lambda r: r.genome.id)
     lines = [f"  - {r.genome.id}: {r.stopped.reason}" for r in known if r.stopped]
+    gates = {result.stopped.gate for result in known if result.stopped}
+    cures = dict.fromkeys(CURES[gate] for gate in CURES if gate in gates)
+    several = len(cures) > 1
+    advice = "; ".join(f"for {what}: {cure}" if several else cure for what, cure in cures)
     return (
-        f"{stage.name}: no genome passed its gates, so nothing is left to train; "
-        "loosen the gates or lower the learning rates of the space\n" + "\n".join(lines)
+        f"{stage.name}: no genome passed its gates, so nothing is left to train; {advice}\n"
+        + "\n".join(lines)
     )
 
 
