@@ -123,6 +123,17 @@ def ratio(value: float | None) -> str:
     return f"{value:.2f}×" if value and math.isfinite(value) else MISSING  # noqa: RUF001
 
 
+def efficiency_ratio(summary: Mapping[str, Any]) -> tuple[str, str]:
+    """The ratio, and what to say beside it. Until a run is finished early stages flatter it, and
+    where nobody passed them there is nothing that steps were saved on."""
+    written = ratio(summary["efficiency"]["efficiency_ratio"])
+    if summary["finished"] or written == MISSING:
+        return written, ""
+    if len({item["genome"] for item in summary["stopped"]}) == summary["genomes"]:
+        return MISSING, "every genome so far was stopped"
+    return written, "so far, which later stages lower"
+
+
 def share(value: float | None) -> str:
     return MISSING if value is None or not math.isfinite(value) else f"{100 * value:.0f}%"
 

@@ -450,6 +450,25 @@ def test_run_stopped_midway_has_a_page() -> None:
     assert "under way" in page.text
 
 
+def test_the_ratio_of_a_run_that_is_not_finished_is_one_so_far() -> None:
+    history = make_history(2)
+    assert "so far" not in Page(render_page(history)).text
+    history.finished = False
+    ratio = f"{summarize(history)['efficiency']['efficiency_ratio']:.2f}"
+    text = Page(render_page(history)).text
+    assert text.count(ratio) == text.count("so far, which later stages lower") == 2
+    stop = Stop(gate="auroc", value=0.5, limit=0.6, reason="low")
+    history.results = [
+        result.model_copy(update={"stopped": stop})
+        for result in history.results
+        if result.stage_index == 0
+    ]
+    history.generations, history.tests = [], []
+    text = Page(render_page(history)).text
+    assert text.count("every genome so far was stopped") == 2
+    assert f"{summarize(history)['efficiency']['efficiency_ratio']:.2f}×" not in text  # noqa: RUF001
+
+
 def test_large_run_without_a_closed_generation_has_a_page() -> None:
     history = make_history(2, 160, tested=False)
     history.generations = []

@@ -227,6 +227,18 @@ def test_names_are_not_markup_and_cannot_steer_the_terminal(summary: dict[str, A
     assert "\x07" not in text
 
 
+def test_the_ratio_of_a_run_that_is_not_finished_is_one_so_far(summary: dict[str, Any]) -> None:
+    assert "so far" not in printed(summary, 120)
+    summary["finished"] = False
+    said = "Efficiency ratio 2.46× (so far, which later stages lower): 16,000 steps"  # noqa: RUF001
+    assert said in printed(summary, 120)
+    one = summary["stopped"][0]
+    summary["stopped"] = [{**one, "genome": f"{place}"} for place in range(summary["genomes"])]
+    text = printed(summary, 120)
+    assert "(every genome so far was stopped): 16,000 steps" in text
+    assert "2.46" not in text
+
+
 def test_run_without_results(summary: dict[str, Any]) -> None:
     nothing = {"genomes": 0, "front": [], "funnel": [], "stopped": [], "generations": []}
     text = printed({**summary, **nothing, "finished": False, "wall_seconds": 0.0}, 80)

@@ -13,17 +13,17 @@ from coralx.summary import Summary
 from coralx.wording import (
     count,
     duration,
+    efficiency_ratio,
     epochs,
     measured_part,
     plural,
-    ratio,
     spent_cells,
 )
 
 # From pale to strong: later stages spend more on fewer genomes.
 SHADES = ("#fcc9bb", "#f9a48e", "#f2654d", "#b93f2a", "#7d2a1c")
 EVALUATION, REST = SEA, "#d9a441"
-COMPARED = "= {} steps of naive full training / {} steps trained"
+COMPARED = "{} steps of naive full training / {} steps trained"
 HEADINGS = (
     "Stage",
     "Genomes",
@@ -53,10 +53,12 @@ def ledger_section(history: History, summary: Summary) -> Markup:
         return section("efficiency", "Where the effort went", "", nothing)
     headings = [heading.format(measured_part(summary)) for heading in HEADINGS]
     saved = spent["saved_by_leaving_early"]
+    ratio, note = efficiency_ratio(summary)
     lead = element(
         "p",
-        element("b", ratio(spent["efficiency_ratio"])),
-        f" {COMPARED.format(count(spent['naive_steps']), count(spent['steps']))}. ",
+        element("b", ratio),
+        f" ({note}): " if note else " = ",
+        f"{COMPARED.format(count(spent['naive_steps']), count(spent['steps']))}. ",
         f"{count(saved)} planned steps were not needed, for genomes that had stopped improving."
         if saved
         else "",

@@ -32,11 +32,11 @@ from coralx.wording import (
     bounds,
     count,
     duration,
+    efficiency_ratio,
     figure,
     gene_value,
     label,
     plural,
-    ratio,
     rows_line,
 )
 
@@ -137,9 +137,9 @@ def _headline(summary: Summary) -> str:
 
 def _cards(summary: Summary) -> list[Markup]:
     spent = summary["efficiency"]
-    ratio_note = (
-        f"{count(spent['steps'])} steps; {count(spent['naive_steps'])} to train each genome fully"
-    )
+    ratio, note = efficiency_ratio(summary)
+    taken = f"{note}: {count(spent['steps'])}" if note else count(spent["steps"])
+    ratio_note = f"{taken} steps; {count(spent['naive_steps'])} to train each genome fully"
     stopped = len({item["genome"] for item in summary["stopped"]})
     generations = len(summary["funnel"])
     trained_note = f"in {plural(generations, 'generation')}; {stopped} stopped by a gate"
@@ -148,7 +148,7 @@ def _cards(summary: Summary) -> list[Markup]:
     front_note = MISSING if volume is None else f"hypervolume {figure('', volume)}"
     return [
         _best(summary),
-        _card("Efficiency ratio", ratio(spent["efficiency_ratio"]), ratio_note),
+        _card("Efficiency ratio", ratio, ratio_note),
         _card("Wall clock", duration(summary["wall_seconds"] or None), clock_note),
         _card("Genomes trained", f"{summary['genomes']:,}", trained_note),
         _card("On the front", f"{len(summary['front']):,}", front_note),

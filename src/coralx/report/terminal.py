@@ -24,11 +24,11 @@ from coralx.wording import (
     count,
     doubts,
     duration,
+    efficiency_ratio,
     figure,
     genes_line,
     measured_part,
     plural,
-    ratio,
     rho,
     rows_line,
     seen_of_entered,
@@ -101,7 +101,7 @@ def _print_parts(summary: Summary, console: Console) -> None:
             title = "As exported: what each adapter's own threshold does on test data"
             _show(console, title, _as_served(front), left_out)
     _show(console, "Where the effort went", _effort(summary))
-    console.print(_saving(summary["efficiency"]))
+    console.print(_saving(summary))
 
 
 def _headline(summary: Summary) -> Text:
@@ -263,11 +263,13 @@ def _effort(summary: Summary) -> Table:
     return table
 
 
-def _saving(spent: Mapping[str, Any]) -> Text:
+def _saving(summary: Summary) -> Text:
+    spent, (ratio, note) = summary["efficiency"], efficiency_ratio(summary)
     text = Text("\nEfficiency ratio ", style="bold")
-    text.append(ratio(spent["efficiency_ratio"]), style=f"bold {ACCENT}")
+    text.append(ratio, style=f"bold {ACCENT}")
     text.append(
-        f": {count(spent['naive_steps'])} steps of naive full training / "
+        f"{f' ({note})' if note else ''}: "
+        f"{count(spent['naive_steps'])} steps of naive full training / "
         f"{count(spent['steps'])} trained.",
         style="not bold",
     )
