@@ -213,7 +213,8 @@ def test_a_run_says_how_it_goes_and_what_comes_next(output: str, finished: Path)
     assert str(finished / "report.html") in output
     assert f"coralx predict {finished}/adapters/" in output
     assert f"coralx export {finished}" in output
-    assert f"coralx resume {finished}" in output
+    assert f"coralx report {finished}" in output
+    assert "coralx resume" not in output, "it is finished"
     assert "\x1b" not in output
     assert not re.search(r"%\|.*it/s", output)  # no progress bars of libraries
 
