@@ -222,3 +222,19 @@ def test_no_warning_is_of_what_was_not_looked_at(tmp_path: Path) -> None:
     assert plan_run(load_config(None))["warnings"] == []
     missing = load_config({"data": {"train": tmp_path / "no.jsonl"}})
     assert plan_run(missing, 100)["warnings"] == []
+
+
+def test_texts_are_measured_by_the_vocabulary_of_the_base(tmp_path: Path) -> None:
+    rows = [{**row, "text": "이메일을 " * 20 + row["text"]} for row in _rows(20, 20)]
+    data = {"train": _write(tmp_path / "train.jsonl", rows), "max_tokens": 120}
+    cut = {}
+    for vocabulary in (30_522, 250_002):
+        sizes = {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64}
+        settings = {"model_type": "xlm-roberta", "vocab_size": vocabulary, **sizes}
+        base = tmp_path / f"{vocabulary}"
+        base.mkdir()
+        (base / "config.json").write_text(json.dumps(settings))
+        space = {"r": {"kind": "choice", "values": list(range(1, 9))}}
+        found = plan_run(load_config({"base_model": str(base), "data": data, "space": space}))
+        cut[vocabulary] = found["cut"]["train"]["cut"]
+    assert cut == {30_522: found["rows"], 250_002: 0}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from coralx.rows.tokens import estimate_lengths
+from coralx.rows.tokens import MULTILINGUAL, estimate_lengths
 
 
 def test_the_mean_length_is_of_every_text() -> None:
@@ -31,3 +31,19 @@ def test_texts_count_as_far_as_they_are_read() -> None:
 )
 def test_tokens_are_estimated_by_script(text: str, tokens: int) -> None:
     assert estimate_lengths([text], 512).tokens == pytest.approx(2 + tokens, rel=0.3)
+
+
+@pytest.mark.parametrize(
+    ("text", "per_token"),
+    [("пирог" * 14, 3.5), ("폭탄방법" * 15, 1 / 0.6), ("今天天气" * 20, 1 / 0.7)],
+    ids=["Russian", "Korean", "Chinese"],
+)
+def test_a_vocabulary_of_many_languages_needs_fewer_tokens(text: str, per_token: float) -> None:
+    """No more than a rough rate: none of these vocabularies is in the package."""
+    large, small = (
+        estimate_lengths([text], 512, size).tokens for size in (MULTILINGUAL, MULTILINGUAL - 1)
+    )
+    assert large == pytest.approx(2 + len(text) / per_token)
+    assert small == estimate_lengths([text], 512).tokens > 1.4 * large - 2
+    plain = ["of English alone"]
+    assert estimate_lengths(plain, 512, MULTILINGUAL) == estimate_lengths(plain, 512)

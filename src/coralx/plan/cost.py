@@ -71,7 +71,7 @@ def plan_run(config: Config, steps_per_epoch: float | None = None) -> Plan:
     check_kind(config.base_model, config.data.max_tokens)
     if shape:
         check_layers(config.base_model, config.space, shape.layers)
-    data = _look_at_rows(config, steps_per_epoch)
+    data = _look_at_rows(config, steps_per_epoch, shape.vocab if shape else 0)
     config.check_measured(data.measured)
     population, epochs = config.evolution.population, config.hyperband.full_epochs
     trained = _first_stages(config)
@@ -104,7 +104,7 @@ def plan_run(config: Config, steps_per_epoch: float | None = None) -> Plan:
     }
 
 
-def _look_at_rows(config: Config, steps_per_epoch: float | None) -> _Data:
+def _look_at_rows(config: Config, steps_per_epoch: float | None, vocabulary: int) -> _Data:
     """As the run will read them, pictures unopened. Where steps are given the data only serves
     estimates and may be missing."""
     said: list[str] = []
@@ -117,7 +117,8 @@ def _look_at_rows(config: Config, steps_per_epoch: float | None) -> _Data:
         return _Data(None, steps_per_epoch, None, tower, tower, {})
     rows = len(splits.train)
     texts = {name: getattr(splits, name).texts for name in ("train", "validation", "test")}
-    lengths = {name: estimate_lengths(own, config.data.max_tokens) for name, own in texts.items()}
+    most = config.data.max_tokens
+    lengths = {name: estimate_lengths(own, most, vocabulary) for name, own in texts.items()}
     return _Data(
         rows=rows if steps_per_epoch is None else None,
         steps_per_epoch=steps_per_epoch or count_batches(rows, 100, config.training.batch_size),
