@@ -372,6 +372,27 @@ def test_rows_that_are_skipped_are_not_counted(tmp_path: Path) -> None:
     assert _count(train=path, on_bad_rows="skip") == 24
 
 
+def test_rows_of_pictures_that_may_not_open_are_the_most_there_can_be(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    _write_jsonl(path, [row | {"image": f"{i}.png"} for i, row in enumerate(_rows(40))])
+    plan = plan_run(load_config({"data": {"train": path, "on_bad_rows": "skip"}}))
+    assert "rows" in plan["estimated"]
+    assert "at most 24 training rows" in _show(plan)
+    plan = plan_run(load_config({"data": {"train": path}}))  # a run refuses them all
+    assert "rows" not in plan["estimated"]
+    assert "at most" not in _show(plan)
+
+
+def test_rows_that_a_run_would_refuse_are_told_where_steps_are_given(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    _write_jsonl(path, _rows(40))
+    plan = plan_run(load_config({"data": {"train": path, "test": path}}), 10)
+    (told,) = plan["warnings"]
+    assert told.startswith("a run would refuse the rows: ")
+    assert "in two splits" in told
+    assert f"Warning: {told.split()[0]}" in _show(plan)
+
+
 def test_more_tokens_than_the_model_has_places_are_refused() -> None:
     with pytest.raises(ModelError, match="has 512 positions, got 600; set 512 or fewer"):
         plan_run(load_config({"data": {"max_tokens": 600}}))

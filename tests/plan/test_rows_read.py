@@ -221,7 +221,8 @@ def test_no_warning_is_of_what_was_not_looked_at(tmp_path: Path) -> None:
     assert plan_run(load_config({"data": {"train": path, "max_tokens": 4}}))["warnings"] == []
     assert plan_run(load_config(None))["warnings"] == []
     missing = load_config({"data": {"train": tmp_path / "no.jsonl"}})
-    assert plan_run(missing, 100)["warnings"] == []
+    (told,) = plan_run(missing, 100)["warnings"]
+    assert told.endswith("no.jsonl: no such file")
 
 
 def test_texts_are_measured_by_the_vocabulary_of_the_base(tmp_path: Path) -> None:

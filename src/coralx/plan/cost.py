@@ -39,7 +39,8 @@ Plan = dict[str, Any]
 class _Data:
     """What is known of the rows. `rows` is None where steps were given instead, `tokens_per_row`
     where the rows cannot be seen from here. `pictured`: some training rows have pictures;
-    `measured`: so have validation rows of both classes."""
+    `measured`: so have validation rows of both classes. `exact`: no picture that cannot be opened
+    will leave out a row."""
 
     rows: int | None
     steps_per_epoch: float
@@ -48,6 +49,7 @@ class _Data:
     measured: bool
     cut: Plan
     warnings: tuple[str, ...] = ()
+    exact: bool = True
 
 
 def plan_run(config: Config, steps_per_epoch: float | None = None) -> Plan:
@@ -60,9 +62,10 @@ def plan_run(config: Config, steps_per_epoch: float | None = None) -> Plan:
     objectives that were asked for nothing will be known. Without `steps_per_epoch` the rows of the
     configured data are counted. `cut` has, by split, its `texts` and how many of them seem longer
     than `max_tokens`. `warnings` are those that the run gives of its rows, as far as they show
-    without pictures and tokenizer; none where the data is missing. `tokens`, `flops`, `memory`
+    without pictures and tokenizer, or why it would refuse the rows. `tokens`, `flops`, `memory`
     (bytes) and `frozen_outputs` are estimates, None where the data or the model's shape cannot be
-    seen from here.
+    seen from here. `rows` and with them all steps are the most there can be where `estimated` names
+    `rows`.
 
     Raises:
         ConfigError, DataError, ModelError: what the configuration names cannot be used.
@@ -100,7 +103,10 @@ def plan_run(config: Config, steps_per_epoch: float | None = None) -> Plan:
         "unmeasured": config.unmeasured(data.measured, data.pictured),
         "max_tokens": config.data.max_tokens,
         "cut": data.cut,
-        "estimated": ["tokens", "flops", "memory", "frozen_outputs", "cut"],
+        "estimated": [
+            *([] if data.exact else ["rows"]),
+            *("tokens", "flops", "memory", "frozen_outputs", "cut"),
+        ],
     }
 
 
@@ -110,11 +116,12 @@ def _look_at_rows(config: Config, steps_per_epoch: float | None, vocabulary: int
     said: list[str] = []
     try:
         splits = load_splits(config.data, config.evolution.seed, said.append, pictures=False)
-    except DataError:
+    except DataError as error:
         if steps_per_epoch is None:
             raise
         tower = config.vision_tower is not None
-        return _Data(None, steps_per_epoch, None, tower, tower, {})
+        refused = f"a run would refuse the rows: {error}"
+        return _Data(None, steps_per_epoch, None, tower, tower, {}, (refused,))
     rows = len(splits.train)
     texts = {name: getattr(splits, name).texts for name in ("train", "validation", "test")}
     most = config.data.max_tokens
@@ -127,7 +134,12 @@ def _look_at_rows(config: Config, steps_per_epoch: float | None, vocabulary: int
         measured=splits.measures_pictures,
         cut={name: {"texts": len(texts[name]), "cut": own.cut} for name, own in lengths.items()},
         warnings=(*(text.removeprefix("warning: ") for text in said), *_caution(config, splits)),
+        exact=config.data.on_bad_rows != "skip" or not _has_pictures(splits),
     )
+
+
+def _has_pictures(splits: Splits) -> bool:
+    return any(any(rows.images) for rows in (splits.train, splits.validation, splits.test))
 
 
 def _caution(config: Config, splits: Splits) -> list[str]:

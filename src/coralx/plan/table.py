@@ -32,7 +32,8 @@ UNSEEN = (
 def render_plan(plan: Plan, console: Console) -> None:
     """Print the plan: the stages of one generation, then what the whole run comes to."""
     run = plan["run"]
-    rows = f"{count(plan['rows'])} training rows, " if plan["rows"] else ""
+    most = "at most " if "rows" in plan["estimated"] else ""
+    rows = f"{most}{count(plan['rows'])} training rows, " if plan["rows"] else ""
     console.print(
         Text.assemble(
             (f"{plural(plan['population'], 'genome')} a generation", "bold"),
