@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from coralx.adapter_files import SETTINGS
 from coralx.errors import ModelError
 from coralx.records import LoRAConfig, ModelShape
 from coralx.settings.genes import DEFAULT_SPACE, Choice, Gene, Integer
@@ -28,7 +29,8 @@ def resolve_model(name: str) -> str:
     What begins with `.`, `/` or `~` can only be a folder.
 
     Raises:
-        ModelError: none of the three fits; the message says what each would need.
+        ModelError: none of the three fits; the message says what each would need. Or an adapter
+            lies in the folder.
     """
     path = find_folder(name)
     if path is not None:
@@ -37,6 +39,7 @@ def resolve_model(name: str) -> str:
                 f"base_model: {name} is a folder without config.json; name a folder that "
                 "`save_pretrained` of transformers wrote"
             )
+        check_alone(name, path)
         return str(path)
     if name.startswith((".", "/", "~")):
         raise ModelError(
@@ -61,6 +64,21 @@ def find_folder(name: str | Path) -> Path | None:
         return path if path.is_dir() else None
     except (OSError, RuntimeError, ValueError):  # too long, or the home of nobody: no path
         return None
+
+
+def check_alone(name: str, folder: Path) -> None:
+    """Pass if a base model's folder holds no adapter, which transformers would put into the model
+    unasked.
+
+    Raises:
+        ModelError: it holds one.
+    """
+    if (folder / SETTINGS).exists():
+        raise ModelError(
+            f"base_model: {name} holds a PEFT adapter beside the model ({SETTINGS}), which "
+            "transformers would load into it; move it away, or merge it (merge_and_unload) and "
+            "save the model to a new folder"
+        )
 
 
 def make_absolute(folder: Path) -> Path:

@@ -111,6 +111,10 @@ SPOILED: dict[str, tuple[Callable[[Path], None], str]] = {
     "weights are text": (write("model.safetensors", b"hello" * 99), "must be whole model.safetens"),
     "weights are torn": (cut_weights(0.5), "weights must be whole model.safetensors files"),
     "torn in the header": (cut_weights(0.01), "weights must be whole model.safetensors files"),
+    "an adapter beside it": (
+        write("adapter_config.json", b"{}"),
+        "holds a PEFT adapter beside the model (adapter_config.json), which transformers would",
+    ),
     "no pooler": (keep_weights(lambda k: "pooler" not in k), "lacks the weights bert.pooler"),
     "no embeddings": (keep_weights(lambda k: "word_emb" not in k), "lacks the weights bert.embedd"),
     "pickle alone": (pickle_weights, "safetensors"),
@@ -188,7 +192,9 @@ def test_a_model_without_linear_layers_is_refused(
     job.refuse(f"base_model: {job.model} has no linear layers to adapt")
 
 
-@pytest.mark.parametrize("name", ["config is no JSON", "size in words", "no config"])
+@pytest.mark.parametrize(
+    "name", ["config is no JSON", "size in words", "no config", "an adapter beside it"]
+)
 def test_plan_refuses_models_it_cannot_read(job: Any, name: str) -> None:
     SPOILED[name][0](job.copy_model())
     (job.folder / "job.yaml").write_text(f"base_model: {job.folder / 'model'}", encoding="utf-8")
@@ -255,6 +261,16 @@ def test_a_hub_model_in_the_cache_is_used_without_network(
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(huggingface_hub._snapshot_download.constants, "HF_HUB_CACHE", str(tmp_path))
     assert Path(hub.fetch_model("someone/tiny")).resolve() == model.resolve()
+
+
+def test_an_adapter_beside_a_hub_model_is_refused(
+    job: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = job.copy_model()
+    (folder / "adapter_config.json").write_text("{}", encoding="utf-8")
+    monkeypatch.setattr(backbone_module, "fetch_model", lambda *_: str(folder))
+    with pytest.raises(ModelError, match=r"^base_model: some/one holds a PEFT adapter beside"):
+        backbone_module.Backbone("some/one", torch.device("cpu"), torch.float32)
 
 
 def test_nothing_but_plain_files_is_fetched_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:

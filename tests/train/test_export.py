@@ -270,7 +270,37 @@ def test_an_export_that_fails_leaves_nothing_in_the_way_of_the_next(
         export_to(tmp_path / "a")
     assert not (tmp_path / "a").exists()
     (tmp_path / "b").mkdir()
-    (tmp_path / "b" / "mine").touch()
+    (tmp_path / "b" / ".mine").touch()
     with pytest.raises(StoreError):
         export_to(tmp_path / "b")
-    assert [path.name for path in (tmp_path / "b").iterdir()] == ["mine"]
+    assert [path.name for path in (tmp_path / "b").iterdir()] == [".mine"]
+
+
+@pytest.mark.parametrize("name", ["config.json", "notes.md"])
+def test_no_adapter_is_written_beside_a_base_model_or_what_else_is_there(
+    name: str, export_to: Callable[[Path], None], tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text("mine", encoding="utf-8")
+    with pytest.raises(
+        StoreError, match=rf"holds {name}, which is no .* name a new folder, or one"
+    ):
+        export_to(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_file_in_an_adapters_place_is_left(
+    export_to: Callable[[Path], None], tmp_path: Path
+) -> None:
+    (tmp_path / "a").write_text("mine", encoding="utf-8")
+    with pytest.raises(StoreError, match=r"a: is no folder, .*; name another folder"):
+        export_to(tmp_path / "a")
+    assert (tmp_path / "a").read_text(encoding="utf-8") == "mine"
+
+
+def test_what_a_killed_writer_left_is_not_in_the_way_of_the_next(
+    export_to: Callable[[Path], None], tmp_path: Path
+) -> None:
+    for name in (".coralx.json.0a1b2c3d", "adapter_model.writing", "projector.writing"):
+        (tmp_path / name).touch()
+    export_to(tmp_path)
+    assert is_whole(tmp_path, {})

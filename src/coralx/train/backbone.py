@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from coralx.flops import Sides, training_flops
 from coralx.models import (
     DECODERS,
     ROBERTAS,
+    check_alone,
     check_direction,
     check_positions,
     count_positions,
@@ -79,6 +81,7 @@ class Backbone:
     ) -> None:
         self.name = base_model
         self.path = fetch_model(resolve_model(base_model), trust_remote_code)
+        check_alone(base_model, Path(self.path))  # of the hub's files, too
         self.trust_remote_code = trust_remote_code
         self.device, self.dtype = device, dtype
         # Not `.to(dtype)`, which would round the rotary frequencies, too.

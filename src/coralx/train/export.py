@@ -17,6 +17,7 @@ from torch import Tensor
 from coralx.adapter_files import (
     ADAPTER,
     FILES,
+    OTHERS,
     PROJECTOR,
     SETTINGS,
     SIDECAR,
@@ -110,8 +111,9 @@ def export_adapter(
     others are on disk, and cannot be changed unseen: see `adapter_files`.
 
     Raises:
-        StoreError: the folder cannot be written.
+        StoreError: the folder cannot be written, or holds something else than an adapter.
     """
+    _check_target(folder)
     settings = _peft_settings(backbone, lora_cfg, weights)
     files = {ADAPTER: _peft_tensors(backbone, weights)}
     projector = {k: v for k, v in weights.extra.items() if k.startswith("projector.")}
@@ -127,6 +129,27 @@ def export_adapter(
         for name, tensors in files.items():
             save_tensors(place / name, tensors, {"format": "pt"})
         seal_adapter(place, [SETTINGS, *files], sidecar)
+
+
+def _check_target(folder: Path) -> None:
+    """Pass if nothing lies there but an adapter and what an earlier writer left half done: into a
+    base model beside it, transformers would load the adapter from then on.
+
+    Raises:
+        StoreError: something does.
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise StoreError(
+            f"{folder}: is no folder, so no adapter is written there; name another folder"
+        )
+    for name in sorted(path.name for path in folder.iterdir()):
+        if name not in {SIDECAR, *OTHERS} and name[0] != "." and not name.endswith(WRITING):
+            raise StoreError(
+                f"{folder}: holds {name}, which is no file of an adapter, so none is written "
+                "there; move it away, or name a new folder, or one that holds an adapter alone"
+            )
 
 
 @contextlib.contextmanager
