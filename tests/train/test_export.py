@@ -13,7 +13,7 @@ import pytest
 import torch
 from peft import AutoPeftModelForSequenceClassification
 
-from coralx.adapter_files import SIDECAR, is_whole
+from coralx.adapter_files import PROJECTOR, SIDECAR, is_whole
 from coralx.config import Config, load_config
 from coralx.errors import StoreError
 from coralx.interrupts import stoppable
@@ -21,7 +21,7 @@ from coralx.records import Genome, LoRAConfig, TrainingResult
 from coralx.train.adapters import largest_difference
 from coralx.train.backbone import Backbone
 from coralx.train.checkpoint import Checkpoint, save_checkpoint, save_tensors
-from coralx.train.export import export_adapter, export_result, import_adapter
+from coralx.train.export import check_weights, export_adapter, export_result, import_adapter
 from coralx.train.network import score
 from coralx.train.prefix import EncodedRows
 from coralx.train.resize import Moments
@@ -274,6 +274,22 @@ def test_an_export_that_fails_leaves_nothing_in_the_way_of_the_next(
     with pytest.raises(StoreError):
         export_to(tmp_path / "b")
     assert [path.name for path in (tmp_path / "b").iterdir()] == [".mine"]
+
+
+def test_no_projector_is_left_of_an_adapter_that_read_pictures(
+    export_to: Callable[[Path], None],
+    base: Backbone,
+    genome: Callable[..., Genome],
+    draw_weights: Any,
+    tmp_path: Path,
+) -> None:
+    own = genome(r=2, layers=1)
+    weights = draw_weights(base, own, vision=8)
+    export_adapter(tmp_path, base, own, own.lora_cfg, weights, {})
+    assert (tmp_path / PROJECTOR).exists()
+    export_to(tmp_path)
+    check_weights(tmp_path)
+    assert not (tmp_path / PROJECTOR).exists()
 
 
 @pytest.mark.parametrize("name", ["config.json", "notes.md"])

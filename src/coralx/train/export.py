@@ -123,7 +123,7 @@ def export_adapter(
     # A part of an adapter would be in the way of the same command.
     with unbroken(), _all_or_none(folder, [SETTINGS, *files, SIDECAR]) as place:
         make_folder(place)
-        for name in (SIDECAR, SETTINGS):  # of one that this takes the place of, or links
+        for name in (SIDECAR, SETTINGS, PROJECTOR):  # of one that this takes the place of, or links
             (place / name).unlink(missing_ok=True)
         settings.save_pretrained(str(place))
         for name, tensors in files.items():
