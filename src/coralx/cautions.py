@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,12 @@ from coralx.wording import of_splits, plural
 LEAST_ROWS = 30  # of a class: below, AUROC and false-positive rate are mostly chance
 LISTED = 3  # tasks that a warning names
 Classes = Mapping[str, int]  # how many rows are `unsafe`, and how many `safe`
+
+
+def warn_python(text: str) -> None:
+    """Of a text that is a warning, one of Python's; what is being loaded is not said."""
+    if text.startswith("warning: "):
+        warnings.warn(text.removeprefix("warning: "), stacklevel=2)
 
 
 def cautions(known: Mapping[str, Any], objectives: Collection[str], model: str) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-import warnings
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from coralx.cautions import cautions
+from coralx.cautions import cautions, warn_python
 from coralx.config import PREFIX_FOLDER, Config, load_config
 from coralx.errors import CoralXError, ModelError
 from coralx.loop import run
@@ -26,12 +25,6 @@ from coralx.store import History, NoStore
 if TYPE_CHECKING:
     from coralx.train.backbone import Backbone
     from coralx.train.worker import Worker
-
-
-def _warn(text: str) -> None:
-    """Of a text that is a warning, one of Python's; what is being loaded is not said."""
-    if text.startswith("warning: "):
-        warnings.warn(text.removeprefix("warning: "), stacklevel=2)
 
 
 class HyperbandTrainer:
@@ -55,7 +48,7 @@ class HyperbandTrainer:
         config: Config | Mapping[str, Any] | str | Path | None = None,
         checkpoints: str | Path | None = None,
         observe: Callable[[Progress], None] = lambda _: None,
-        say: Callable[[str], None] = _warn,
+        say: Callable[[str], None] = warn_python,
     ) -> None:
         self.config = load_config(config)
         self._observe, self._say = observe, say

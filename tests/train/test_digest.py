@@ -41,6 +41,7 @@ def test_a_model_is_known_by_its_settings_and_weights(tmp_path: Path) -> None:
         (tmp_path / name).write_text(text)
     whole, seen = digest_model(str(tmp_path)), set()
     (tmp_path / "README.md").write_text("says nothing")
+    (tmp_path / "folder.json").mkdir()
     assert digest_model(str(tmp_path)) == whole
     for name, text in files.items():
         (tmp_path / name).write_text(text + " ")

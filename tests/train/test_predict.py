@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -274,6 +275,58 @@ def test_a_sidecar_that_was_changed_decides_nothing(
     (tmp_path / SIDECAR).write_text(json.dumps(written | change), encoding="utf-8")
     with pytest.raises(ModelError, match=r"coralx\.json is damaged or was changed.*export"):
         Predictor(tmp_path, "cpu")
+
+
+@pytest.fixture
+def own_base(
+    tiny_model: Callable[[str], Backbone],
+    genome: Callable[..., Genome],
+    draw_weights: Any,
+    tmp_path: Path,
+) -> tuple[Path, Path]:
+    """A base model, and an adapter on it."""
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    shutil.copytree(tiny_model("bert").path, base)
+    own, backbone = genome(r=2, layers=1), Backbone(str(base), torch.device("cpu"), torch.float32)
+    facts = {**FACTS, "vision_tower": None, "base_model": str(base)}
+    export_adapter(adapter, backbone, own, own.lora_cfg, draw_weights(backbone, own), facts)
+    return base, adapter
+
+
+def change_weights(base: Path) -> None:
+    path = base / "model.safetensors"
+    tensors = {name: value * 1.1 for name, value in load_file(path).items()}
+    save_file(tensors, path, {"format": "pt"})
+
+
+def test_a_base_that_was_changed_is_warned_of(own_base: tuple[Path, Path]) -> None:
+    base, adapter = own_base
+    said: list[str] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        Predictor(adapter, "cpu")
+        Predictor(adapter, "cpu", say=said.append)
+    change_weights(base)
+    with pytest.warns(UserWarning, match=r"^the base model .*base is not the one that this"):
+        Predictor(adapter, "cpu")
+    Predictor(adapter, "cpu", say=said.append)
+    assert said == [
+        f"warning: the base model {base} is not the one that this adapter was trained on (its "
+        "files are not the same): scores and the threshold mean little"
+    ]
+
+
+def test_nothing_is_said_of_the_base_of_an_adapter_that_does_not_know_it(
+    own_base: tuple[Path, Path],
+) -> None:
+    base, adapter = own_base
+    facts = read_facts(adapter)
+    del facts["base_digest"]
+    seal_adapter(adapter, facts["files"], facts)
+    change_weights(base)
+    said: list[str] = []
+    Predictor(adapter, "cpu", say=said.append)
+    assert not said
 
 
 @pytest.mark.parametrize(

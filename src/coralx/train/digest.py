@@ -36,7 +36,8 @@ def digest(parts: Sequence[str | bytes]) -> str:
 
 def digest_model(folder: str) -> str:
     """Of a model's configuration and weights."""
-    files = sorted(p for p in Path(folder).iterdir() if p.suffix in (".json", ".safetensors"))
+    kinds = (".json", ".safetensors")
+    files = sorted(p for p in Path(folder).iterdir() if p.suffix in kinds and p.is_file())
     parts: list[str | bytes] = []
     for path in files:
         with path.open("rb") as file:

@@ -106,9 +106,10 @@ def export_adapter(
     `dtype` if it is stored in another format than it was trained on). PEFT's settings name that
     base by its folder or hub id. Equal adapters are equal files.
 
-    Beside PEFT's two files lie what PEFT has no place for: `coralx.json` (genome, base model,
-    vision tower, threshold) and, with images, the projector. `coralx.json` comes last, once the
-    others are on disk, and cannot be changed unseen: see `adapter_files`.
+    Beside PEFT's two files lie what PEFT has no place for: `coralx.json` (genome, base model
+    with a digest of its files, vision tower, threshold) and, with images, the projector.
+    `coralx.json` comes last, once the others are on disk, and cannot be changed unseen: see
+    `adapter_files`.
 
     Raises:
         StoreError: the folder cannot be written, or holds something else than an adapter.
@@ -119,7 +120,12 @@ def export_adapter(
     projector = {k: v for k, v in weights.extra.items() if k.startswith("projector.")}
     if projector:
         files[PROJECTOR] = projector
-    sidecar = {"genome": jsonable(genome), "lora_cfg": jsonable(lora_cfg), **facts}
+    sidecar = {
+        "genome": jsonable(genome),
+        "lora_cfg": jsonable(lora_cfg),
+        "base_digest": backbone.digest,
+        **facts,
+    }
     # A part of an adapter would be in the way of the same command.
     with unbroken(), _all_or_none(folder, [SETTINGS, *files, SIDECAR]) as place:
         make_folder(place)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel, Field, ValidationError
 
+from coralx.cautions import warn_python
 from coralx.errors import DataError, ModelError
 from coralx.json_values import plain, to_json
 from coralx.records import LoRAConfig
@@ -46,6 +47,7 @@ class Facts(BaseModel):
     lora_cfg: LoRAConfig
     text_column: str = "text"
     image_column: str | None = None  # None where it was switched off
+    base_digest: str | None = None  # of the base's files; older adapters have none
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,9 @@ class Predictor:
         folder: as `coralx export` wrote it.
         device: auto, cpu or cuda.
         trust_remote_code: run code that lies in the base model's folder, should it need any.
-        say: told, once, that rows have pictures which the adapter does not read.
+        say: told, in texts that begin with "warning:", that the base model is another than was
+            trained on and, once, that rows have pictures which the adapter does not read. By
+            default these are Python's warnings.
 
     Raises:
         ModelError: the folder, its base model or its vision tower cannot be used.
@@ -78,7 +82,7 @@ class Predictor:
         folder: str | Path,
         device: str = "auto",
         trust_remote_code: bool = False,
-        say: Callable[[str], None] = lambda _: None,
+        say: Callable[[str], None] = warn_python,
     ) -> None:
         folder = Path(folder)
         facts = _read_facts(folder)
@@ -92,6 +96,7 @@ class Predictor:
         self._device = choose_device(device, "device", "use auto")
         dtype = FORMATS[facts.dtype]
         self._backbone = Backbone(facts.base_model, self._device, dtype, trust_remote_code)
+        self._check_base(facts.base_digest)
         self._tower = None
         if facts.vision_tower:
             tokens = facts.image_tokens
@@ -99,6 +104,14 @@ class Predictor:
         weights = import_adapter(folder, self._backbone)
         self._pack = PackedAdapters([weights], [facts.lora_cfg.scale], [0.0], [0], self._device)
         self._entry = min(int(target.partition(".")[0]) for target in weights.lora)
+
+    def _check_base(self, digest: str | None) -> None:
+        """Tell of a base model that took the place of the one that was trained on."""
+        if digest not in (None, self._backbone.digest):
+            self._say(
+                f"warning: the base model {self.base_model} is not the one that this adapter was "
+                "trained on (its files are not the same): scores and the threshold mean little"
+            )
 
     @property
     def reads_pictures(self) -> bool:
