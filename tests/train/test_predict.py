@@ -17,8 +17,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
 from coralx.adapter_files import ADAPTER, PROJECTOR, SIDECAR, read_facts, seal_adapter
+from coralx.cli import app
 from coralx.errors import DataError, ModelError
 from coralx.records import Genome
 from coralx.rows.file import iterate_rows, parse_lines
@@ -314,6 +316,36 @@ def test_a_base_that_was_changed_is_warned_of(own_base: tuple[Path, Path]) -> No
         f"warning: the base model {base} is not the one that this adapter was trained on (its "
         "files are not the same): scores and the threshold mean little"
     ]
+
+
+def test_a_base_that_has_moved_is_named(own_base: tuple[Path, Path], tmp_path: Path) -> None:
+    base, adapter = own_base
+    wanted = Predictor(adapter, "cpu").score(["bake"])
+    base.rename(tmp_path / "moved")
+    with pytest.raises(ModelError, match=r"base: no such folder; .* with --base-model, in Python"):
+        Predictor(adapter, "cpu")
+    said: list[str] = []
+    moved = Predictor(adapter, "cpu", say=said.append, base_model=tmp_path / "moved")
+    assert moved.score(["bake"]) == wanted
+    assert not said
+    change_weights(tmp_path / "moved")
+    Predictor(adapter, "cpu", say=said.append, base_model=str(tmp_path / "moved"))
+    assert f"warning: the base model {tmp_path / 'moved'} is not the one" in said[0]
+
+
+def test_predict_reads_a_base_that_has_moved_and_tells_if_it_changed(
+    own_base: tuple[Path, Path], tmp_path: Path
+) -> None:
+    base, adapter = own_base
+    base.rename(tmp_path / "moved")
+    change_weights(tmp_path / "moved")
+    (tmp_path / "rows.jsonl").write_text('{"text": "bake"}\n', encoding="utf-8")
+    arguments = ["predict", str(adapter), str(tmp_path / "rows.jsonl")]
+    assert CliRunner().invoke(app, arguments).exit_code == 2
+    done = CliRunner().invoke(app, [*arguments, "--base-model", str(tmp_path / "moved")])
+    assert done.exit_code == 0, done.output
+    assert 0 < json.loads(done.stdout)["score"] < 1
+    assert f"warning: the base model {tmp_path / 'moved'} is not the one" in done.stderr
 
 
 def test_nothing_is_said_of_the_base_of_an_adapter_that_does_not_know_it(

@@ -191,6 +191,10 @@ def predict(
             "--allow-outside-images", help="Let paths of pictures lead out of the folder of ROWS."
         ),
     ] = False,
+    base_model: Annotated[
+        str | None,
+        typer.Option(help="Folder or hub id of the base model, where it is no longer found."),
+    ] = None,
     device: Annotated[
         Literal["auto", "cpu", "cuda"], typer.Option(help="Where the model runs.")
     ] = "auto",
@@ -212,7 +216,7 @@ def predict(
     with quiet_stdout():
         from coralx.train.predict import Predictor, write_lines
 
-        predictor = Predictor(adapter, device, trust_remote_code, notes().say)
+        predictor = Predictor(adapter, device, trust_remote_code, notes().say, base_model)
     scored = predictor.predict(
         *_open_rows(rows), text_column, image_column, allow_outside_images, on_bad_rows == "skip"
     )

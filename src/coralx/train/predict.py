@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field, ValidationError
 from coralx.cautions import warn_python
 from coralx.errors import DataError, ModelError
 from coralx.json_values import plain, to_json
+from coralx.models import resolve_model
 from coralx.records import LoRAConfig
 from coralx.rows.values import check_text
 from coralx.train.adapters import PackedAdapters
@@ -70,6 +71,8 @@ class Predictor:
         say: told, in texts that begin with "warning:", that the base model is another than was
             trained on and, once, that rows have pictures which the adapter does not read. By
             default these are Python's warnings.
+        base_model: a folder or hub id in place of the one that the adapter names, as where that
+            has moved.
 
     Raises:
         ModelError: the folder, its base model or its vision tower cannot be used.
@@ -83,6 +86,7 @@ class Predictor:
         device: str = "auto",
         trust_remote_code: bool = False,
         say: Callable[[str], None] = warn_python,
+        base_model: str | Path | None = None,
     ) -> None:
         folder = Path(folder)
         facts = _read_facts(folder)
@@ -91,11 +95,12 @@ class Predictor:
         self.bad = 0  # rows that were given an error
         self.cut = self.unknown = 0  # texts longer than `max_tokens`; without a known token
         self.text_column, self.image_column = facts.text_column, facts.image_column or "image"
-        self.base_model, self.max_tokens = facts.base_model, facts.max_tokens
+        self.max_tokens = facts.max_tokens
+        self.base_model = _find_base(folder, facts.base_model, base_model)
         self._say, self._warned = say, False
         self._device = choose_device(device, "device", "use auto")
         dtype = FORMATS[facts.dtype]
-        self._backbone = Backbone(facts.base_model, self._device, dtype, trust_remote_code)
+        self._backbone = Backbone(self.base_model, self._device, dtype, trust_remote_code)
         self._check_base(facts.base_digest)
         self._tower = None
         if facts.vision_tower:
@@ -323,6 +328,20 @@ def _read_facts(folder: Path) -> Facts:
             f"{folder}: its coralx.json is incomplete or damaged ({place}: {found['msg']}, got "
             f"{found['input']!r:.60}); export the genome again"
         ) from None
+
+
+def _find_base(folder: Path, named: str, given: str | Path | None) -> str:
+    """The base model's name: what the caller gives, else what the adapter says."""
+    if given is not None:
+        return str(given)
+    try:
+        resolve_model(named)
+    except ModelError as error:
+        raise ModelError(
+            f"{error} (it is the base model of the adapter {folder}; if it lies elsewhere now, say "
+            "where with --base-model, in Python with base_model)"
+        ) from None
+    return named
 
 
 def write_lines(rows: Iterable[Row], file: TextIO) -> int:
