@@ -31,6 +31,17 @@ def test_the_base_is_loaded_in_the_format_that_was_trained_on(dtype: str, tmp_pa
     assert eval(told, {"torch": torch} | vars(transformers)).dtype == getattr(torch, dtype)  # noqa: S307
 
 
+@pytest.mark.parametrize("kind", ["SequenceClassification", "TokenClassification"])
+def test_a_base_with_a_head_for_several_labels_is_loaded_without_it(
+    kind: str, tmp_path: Path
+) -> None:
+    load = getattr(transformers, f"AutoModelFor{kind}").from_pretrained
+    load(resolve_model("all-minilm-l6-v2"), num_labels=3).save_pretrained(tmp_path)
+    told = say_loading(str(tmp_path), False)
+    model = eval(told, {"torch": torch} | vars(transformers))  # noqa: S307
+    assert model.classifier.out_features == 1
+
+
 @pytest.mark.parametrize("projector", [True, False])
 def test_export_says_where_stock_peft_would_score_text_alone(
     projector: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -124,7 +124,8 @@ def say_loading(base: str, trusted: bool, dtype: str = "float32") -> str:
 
     settings = AutoConfig.from_pretrained(base, trust_remote_code=trusted)
     kinds = settings.architectures or ()
-    headed = settings.num_labels != 1 and any("SequenceClassification" in kind for kind in kinds)
+    named = ("SequenceClassification", "TokenClassification")  # their heads have the same name
+    headed = settings.num_labels != 1 and any(name in kind for kind in kinds for name in named)
     more = ", ignore_mismatched_sizes=True" if headed else ""
     return (
         f"AutoModelForSequenceClassification.from_pretrained({base!r}, num_labels=1, "
