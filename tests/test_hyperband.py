@@ -15,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from coralx import Genome, HyperbandTrainer, LoRAConfig, Predictor, TrainingResult
 from coralx.errors import (
+    CheckpointError,
     ConfigError,
     CoralXError,
     DataError,
@@ -140,6 +141,20 @@ def test_a_result_is_exported_and_scored_with(
         trainer.export(broken, tmp_path / "broken")
     with pytest.raises(StoreError, match="where no decision threshold is measured"):
         trainer.export(results[0], tmp_path / "early")
+
+
+def test_an_export_of_what_is_no_result_of_the_trainer_is_told_so(
+    trainer: HyperbandTrainer, results: list[TrainingResult], tmp_path: Path
+) -> None:
+    best = next(iter(by_stage(results, "S2_serious").values()))
+    with pytest.raises(CoralXError, match=r"must be a TrainingResult, got Genome\(.*; give one of"):
+        trainer.export(best.genome, tmp_path / "adapter")  # type: ignore[arg-type]
+    other = HyperbandTrainer(SETTINGS, checkpoints=tmp_path / "other")
+    with pytest.raises(CheckpointError, match=r"is missing; export it with the trainer whose"):
+        other.export(best, tmp_path / "adapter")
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match="is no folder, so no adapter is written there; name ano"):
+        trainer.export(best, tmp_path / "file")
 
 
 def test_equal_runs_give_equal_weights(

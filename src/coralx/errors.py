@@ -43,15 +43,17 @@ class StoreError(CoralXError):
 class CheckpointError(StoreError):
     """A checkpoint that is missing, damaged or not the one its name says."""
 
-    def __init__(self, checkpoint: str, reason: str) -> None:
-        self.checkpoint, self.reason = checkpoint, reason
-        super().__init__(checkpoint, reason)
+    def __init__(
+        self,
+        checkpoint: str,
+        reason: str,
+        advice: str = "`coralx resume` trains it again from the last good ancestor",
+    ) -> None:
+        self.checkpoint, self.reason, self.advice = checkpoint, reason, advice
+        super().__init__(checkpoint, reason, advice)
 
     def __str__(self) -> str:
-        return (
-            f"checkpoint {self.checkpoint}: {self.reason}; `coralx resume` trains it again from "
-            "the last good ancestor"
-        )
+        return f"checkpoint {self.checkpoint}: {self.reason}; {self.advice}"
 
 
 class ObjectiveError(CoralXError):

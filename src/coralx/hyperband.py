@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from coralx.cautions import cautions, warn_python
 from coralx.config import PREFIX_FOLDER, Config, load_config
-from coralx.errors import CoralXError, ModelError
+from coralx.errors import CheckpointError, CoralXError, ModelError
 from coralx.loop import run
 from coralx.records import Genome, LoRAConfig, Progress, TrainingResult
 from coralx.runs.facts import run_facts
@@ -110,9 +110,22 @@ class HyperbandTrainer:
 
         Raises:
             CheckpointError: its weights are missing or damaged.
-            StoreError: it has no weights or no decision threshold, or the folder cannot be written.
+            StoreError: it has no weights or no decision threshold, or the folder cannot be written
+                or holds something else than an adapter.
         """
-        self.worker.export(result, Path(folder))
+        if not isinstance(result, TrainingResult):
+            raise CoralXError(
+                f"result must be a TrainingResult, got {result!r:.60}; give one of those that "
+                "train_population returned"
+            )
+        try:
+            self.worker.export(result, Path(folder))
+        except CheckpointError as damage:
+            raise CheckpointError(
+                damage.checkpoint,
+                damage.reason,
+                "export it with the trainer whose result it is, or train the genome again",
+            ) from None
 
     def get_training_efficiency_report(self, results: Iterable[TrainingResult]) -> dict[str, Any]:
         """What was spent, per stage, against naive full training of the same genomes.

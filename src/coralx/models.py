@@ -210,8 +210,8 @@ def check_direction(name: str, kind: str, is_decoder: object) -> None:
     """
     if kind not in DECODERS and is_decoder:
         raise ModelError(
-            f"base_model: {name} is a {kind} with is_decoder: true, whose tokens see those before "
-            "them alone, which is not supported; save it with is_decoder: false"
+            f"base_model: {name} is of type {kind!r} with is_decoder: true, whose tokens see those "
+            "before them alone, which is not supported; save it with is_decoder: false"
         )
 
 

@@ -466,6 +466,8 @@ def test_bad_rows_are_refused_by_number(
     result = CliRunner().invoke(app, ["predict", str(adapter), str(rows)])
     assert (result.exit_code, result.stdout) == (0, "")
     assert f"{rows}: 0 rows" in result.stderr
+    result = CliRunner().invoke(app, ["predict", str(adapter), "-"], input="")
+    assert "standard input: 0 rows" in result.stderr
     assert f"{tmp_path}: is a folder; name the file" in _refuse("predict", adapter, tmp_path)
     assert f"is a run; name one of its adapters: {finished}/adapters/" in _refuse(
         "predict", finished, rows

@@ -224,7 +224,7 @@ def predict(
     if out is None:
         count = write_lines(scored, sys.stdout)
         if not count:
-            tell(f"{rows}: 0 rows")
+            tell(f"{'standard input' if rows == STANDARD_INPUT else rows}: 0 rows")
     else:
         with write_aside(out, ", or name another --out") as file:
             count = write_lines(scored, file)
