@@ -15,7 +15,6 @@ from coralx.objectives import OBJECTIVES, describe, loss
 from coralx.records import Generation, Interval, TestResult, TrainingResult, jsonable
 from coralx.search.budget import efficiency
 from coralx.search.correlation import stage_correlations
-from coralx.search.jobs import is_proxy
 from coralx.search.selection import front
 from coralx.store import History
 
@@ -103,7 +102,8 @@ def current_front(history: History) -> list[TrainingResult]:
 def scored_by_text(history: History, result: TrainingResult) -> bool:
     """Whether the cross-modal proxy left out the pictures when it was scored: its threshold and
     scaling know nothing of them, so it is no adapter to serve."""
-    return is_proxy(history.config, result.stage_index, bool(history.facts.get("images")))
+    pictured = bool(history.facts.get("images"))
+    return history.config.hyperband.is_proxy(result.stage_index, pictured)
 
 
 def count_merged(results: Iterable[TrainingResult]) -> dict[str, int]:

@@ -86,6 +86,26 @@ def trained(
     )
 
 
+def test_a_result_scored_by_text_alone_is_no_adapter_for_pictures(
+    tmp_path: Path, base: Backbone, trained: TrainingResult
+) -> None:
+    """Whoever exports it: its threshold and scaling know nothing of pictures."""
+    config = load_config(None, {"hyperband": {"cross_modal_proxy": True}})
+    early = trained.model_copy(update={"stage_index": 1})
+    for result, images, refused in (
+        (early, True, True),
+        (early, False, False),
+        (trained, True, False),
+    ):
+        folder = tmp_path / f"{result.stage_index}-{images}"
+        if refused:
+            with pytest.raises(StoreError, match="scored by their text alone"):
+                export_result(config, base, tmp_path, result, images, folder)
+        else:
+            export_result(config, base, tmp_path, result, images, folder)
+        assert folder.exists() is not refused
+
+
 @pytest.mark.parametrize("images", [True, False])
 def test_what_serving_must_know_is_kept(
     images: bool, tmp_path: Path, base: Backbone, trained: TrainingResult

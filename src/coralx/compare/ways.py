@@ -20,7 +20,6 @@ from coralx.records import Genome, TrainingResult
 from coralx.runs.watcher import Watcher
 from coralx.search import selection
 from coralx.search.evolution import new_search
-from coralx.search.jobs import is_proxy
 from coralx.store import History, Store
 from coralx.wording import duration
 
@@ -76,7 +75,7 @@ def run_coralx(
     finally:
         store.close()
     seconds = time.perf_counter() - began
-    if any(is_proxy(config, result.stage_index, bench.has_images) for result in front):
+    if any(config.hyperband.is_proxy(r.stage_index, bench.has_images) for r in front):
         raise ExtinctError(
             f"no genome passed a stage after {front[0].stage}, which scores by text alone "
             "(hyperband.cross_modal_proxy): no adapters come of that"

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from coralx.config import PREFIX_FOLDER
-from coralx.errors import CheckpointError, StoreError
+from coralx.errors import CheckpointError
 from coralx.records import TrainingResult
 from coralx.runs import opening
 from coralx.runs.folder import CHECKPOINTS
@@ -18,7 +18,7 @@ from coralx.runs.reproduce import find_result, warn_of_other_bits
 from coralx.runs.retention import Retention, measure
 from coralx.runs.watcher import Watcher
 from coralx.store import History, read_history
-from coralx.summary import current_front, scored_by_text
+from coralx.summary import current_front
 
 
 def export_genome(
@@ -45,23 +45,12 @@ def export_genome(
     """
     history = read_history(directory)
     best = find_result(history, directory, genome)
-    _check_scored_whole(history, best)
     opening.set_trust(history, trust_remote_code, watcher.say)
     if left := export_whole(directory, history, {target: best}, watcher):
         # For its lock alone: the journal says nothing of exports.
         with contextlib.closing(opening.open_journal(directory, watcher)):
             export_mended(directory, history, left, watcher)
     return best
-
-
-def _check_scored_whole(history: History, result: TrainingResult) -> None:
-    """Refuse a result whose threshold and scaling were fitted to the text of rows alone."""
-    if scored_by_text(history, result):
-        raise StoreError(
-            f"{result.genome.id} passed no stage after {result.stage}, where rows are scored by "
-            "their text alone (hyperband.cross_modal_proxy), so no decision threshold for their "
-            "pictures is measured; export a genome that passed a later stage"
-        )
 
 
 def export_whole(

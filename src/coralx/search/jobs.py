@@ -49,7 +49,7 @@ def plan_jobs(
             stage_index=stage_index,
             genomes=members,
             starts=tuple(starts[genome.id] for genome in members),
-            text_only=is_proxy(config, stage_index, image_task),
+            text_only=config.hyperband.is_proxy(stage_index, image_task),
         )
         for index, members in enumerate(packs)
     )
@@ -63,7 +63,7 @@ def measured_in_full(config: Config, image_task: bool) -> int:
     while full and (
         config.measures_all(stages[full - 1])
         and stages[full - 1].data_percentage == stages[-1].data_percentage
-        and not is_proxy(config, full - 1, image_task)
+        and not config.hyperband.is_proxy(full - 1, image_task)
     ):
         full -= 1
     return full
@@ -86,11 +86,6 @@ def pack_cost(config: Config, shape: ModelShape) -> Callable[[Sequence[LoRAConfi
         tokens=config.data.max_tokens,
         evaluated=config.training.evaluation_batch,
     )
-
-
-def is_proxy(config: Config, stage_index: int, image_task: bool) -> bool:
-    """Whether a stage trains and scores by the text of rows that have pictures."""
-    return image_task and stage_index < len(config.hyperband.text_stages)
 
 
 def _start(config: Config, generation: int, stage_index: int, genome: Genome, past: Past) -> Start:

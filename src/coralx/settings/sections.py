@@ -256,6 +256,11 @@ class HyperbandSettings(Settings):
         proxies = PROXY_STAGES if len(self.stages) > PROXY_STAGES else 0
         return self.stages[:proxies] if self.cross_modal_proxy else ()
 
+    def is_proxy(self, stage_index: int, pictured: bool) -> bool:
+        """Whether a stage trains and scores by text alone, though rows have pictures (`pictured`):
+        thresholds and scalings of it know nothing of them."""
+        return pictured and stage_index < len(self.text_stages)
+
     @property
     def growth_stage(self) -> int | None:
         """The place among `stages` of the one whose entrants grow, None if there is none. The

@@ -57,13 +57,20 @@ def export_result(
 
     Raises:
         CheckpointError: its weights are missing or damaged.
-        StoreError: it has no weights or no decision threshold, or the folder cannot be written.
+        StoreError: it has no weights, or no decision threshold for rows as they are; or the folder
+            cannot be written.
     """
     if result.checkpoint is None:
         reason = result.stopped.reason if result.stopped else "it was not trained"
         raise StoreError(
             f"{result.genome.id} left no weights in {result.stage}: {reason}; export the result of "
             "a stage that it passed"
+        )
+    if config.hyperband.is_proxy(result.stage_index, images):
+        raise StoreError(
+            f"{result.genome.id} passed no stage after {result.stage}, where rows are scored by "
+            "their text alone (hyperband.cross_modal_proxy), so no decision threshold for their "
+            "pictures is measured; export a genome that passed a later stage"
         )
     if SERVED not in result.details:
         raise StoreError(
