@@ -15,8 +15,9 @@ from coralx.train.scaling import logits_of, probabilities_of
 
 SERVED = "served_threshold"  # among a result's details
 SAME = "same_logit"  # likewise
-# How far a logit may move when it is computed again, in deviations of all logits, by the format of
-# the frozen products. Measured, at most: 1e-5 from batch to batch, 0.017 from bfloat16 to float32.
+# How far a logit moves when it is computed again, in deviations of all logits, by the format of the
+# frozen products. Measured: 1e-5 at most from batch to batch; from bfloat16 to float32, of 22
+# adapters, 0.002 to 0.007 in the root mean square (0.05 at most, of some row or other).
 ROUNDING = {"float32": 1e-4, "bfloat16": 0.02}
 
 
