@@ -12,7 +12,7 @@ from coralx.config import load_config
 from coralx.loop import run
 from coralx.records import Job, TrainingResult
 from coralx.runs import retention as retention_module
-from coralx.runs.retention import Retention, measure, removable
+from coralx.runs.retention import Retention, drop_orphans, measure, removable
 from coralx.search.asktell import Search
 from coralx.search.evolution import Evolution, new_search
 from coralx.store import Store, read_history
@@ -190,14 +190,14 @@ def _files(folder: Path) -> list[str]:
 def test_orphans_and_half_files_of_a_killed_process_are_dropped(tmp_path: Path) -> None:
     _put(tmp_path, f"a/S0-{MARK}.safetensors", f"a/S1-{MARK}.safetensors")
     _put(tmp_path, f"a/S1-{MARK}.writing", f"b/S0-{MARK}.writing")
-    Retention(tmp_path, 0).drop_orphans([f"a/S0-{MARK}"])
+    drop_orphans(tmp_path, [f"a/S0-{MARK}"])
     assert _files(tmp_path) == ["a", f"a/S0-{MARK}.safetensors"]
 
 
 def test_what_is_not_named_as_a_checkpoint_is_not_removed(tmp_path: Path) -> None:
     own = ["mine/model-0123.safetensors", "mine/model.safetensors", "mine/notes.writing"]
     _put(tmp_path, *own)
-    Retention(tmp_path, 0).drop_orphans([])
+    drop_orphans(tmp_path, [])
     assert _files(tmp_path) == ["mine", *own]
 
 
@@ -210,11 +210,11 @@ def test_nothing_is_swept_through_links(tmp_path: Path) -> None:
     _put(run, f"a/S0-{MARK}.safetensors")
     (run / "b").symlink_to(other / "b")
     assert list(dict(measure(run))) == [f"a/S0-{MARK}"]
-    Retention(run, 0).drop_orphans([])
+    drop_orphans(run, [])
     assert _files(run) == ["b"]
     link = tmp_path / "link"
     link.symlink_to(other)
-    Retention(link, 0).drop_orphans([])
+    drop_orphans(link, [])
     assert _files(other) == ["b", *kept, "empty"]
 
 

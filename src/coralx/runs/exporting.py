@@ -15,7 +15,7 @@ from coralx.runs import opening
 from coralx.runs.folder import CHECKPOINTS
 from coralx.runs.repair import Mender
 from coralx.runs.reproduce import find_result, warn_of_other_bits
-from coralx.runs.retention import Retention, measure
+from coralx.runs.retention import drop_orphans, measure
 from coralx.runs.watcher import Watcher
 from coralx.store import History, read_history
 from coralx.summary import current_front
@@ -87,5 +87,5 @@ def export_mended(
         for target, result in adapters.items():
             mender.heal(functools.partial(worker.export, result, target))
     finally:
-        Retention(checkpoints, 0).drop_orphans(kept)
+        drop_orphans(checkpoints, kept)
         shutil.rmtree(directory / PREFIX_FOLDER, ignore_errors=True)

@@ -15,7 +15,7 @@ from coralx.runs.folder import CHECKPOINTS
 from coralx.runs.opening import set_trust
 from coralx.runs.provenance import Provenance, TrainedPack
 from coralx.runs.repair import train_again
-from coralx.runs.retention import Retention
+from coralx.runs.retention import drop_orphans
 from coralx.store import History, read_history
 from coralx.summary import current_front
 from coralx.wording import listed, plural
@@ -107,7 +107,7 @@ def reproduce(
             # The lineage of a late genome is nearly the whole run: its weights would fill disks.
             needed = {name for later in packs[place:] for name in later.sources}
             own = {again.checkpoint} if again and again.checkpoint else set()
-            Retention(checkpoints, 0).drop_orphans(needed | own | {recorded})
+            drop_orphans(checkpoints, needed | own | {recorded})
         name = again.checkpoint if again and again.checkpoint else ""
         return Reproduction(
             genome=target.genome.id,

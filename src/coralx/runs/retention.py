@@ -47,26 +47,9 @@ class Retention:
         self._told = len(evolution.results)
         known = [result.checkpoint for result in evolution.results if result.checkpoint]
         for name in removable(self._sizes, needed, known, self._limit):
-            self._remove(name)
+            _remove(self._folder, name)
             del self._sizes[name]
         self._warn(sum(size for name, size in self._sizes.items() if name in needed))
-
-    def drop_orphans(self, known: Iterable[str]) -> None:
-        """Remove all but what is known: left by a process that was killed before a record could
-        name it, or on the way to an export. Only while nothing trains. Where the folder is a link,
-        other runs may keep theirs behind it, too: there what is not known stays."""
-        if self._folder.is_symlink():
-            return
-        wanted = set(known)
-        for name, _ in measure(self._folder):
-            if name not in wanted:
-                self._remove(name)
-        for path in _own_files(self._folder, WRITING):
-            if is_checkpoint_id(_name(path, WRITING)):
-                path.unlink(missing_ok=True)
-        for path in self._folder.glob("*/"):
-            with contextlib.suppress(OSError):  # not empty, or a link
-                path.rmdir()
 
     def _look(self, results: Iterable[TrainingResult]) -> None:
         """Add what they left. The whole folder is gone through once a generation, and at the end:
@@ -76,17 +59,6 @@ class Retention:
             if name and (path := checkpoint_path(self._folder, name)).is_file():
                 self._sizes[name] = path.stat().st_size
 
-    def _remove(self, name: str) -> None:
-        """Remove a checkpoint, and with a genome's last its folder. Nothing is being written there:
-        what a genome at work goes on from stays, and its first is known to nobody yet. What lies
-        behind a link there is not the run's."""
-        path = checkpoint_path(self._folder, name)
-        if path.parent.is_symlink():
-            return
-        path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # not empty
-            path.parent.rmdir()
-
     def _warn(self, needed: float) -> None:
         if needed > self._limit > 0 and not self._warned:
             self._warned = True
@@ -94,6 +66,23 @@ class Retention:
                 f"the checkpoints that are still needed take {needed / 1e9:.2f} GB, more than "
                 f"storage.checkpoints_gb = {self._limit / 1e9:g}; they are kept"
             )
+
+
+def drop_orphans(folder: Path, known: Collection[str]) -> None:
+    """Remove all but what is known: left by a process that was killed before a record could
+    name it, or on the way to an export. Only while nothing trains. Where the folder is a link,
+    other runs may keep theirs behind it, too: there what is not known stays."""
+    if folder.is_symlink():
+        return
+    for name, _ in measure(folder):
+        if name not in known:
+            _remove(folder, name)
+    for path in _own_files(folder, WRITING):
+        if is_checkpoint_id(_name(path, WRITING)):
+            path.unlink(missing_ok=True)
+    for path in folder.glob("*/"):
+        with contextlib.suppress(OSError):  # not empty, or a link
+            path.rmdir()
 
 
 def removable(
@@ -126,6 +115,18 @@ def measure(folder: Path) -> Iterator[tuple[str, int]]:
         with contextlib.suppress(FileNotFoundError):
             if is_checkpoint_id(name):
                 yield name, path.stat().st_size
+
+
+def _remove(folder: Path, name: str) -> None:
+    """Remove a checkpoint, and with a genome's last its folder. Nothing is being written there:
+    what a genome at work goes on from stays, and its first is known to nobody yet. What lies
+    behind a link there is not the run's."""
+    path = checkpoint_path(folder, name)
+    if path.parent.is_symlink():
+        return
+    path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # not empty
+        path.parent.rmdir()
 
 
 def _own_files(folder: Path, suffix: str) -> Iterator[Path]:

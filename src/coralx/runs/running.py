@@ -30,7 +30,7 @@ from coralx.runs.facts import (
 )
 from coralx.runs.folder import REPORT, SETTINGS, SUMMARY, adapter_folder, check_new, check_writable
 from coralx.runs.repair import Mender
-from coralx.runs.retention import Retention
+from coralx.runs.retention import Retention, drop_orphans
 from coralx.runs.watcher import Watcher
 from coralx.search.evolution import new_search
 from coralx.store import History, Store, read_history, read_start
@@ -152,7 +152,7 @@ def _evolve(
     evolution = new_search(history.config, image_task=bench.has_images, shape=bench.shape)
     mender = Mender(directory, worker, store, watcher.say, watcher.observe)
     retention = Retention(bench.checkpoints, history.config.storage.checkpoints_gb, watcher.say)
-    retention.drop_orphans(r.checkpoint for r in history.results if r.checkpoint)
+    drop_orphans(bench.checkpoints, {r.checkpoint for r in history.results if r.checkpoint})
     ending = "paused"
     try:
         with open_executor(worker, watcher.observe, mender.heal, watcher.say) as executor:
@@ -166,7 +166,7 @@ def _evolve(
             )
         _measure_front(directory, front, history, store, worker, mender, watcher)
         # A repair brings back what was removed, and may leave other bits beside it.
-        retention.drop_orphans(r.checkpoint for r in evolution.results if r.checkpoint)
+        drop_orphans(bench.checkpoints, {r.checkpoint for r in evolution.results if r.checkpoint})
         retention.tidy(evolution)
         ending = "run_finished"
     except ExtinctError:
