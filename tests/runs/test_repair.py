@@ -25,7 +25,7 @@ from coralx.records import (
     TrainingStage,
 )
 from coralx.runs import repair
-from coralx.runs.provenance import Provenance
+from coralx.runs.provenance import trained_packs
 from coralx.runs.repair import Mender, train_again
 from coralx.runs.reproduce import _compare, find_result
 from coralx.store import History
@@ -207,7 +207,7 @@ def test_what_was_mended_and_is_lost_once_more_is_not_trained_for_ever(
 
 
 def test_results_are_in_the_order_of_the_record(trainer: Trainer, history: History) -> None:
-    (pack, _) = Provenance(history).packs
+    (pack, _) = trained_packs(history)
     turned = type(pack)(pack.job, pack.results[::-1])
     again = train_again(trainer, turned)  # type: ignore[arg-type]
     assert [r.genome.id for r in again] == ["b", "a"]
@@ -243,6 +243,6 @@ def test_a_genome_stopped_without_weights_is_none_to_reproduce(history: History)
 def test_a_pack_of_which_one_left_nothing_is_not_taken_for_the_maker_of_nothing(
     history: History,
 ) -> None:
-    pack = Provenance(history).packs[0]
+    pack = trained_packs(history)[0]
     none = pack.results[0].model_copy(update={"checkpoint": None})
     assert type(pack)(pack.job, (none, pack.results[1])).made == {pack.results[1].checkpoint}

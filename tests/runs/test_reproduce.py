@@ -27,7 +27,7 @@ from coralx.records import (
 )
 from coralx.report.lives import read_lives
 from coralx.runs import reproduce as reproduce_module
-from coralx.runs.provenance import Provenance
+from coralx.runs.provenance import packs_to
 from coralx.runs.repair import train_again
 from coralx.runs.reproduce import Reproduction, find_result, reproduce, warn_of_other_bits
 from coralx.store import JOURNAL, History, Store, read_history
@@ -92,7 +92,7 @@ def history() -> History:
 
 
 def trace(history: History, checkpoint: str, whole: set[str]) -> list[tuple[str, list[str]]]:
-    steps = Provenance(history).packs_to(checkpoint, whole.__contains__)
+    steps = packs_to(history, checkpoint, whole.__contains__)
     return [(step.job.id, [genome.id for genome in step.job.genomes]) for step in steps]
 
 
@@ -262,7 +262,7 @@ def test_a_schedule_that_was_tampered_with_is_found_out(
     assert not found.identical
     assert found.difference is None  # the copy has no weights of its own
     assert target.checkpoint is not None
-    packs = Provenance(history).packs_to(target.checkpoint, lambda _: False)
+    packs = packs_to(history, target.checkpoint, lambda _: False)
     assert len(packs) > 1
     taken = sum(result.cost.steps for pack in packs for result in pack.results)
     assert found.steps == taken
@@ -303,4 +303,4 @@ def test_only_what_is_still_needed_lies_on_disk(
 
 def _lineage(history: History, directory: Path, name: str) -> list[Any]:
     recorded = find_result(history, directory, name).checkpoint
-    return Provenance(history).packs_to(recorded or "", whole=lambda _: False)
+    return packs_to(history, recorded or "", whole=lambda _: False)

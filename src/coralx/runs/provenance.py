@@ -32,37 +32,36 @@ class TrainedPack:
         return {result.checkpoint for result in self.results if result.checkpoint}
 
 
-class Provenance:
+def trained_packs(history: History) -> list[TrainedPack]:
     """A run's training, pack by pack, in the order of its journal."""
+    jobs = {job.id: job for job in history.jobs}
+    parts: dict[tuple[str, tuple[str, ...] | None], list[TrainingResult]] = {}
+    for result in history.results:
+        parts.setdefault((result.job, result.pack), []).append(result)
+    return [
+        TrainedPack(jobs[name].part(pack) if pack else jobs[name], tuple(results))
+        for (name, pack), results in parts.items()
+        if name in jobs
+    ]
 
-    def __init__(self, history: History) -> None:
-        jobs = {job.id: job for job in history.jobs}
-        parts: dict[tuple[str, tuple[str, ...] | None], list[TrainingResult]] = {}
-        for result in history.results:
-            parts.setdefault((result.job, result.pack), []).append(result)
-        self.packs = [
-            TrainedPack(jobs[name].part(pack) if pack else jobs[name], tuple(results))
-            for (name, pack), results in parts.items()
-            if name in jobs
-        ]
 
-    def packs_to(self, checkpoint: str, whole: Callable[[str], bool]) -> list[TrainedPack]:
-        """The packs that make a checkpoint again, in order.
+def packs_to(history: History, checkpoint: str, whole: Callable[[str], bool]) -> list[TrainedPack]:
+    """The packs that make a checkpoint again, in order.
 
-        Args:
-            whole: whether a checkpoint is there and good, so that its own making is left out.
+    Args:
+        whole: whether a checkpoint is there and good, so that its own making is left out.
 
-        Raises:
-            StoreError: the journal does not say how it came about.
-        """
-        wanted, found = {checkpoint}, []
-        for pack in reversed(self.packs):
-            if pack.made & wanted:
-                found.append(pack)
-                wanted = (wanted - pack.made) | {s for s in pack.sources if not whole(s)}
-        if wanted:
-            raise StoreError(
-                f"the journal does not say how {', '.join(sorted(wanted))} came about, so it "
-                "cannot be trained again; restore the journal or the checkpoint from a backup"
-            )
-        return found[::-1]
+    Raises:
+        StoreError: the journal does not say how it came about.
+    """
+    wanted, found = {checkpoint}, []
+    for pack in reversed(trained_packs(history)):
+        if pack.made & wanted:
+            found.append(pack)
+            wanted = (wanted - pack.made) | {s for s in pack.sources if not whole(s)}
+    if wanted:
+        raise StoreError(
+            f"the journal does not say how {', '.join(sorted(wanted))} came about, so it "
+            "cannot be trained again; restore the journal or the checkpoint from a backup"
+        )
+    return found[::-1]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from coralx.errors import CheckpointError, StoreError
 from coralx.records import Progress, Repair, TrainingResult
-from coralx.runs.provenance import Provenance, TrainedPack
+from coralx.runs.provenance import TrainedPack, packs_to
 from coralx.store import Store, read_history
 from coralx.wording import listed
 
@@ -66,7 +66,7 @@ class Mender:
             ) from None
         self._mended.add(name)
         began = time.monotonic()
-        packs = Provenance(read_history(self._directory)).packs_to(name, self._is_whole)
+        packs = packs_to(read_history(self._directory), name, self._is_whole)
         self._say(
             f"warning: checkpoint {name}: {damage.reason}; training it again from the last good "
             f"ancestors: {listed([pack.job.id for pack in packs])}"
@@ -74,7 +74,7 @@ class Mender:
         identical, taken = True, 0
         for pack in packs:
             again = train_again(self._worker, pack, self._observe)
-            identical = identical and is_same(pack, again)
+            identical = identical and pack.made == {r.checkpoint for r in again if r.checkpoint}
             taken += sum(result.cost.steps for result in again)
         if not identical:
             self._say(f"warning: checkpoint {name}: trained again, but not to the same bits")
@@ -132,8 +132,3 @@ def checkpoint_is_whole(folder: Path, name: str) -> bool:
     except CheckpointError:
         return False
     return True
-
-
-def is_same(pack: TrainedPack, again: list[TrainingResult]) -> bool:
-    """Whether the pack came to the same weights, bit for bit."""
-    return pack.made == {result.checkpoint for result in again if result.checkpoint}

@@ -13,7 +13,7 @@ from coralx.records import TrainingResult
 from coralx.runs.facts import find_changes, find_other_rows, machine_facts
 from coralx.runs.folder import CHECKPOINTS
 from coralx.runs.opening import set_trust
-from coralx.runs.provenance import Provenance, TrainedPack
+from coralx.runs.provenance import TrainedPack, packs_to
 from coralx.runs.repair import train_again
 from coralx.runs.retention import drop_orphans
 from coralx.store import History, read_history
@@ -91,7 +91,7 @@ def reproduce(
     target = find_result(history, directory, genome)
     set_trust(history, trust_remote_code, say)
     recorded = target.checkpoint or ""
-    packs = Provenance(history).packs_to(recorded, whole=lambda _: False)
+    packs = packs_to(history, recorded, whole=lambda _: False)
     with temporary_folder("coralx-reproduce-") as folder:
         checkpoints = folder / CHECKPOINTS
         worker = Worker(history.config, checkpoints, say)

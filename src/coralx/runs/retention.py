@@ -96,15 +96,15 @@ def removable(
         known: all that are recorded, oldest first; the newest are kept while all together take
             no more than `limit` bytes.
     """
-    used: float = sum(size for name, size in sizes.items() if name in needed)
+    used = sum(size for name, size in sizes.items() if name in needed)
     gone = []
     for name in reversed(dict.fromkeys(known)):
         if name not in sizes or name in needed:
             continue
-        used += sizes[name]
-        if used > limit:
-            used -= sizes[name]
+        if used + sizes[name] > limit:
             gone.append(name)
+        else:
+            used += sizes[name]
     return gone
 
 
