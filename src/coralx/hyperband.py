@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from coralx.cautions import cautions, warn_python
+from coralx.cautions import warn_python
 from coralx.config import PREFIX_FOLDER, Config, load_config
 from coralx.errors import CheckpointError, CoralXError, ModelError
 from coralx.loop import run
 from coralx.records import Genome, LoRAConfig, Progress, TrainingResult
-from coralx.runs.facts import run_facts
+from coralx.runs.facts import run_facts, warn_of_rows
 from coralx.search.budget import efficiency
 from coralx.search.evolution import new_search
 from coralx.settings.problems import describe_value, explain
@@ -69,9 +69,7 @@ class HyperbandTrainer:
 
             prefix = self._folder / PREFIX_FOLDER
             self._worker = Worker(self.config, self.checkpoints, self._say, prefix)
-            facts, named = run_facts(self.config, self._worker), self.config.objectives
-            for text in cautions(facts, named, self.config.base_model):
-                self._say(f"warning: {text}")
+            warn_of_rows(run_facts(self.config, self._worker), self.config, self._say)
         return self._worker
 
     def train_population(self, genomes: Iterable[Genome]) -> list[TrainingResult]:

@@ -68,7 +68,7 @@ class Comparison:
             depth = worker.bench.backbone.depth
             check_layers(self.config.base_model, self.config.space, depth)
             worker.bench.check_objectives()
-            warn_of_rows(run_facts(self.config, worker), self.config, watcher)
+            warn_of_rows(run_facts(self.config, worker), self.config, watcher.say)
             names = self.config.measurable(worker.bench.splits.measures_pictures)
             self.sides["simulation"] = run_simulation(self.config, self.genomes, names)
             watcher.say(NOTE)

@@ -48,7 +48,7 @@ def export_genome(
     opening.set_trust(history, trust_remote_code, watcher.say)
     if left := export_whole(directory, history, {target: best}, watcher):
         # For its lock alone: the journal says nothing of exports.
-        with contextlib.closing(opening.open_journal(directory, watcher)):
+        with contextlib.closing(opening.open_journal(directory, watcher.say)):
             export_mended(directory, history, left, watcher)
     return best
 
@@ -61,7 +61,7 @@ def export_whole(
     from coralx.train.export import export_result, load_backbone
 
     config, images = history.config, bool(history.facts["images"])
-    opening.say_trust(config, watcher)
+    opening.say_trust(config, watcher.say)
     watcher.say(f"loading base model {config.base_model}")
     backbone, left = load_backbone(config), {}
     for target, result in adapters.items():
@@ -81,7 +81,7 @@ def export_mended(
     kept = {name for name, _ in measure(checkpoints)}
     kept |= {result.checkpoint for result in current_front(history) if result.checkpoint}
     try:
-        worker = opening.load_worker(history.config, directory, watcher)
+        worker = opening.load_worker(history.config, directory, watcher.say)
         warn_of_other_bits(history, worker, watcher.say)
         mender = Mender(directory, worker, say=watcher.say, observe=watcher.observe)
         for target, result in adapters.items():

@@ -5,14 +5,13 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from coralx.cautions import cautions
 from coralx.config import Config
 from coralx.errors import DataError
-from coralx.runs.watcher import Watcher
 from coralx.store import History
 
 if TYPE_CHECKING:
@@ -68,22 +67,22 @@ def machine_facts(worker: Worker) -> dict[str, Any]:
     }
 
 
-def warn_of_rows(facts: dict[str, Any], config: Config, watcher: Watcher) -> None:
+def warn_of_rows(facts: dict[str, Any], config: Config, say: Callable[[str], None]) -> None:
     """What the rows are too few for, and what the model does not read of them."""
     for text in cautions(facts, config.objectives, config.base_model):
-        watcher.say(f"warning: {text}")
+        say(f"warning: {text}")
 
 
-def warn_of_change(before: dict[str, Any], now: dict[str, Any], watcher: Watcher) -> None:
+def warn_of_change(before: dict[str, Any], now: dict[str, Any], say: Callable[[str], None]) -> None:
     """A run goes on anywhere, but only where it began does it end with the same bits."""
     if changed := find_changes(before, now):
-        watcher.say(
+        say(
             "warning: results from here on may differ in their last bits from those of a run that "
             f"was never stopped, because of {'; '.join(changed)}"
         )
 
 
-def check_rows(history: History, now: Mapping[str, Any], watcher: Watcher) -> None:
+def check_rows(history: History, now: Mapping[str, Any], say: Callable[[str], None]) -> None:
     """Pass if what is measured from here on are the rows that were measured before. Other training
     rows alone are told. Of a run of before rows had fingerprints their numbers are compared.
 
@@ -110,12 +109,12 @@ def check_rows(history: History, now: Mapping[str, Any], watcher: Watcher) -> No
             "version of CoralX that the run began with, or begin a new run"
         )
     if other:
-        watcher.say(
+        say(
             "warning: the training rows are not those that this run began with: results from here "
             "on are of other rows"
         )
     elif what == "rows":
-        watcher.say(
+        say(
             "warning: this run began before rows had fingerprints: as many are there as then, but "
             "whether they are the same is not known"
         )

@@ -8,18 +8,17 @@ from typing import TYPE_CHECKING
 
 from coralx.config import Config
 from coralx.runs.folder import CHECKPOINTS, check_name
-from coralx.runs.watcher import Watcher
 from coralx.store import History, Store
 
 if TYPE_CHECKING:
     from coralx.train.worker import Worker
 
 
-def open_journal(directory: Path, watcher: Watcher) -> Store:
+def open_journal(directory: Path, say: Callable[[str], None]) -> Store:
     """The journal of a run, which is this process's until it is closed."""
     store = Store(directory)
     if store.warning:
-        watcher.say(store.warning)
+        say(store.warning)
     return store
 
 
@@ -35,18 +34,18 @@ def set_trust(history: History, trusted: bool, say: Callable[[str], None]) -> No
     history.config = config.model_copy(update={"trust_remote_code": trusted})
 
 
-def say_trust(config: Config, watcher: Watcher) -> None:
+def say_trust(config: Config, say: Callable[[str], None]) -> None:
     """Told before a base model is loaded."""
     if config.trust_remote_code:
-        watcher.say(f"trust_remote_code: true: code in the folder of {config.base_model} is run")
+        say(f"trust_remote_code: true: code in the folder of {config.base_model} is run")
 
 
-def load_worker(config: Config, directory: Path, watcher: Watcher) -> Worker:
+def load_worker(config: Config, directory: Path, say: Callable[[str], None]) -> Worker:
     """The worker of a run that lies, or is to lie, in `directory`."""
     from coralx.executors import check_executor
     from coralx.train.worker import Worker
 
     check_name(directory)
     check_executor(config.training.workers)
-    say_trust(config, watcher)
-    return Worker(config, directory / CHECKPOINTS, watcher.say)
+    say_trust(config, say)
+    return Worker(config, directory / CHECKPOINTS, say)

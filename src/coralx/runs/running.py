@@ -53,12 +53,12 @@ def start_run(config: Config, directory: Path, watcher: Watcher) -> History:
     check_new(directory)
     check_writable(directory)
     new_search(config)  # a space that cannot fill the population is told before all else
-    worker = opening.load_worker(config, directory, watcher)
+    worker = opening.load_worker(config, directory, watcher.say)
     # A run that was begun before this was a rule goes on.
     check_layers(config.base_model, config.space, worker.bench.backbone.depth)
     worker.bench.check_objectives()
     facts = run_facts(config, worker)
-    warn_of_rows(facts, config, watcher)
+    warn_of_rows(facts, config, watcher.say)
     store = Store(directory)
     try:
         check_new(directory)  # another process may have begun one meanwhile
@@ -82,17 +82,17 @@ def resume_run(directory: Path, watcher: Watcher) -> History:
         ConfigError: nothing is trained yet, and no objective can be measured.
     """
     read_start(directory)  # before anything is written, as the lock is
-    with contextlib.closing(opening.open_journal(directory, watcher)) as store:
+    with contextlib.closing(opening.open_journal(directory, watcher.say)) as store:
         history = read_history(directory)  # its last owner may have gone on meanwhile
         if history.finished:
             _complete(directory, history, watcher)
             return history
-        worker = opening.load_worker(history.config, directory, watcher)
-        warn_of_change(history.facts, machine_facts(worker), watcher)
+        worker = opening.load_worker(history.config, directory, watcher.say)
+        warn_of_change(history.facts, machine_facts(worker), watcher.say)
         if not history.results:
             worker.bench.check_objectives()
         rows = row_facts(worker.bench.splits)
-        check_rows(history, rows, watcher)
+        check_rows(history, rows, watcher.say)
         marks = {"fingerprints": rows["fingerprints"]}
         store.append("resumed", machine_facts(worker) | marks)
         return _continue(directory, history, store, worker, watcher)
