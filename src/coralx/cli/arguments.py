@@ -19,6 +19,9 @@ ConfigFile = Annotated[
     ),
 ]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `coralx run` wrote.")]
+GenomeId = Annotated[
+    str, typer.Argument(metavar="GENOME", help="Id of a trained genome, or how it begins.")
+]
 TrustRemoteCode = Annotated[
     bool,
     typer.Option(
@@ -35,6 +38,7 @@ Population = Annotated[
 Generations = Annotated[
     int | None, typer.Option(help="Generations, in place of evolution.generations.")
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document instead.")]
 
 
 def load(path: Path | None, **overrides: int | None) -> Config:

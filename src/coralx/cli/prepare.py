@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from coralx.cli.arguments import ConfigFile, Generations, Population, Seed, load
+from coralx.cli.arguments import AsJson, ConfigFile, Generations, Population, Seed, load
 from coralx.cli.output import BAD_INPUT, open_console, quiet_stdout, quote, tell
 from coralx.interrupts import INTERRUPTED, unbroken
 
@@ -25,7 +25,7 @@ def plan(
     ] = None,
     population: Population = None,
     generations: Generations = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document instead.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show what a run will cost before it starts.
 
@@ -62,7 +62,7 @@ def compare(
         int, typer.Option(min=8, help="Rows of each split at most: a stratified share.")
     ] = 500,
     seed: Seed = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document instead.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train the same genomes by CoralX and naively, and see what is saved.
 

@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -21,18 +20,13 @@ from coralx.config import Config
 from coralx.records import Job, Progress, TrainingResult, TrainingStage
 from coralx.runs.watcher import Watcher
 from coralx.search import budget
+from coralx.search.asktell import Search
 from coralx.wording import ACCENT, duration, plural
 
 LEAST_SHARE = 0.05  # of the work done before the time left is guessed at
 LEAST_SECONDS = 3.0
 REFRESHES = 4  # a second
 BAR_WIDTH = 28
-
-
-class RunState(Protocol):
-    """What a view reads of a search."""
-
-    results: list[TrainingResult]
 
 
 class Forecast:
@@ -72,7 +66,7 @@ class View(Watcher):
     ) -> None:
         self._config, self._emit, self._clock = config, emit, clock
         self._generations = config.evolution.generations
-        self._state: RunState | None = None
+        self._state: Search | None = None
         own = config.evolution
         self._forecast = Forecast(config.hyperband.stages, own.population, own.generations)
         self._progress: Progress | None = None
@@ -95,7 +89,7 @@ class View(Watcher):
         self.flush()
         self.emit(message)
 
-    def begin(self, evolution: RunState) -> None:
+    def begin(self, evolution: Search) -> None:
         self._state = evolution
         self._told = len(evolution.results)
         self._began = self._job_began = self._clock()

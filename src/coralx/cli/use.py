@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from coralx.cli.arguments import RunFolder, TrustRemoteCode
+from coralx.cli.arguments import GenomeId, RunFolder, TrustRemoteCode
 from coralx.cli.output import clean, notes, open_console, print_pairs, quiet_stdout, tell
 from coralx.durable import follow, write_aside
 from coralx.errors import DataError, StoreError
@@ -58,9 +58,7 @@ def report(
 
 def export(
     folder: RunFolder,
-    genome: Annotated[
-        str, typer.Argument(metavar="GENOME", help="Id of a trained genome, or how it begins.")
-    ],
+    genome: GenomeId,
     target: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write; new or empty.")],
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
@@ -135,9 +133,7 @@ def say_loading(base: str, trusted: bool, dtype: str = "float32") -> str:
 
 def reproduce(
     folder: RunFolder,
-    genome: Annotated[
-        str, typer.Argument(metavar="GENOME", help="Id of a trained genome, or how it begins.")
-    ],
+    genome: GenomeId,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Train a genome again from its recorded schedule and compare the weights.
