@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,7 +66,8 @@ def start_run(config: Config, directory: Path, watcher: Watcher) -> History:
         settings = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
         write_whole(directory / SETTINGS, settings)
         store.append("run_started", facts)
-        return _continue(directory, read_history(directory), store, worker, watcher)
+        history = read_history(directory)
+        return _Sitting(directory, history, store, worker, watcher).go_on()
     finally:
         store.close()
 
@@ -95,7 +97,7 @@ def resume_run(directory: Path, watcher: Watcher) -> History:
         check_rows(history, rows, watcher.say)
         marks = {"fingerprints": rows["fingerprints"]}
         store.append("resumed", machine_facts(worker) | marks)
-        return _continue(directory, history, store, worker, watcher)
+        return _Sitting(directory, history, store, worker, watcher).go_on()
 
 
 def _complete(directory: Path, history: History, watcher: Watcher) -> None:
@@ -120,87 +122,89 @@ def _complete(directory: Path, history: History, watcher: Watcher) -> None:
     _write_outputs(directory, history)
 
 
-def _continue(
-    directory: Path, history: History, store: Store, worker: Worker, watcher: Watcher
-) -> History:
-    """Replay, evolve, take the final figures, write the outputs."""
-    try:
-        _evolve(directory, history, store, worker, watcher)
-    except ExtinctError:
-        _write_outputs(directory, read_history(directory))
-        watcher.say(
-            f"what was tried, and why it was stopped: {directory / 'report.html'}; what passed an "
-            "earlier stage can still be had by `coralx export`"
-        )
-        shutil.rmtree(directory / PREFIX_FOLDER, ignore_errors=True)
-        raise
-    shutil.rmtree(directory / PREFIX_FOLDER, ignore_errors=True)
-    history = read_history(directory)
-    _write_outputs(directory, history)
-    return history
+class _Sitting:
+    """A run from where its journal ends: this process trains, measures and records."""
 
+    def __init__(
+        self, directory: Path, history: History, store: Store, worker: Worker, watcher: Watcher
+    ) -> None:
+        self._directory, self._history, self._store = directory, history, store
+        self._worker, self._watcher = worker, watcher
+        self._mender = Mender(directory, worker, store, watcher.say, watcher.observe)
 
-def _evolve(
-    directory: Path, history: History, store: Store, worker: Worker, watcher: Watcher
-) -> None:
-    """All of a run that its journal tells, and how the sitting ended."""
-    from coralx.executors import open_executor
-    from coralx.train.prefix_store import drop_parts
-
-    bench = worker.bench
-    drop_parts(directory / PREFIX_FOLDER)
-    evolution = new_search(history.config, image_task=bench.has_images, shape=bench.shape)
-    mender = Mender(directory, worker, store, watcher.say, watcher.observe)
-    retention = Retention(bench.checkpoints, history.config.storage.checkpoints_gb, watcher.say)
-    drop_orphans(bench.checkpoints, {r.checkpoint for r in history.results if r.checkpoint})
-    ending = "paused"
-    try:
-        with open_executor(worker, watcher.observe, mender.heal, watcher.say) as executor:
-            front = run(evolution, executor, store, history, retention.tidy, watcher.begin)
-        retention.tidy(evolution)  # a sitting that finds all trained has told nothing new
-        closed, planned = len(evolution.closed), history.config.evolution.generations
-        if closed < planned:
-            watcher.say(
-                f"the space holds no genome that was not trained: ended after generation {closed} "
-                f"of {planned}; widen the space for more"
+    def go_on(self) -> History:
+        """Replay, evolve, take the final figures, write the outputs."""
+        try:
+            self._evolve()
+        except ExtinctError:
+            self._close()
+            self._watcher.say(
+                f"what was tried, and why it was stopped: {self._directory / REPORT}; what "
+                "passed an earlier stage can still be had by `coralx export`"
             )
-        _measure_front(directory, front, history, store, worker, mender, watcher)
-        # A repair brings back what was removed, and may leave other bits beside it.
-        drop_orphans(bench.checkpoints, {r.checkpoint for r in evolution.results if r.checkpoint})
-        retention.tidy(evolution)
-        ending = "run_finished"
-    except ExtinctError:
-        retention.tidy(evolution)
-        raise
-    finally:
-        _record_ending(store, ending)
+            raise
+        return self._close()
 
+    def _close(self) -> History:
+        """What a run leaves once nothing more is trained."""
+        shutil.rmtree(self._directory / PREFIX_FOLDER, ignore_errors=True)
+        history = read_history(self._directory)
+        _write_outputs(self._directory, history)
+        return history
 
-def _measure_front(
-    directory: Path,
-    front: list[TrainingResult],
-    history: History,
-    store: Store,
-    worker: Worker,
-    mender: Mender,
-    watcher: Watcher,
-) -> None:
-    """Final figures on the test rows, once for each member, and its adapter. A front that went no
-    further than the cross-modal proxy has neither."""
-    if any(scored_by_text(history, result) for result in front):
-        watcher.say(
-            f"the front went no further than {front[0].stage}, scored by text alone "
-            "(hyperband.cross_modal_proxy): no adapters are written"
-        )
-        return
-    watcher.say(f"measuring the front of {len(front)} on the test rows")
-    known = {(test.genome, test.stage) for test in history.tests}
-    for place, result in enumerate(front, start=1):
-        if (result.genome.id, result.stage) not in known:
-            watcher.say(f"measuring member {place} of {len(front)}: genome {result.genome.id}")
-            store.append("test", mender.heal(functools.partial(worker.test, result)))
-        folder = adapter_folder(directory, result.genome.id)
-        mender.heal(functools.partial(worker.export, result, folder))
+    def _evolve(self) -> None:
+        """All of a run that its journal tells, and how the sitting ended."""
+        from coralx.executors import open_executor
+        from coralx.train.prefix_store import drop_parts
+
+        config, bench, watcher = self._history.config, self._worker.bench, self._watcher
+        drop_parts(self._directory / PREFIX_FOLDER)
+        evolution = new_search(config, image_task=bench.has_images, shape=bench.shape)
+        retention = Retention(bench.checkpoints, config.storage.checkpoints_gb, watcher.say)
+        _drop_unrecorded(bench.checkpoints, self._history.results)
+        ending = "paused"
+        try:
+            heal = self._mender.heal
+            with open_executor(self._worker, watcher.observe, heal, watcher.say) as executor:
+                front = run(
+                    evolution, executor, self._store, self._history, retention.tidy, watcher.begin
+                )
+            retention.tidy(evolution)  # a sitting that finds all trained has told nothing new
+            closed, planned = len(evolution.closed), config.evolution.generations
+            if closed < planned:
+                watcher.say(
+                    "the space holds no genome that was not trained: ended after generation "
+                    f"{closed} of {planned}; widen the space for more"
+                )
+            self._measure_front(front)
+            # A repair brings back what was removed, and may leave other bits beside it.
+            _drop_unrecorded(bench.checkpoints, evolution.results)
+            retention.tidy(evolution)
+            ending = "run_finished"
+        except ExtinctError:
+            retention.tidy(evolution)
+            raise
+        finally:
+            _record_ending(self._store, ending)
+
+    def _measure_front(self, front: list[TrainingResult]) -> None:
+        """Final figures on the test rows, once for each member, and its adapter. A front that went
+        no further than the cross-modal proxy has neither."""
+        say, heal, worker = self._watcher.say, self._mender.heal, self._worker
+        if any(scored_by_text(self._history, result) for result in front):
+            say(
+                f"the front went no further than {front[0].stage}, scored by text alone "
+                "(hyperband.cross_modal_proxy): no adapters are written"
+            )
+            return
+        say(f"measuring the front of {len(front)} on the test rows")
+        known = {(test.genome, test.stage) for test in self._history.tests}
+        for place, result in enumerate(front, start=1):
+            if (result.genome.id, result.stage) not in known:
+                say(f"measuring member {place} of {len(front)}: genome {result.genome.id}")
+                self._store.append("test", heal(functools.partial(worker.test, result)))
+            folder = adapter_folder(self._directory, result.genome.id)
+            heal(functools.partial(worker.export, result, folder))
 
 
 def _record_ending(store: Store, ending: str) -> None:
@@ -211,6 +215,10 @@ def _record_ending(store: Store, ending: str) -> None:
     except StoreError:
         if ending == "run_finished":
             raise
+
+
+def _drop_unrecorded(folder: Path, results: Iterable[TrainingResult]) -> None:
+    drop_orphans(folder, {result.checkpoint for result in results if result.checkpoint})
 
 
 def _write_outputs(directory: Path, history: History) -> None:
