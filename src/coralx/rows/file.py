@@ -46,25 +46,39 @@ def builtin_file(split: str) -> Path:
     return Path(str(resources.files("coralx") / "assets" / f"{split}.parquet"))
 
 
-def iterate_rows(path: Path, only: Collection[str] = ()) -> Iterator[dict[str, Any]]:
+def iterate_rows(path: Path) -> Iterator[dict[str, Any]]:
     """The rows, one after another, as plain values; every cell of a CSV file is a text.
 
-    Args:
-        only: columns; where the file has them all, others may be left out.
+    Raises:
+        DataError: no file of rows, or a row cannot be read; the message names its line.
+    """
+    yield from _ITERATORS[_check_file(path)](path)
+
+
+def read_columns(path: Path, wanted: Collection[str]) -> tuple[list[str], Iterable[dict[str, Any]]]:
+    """The names of all columns, and the rows with those that are wanted; of a Parquet file they are
+    read as they are asked for.
 
     Raises:
-        DataError: as `check_file`, or a row cannot be read; the message names its line.
+        DataError: as `iterate_rows`, or the file has no rows.
     """
-    reader = check_file(path)
-    if reader == "json":
-        yield from iterate_json(path)
-    elif reader == "csv":
-        yield from iterate_csv(path)
-    else:
-        yield from iterate_parquet(path, only)
+    reader = _check_file(path)
+    if reader == "parquet":
+        import pyarrow.parquet
+
+        names = list(pyarrow.parquet.read_schema(path).names)
+        return names, _iterate_parquet(path, [name for name in wanted if name in names])
+    seen: dict[str, None] = {}
+    rows = []
+    for row in _ITERATORS[reader](path):
+        seen |= dict.fromkeys(row)
+        rows.append({name: row.get(name) for name in wanted})
+    if not rows:
+        raise DataError(f"{path}: the file has no rows; at least one is needed")
+    return list(seen), rows
 
 
-def iterate_json(path: Path) -> Iterator[dict[str, Any]]:
+def _iterate_json(path: Path) -> Iterator[dict[str, Any]]:
     """JSON lines, or the items of one array, each with the types that it is written with: Arrow's
     own reader takes texts for dates, and a file that begins with `null` crashes it (pyarrow 26).
 
@@ -83,7 +97,7 @@ def iterate_json(path: Path) -> Iterator[dict[str, Any]]:
         yield from parse_lines(file, f"{path}")
 
 
-def iterate_csv(path: Path) -> Iterator[dict[str, Any]]:
+def _iterate_csv(path: Path) -> Iterator[dict[str, Any]]:
     """The rows; every cell is a text, an empty one too.
 
     What a spreadsheet leaves around its table is left out: columns without a name or a filled cell,
@@ -123,7 +137,7 @@ def parse_lines(lines: Iterable[bytes], source: str) -> Iterator[dict[str, Any]]
             yield row
 
 
-def check_file(path: Path) -> str:
+def _check_file(path: Path) -> str:
     """What must be known before a library is let at the file; gives json, csv or parquet.
 
     Raises:
@@ -185,11 +199,8 @@ def _check_names(path: Path, names: Sequence[str]) -> None:
             raise DataError(f"{path}: column {name!r} is there twice; rename one")
 
 
-def iterate_parquet(path: Path, only: Collection[str]) -> Iterator[dict[str, Any]]:
-    """The rows of a file that `check_file` has passed.
-
-    Args:
-        only: columns; where the file has them all, others are left out.
+def _iterate_parquet(path: Path, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
+    """The rows of a file that `_check_file` has passed, with some of its columns or all.
 
     Raises:
         DataError: a value cannot be read, or they are more than the footer says: a text that many
@@ -200,7 +211,6 @@ def iterate_parquet(path: Path, only: Collection[str]) -> Iterator[dict[str, Any
     unpacked = 0
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            columns = list(only) if only and set(only) <= set(file.schema_arrow.names) else None
             for batch in file.iter_batches(batch_size=PARQUET_ROWS, columns=columns):
                 rows = batch.to_pylist()
                 unpacked += sum(_size(row) for row in rows)
@@ -225,16 +235,7 @@ def _size(value: Any) -> int:
     return sum(map(_size, value)) if isinstance(value, list) else 0
 
 
-def name_columns(path: Path) -> list[str]:
-    """The columns of a Parquet file, whose rows are not read for that.
-
-    Raises:
-        DataError: as `check_file`.
-    """
-    import pyarrow.parquet
-
-    check_file(path)
-    return list(pyarrow.parquet.read_schema(path).names)
+_ITERATORS = {"json": _iterate_json, "csv": _iterate_csv, "parquet": _iterate_parquet}
 
 
 def _no_parquet(path: Path, error: Exception) -> DataError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coralx.errors import DataError
-from coralx.rows.file import check_file, iterate_csv, iterate_json, iterate_parquet, name_columns
+from coralx.rows.file import read_columns
 from coralx.rows.pictures import keep_small
 from coralx.rows.values import (
     Faults,
@@ -130,8 +130,10 @@ def read_rows(
     """
     outside = settings.allow_outside_images
     read = partial(read_image, folder=path.parent, allow_outside=outside) if pictures else _mark
-    names, table = _load(path, settings)
     needed = [settings.text_column] + ([] if safe else [settings.label_column])
+    optional = (settings.task_column, settings.image_column)
+    wanted = (settings.text_column, settings.label_column, *filter(None, optional))
+    names, table = read_columns(path, dict.fromkeys(wanted))
     check_columns(path, names, needed)
     good, numbers, faults = [], [], Faults(path)
     without_task = 0
@@ -153,25 +155,6 @@ def read_rows(
     texts, labels, tasks, images = zip(*good, strict=True)
     rows = Rows(texts, np.array(labels, dtype=np.int8), tasks, images)
     return CheckedFile(rows, tuple(names), tuple(bad), tuple(numbers), without_task)
-
-
-def _load(path: Path, settings: DataSettings) -> tuple[list[str], Iterable[Mapping[str, Any]]]:
-    """The names of all columns, and the rows with those that are read."""
-    needed = (settings.text_column, settings.label_column)
-    optional = (settings.task_column, settings.image_column)
-    wanted = dict.fromkeys((*needed, *filter(None, optional)))
-    reader = check_file(path)
-    if reader == "parquet":
-        names = name_columns(path)
-        return names, iterate_parquet(path, [name for name in wanted if name in names])
-    seen: dict[str, None] = {}
-    rows = []
-    for row in iterate_json(path) if reader == "json" else iterate_csv(path):
-        seen |= dict.fromkeys(row)
-        rows.append({name: row.get(name) for name in wanted})
-    if not rows:
-        raise DataError(f"{path}: the file has no rows; at least one is needed")
-    return list(seen), rows
 
 
 def _check_row(
