@@ -25,7 +25,7 @@ from coralx.records import (
     TrainingResult,
 )
 from coralx.store import History
-from coralx.summary import directions, scored_by_text, summarize, write_summary
+from coralx.summary import scored_by_text, summarize, write_summary
 
 STAGES = [
     {"name": "cheap", "epoch_budget": 0.5, "data_percentage": 10, "survival_rate": 0.5},
@@ -235,10 +235,6 @@ def test_a_folder_that_cannot_be_written_is_named(
 def test_front_member_without_result_is_left_out(history: History) -> None:
     history.results = [item for item in history.results if item.genome.id != "d"]
     assert [member["genome"] for member in summarize(history)["front"]] == ["a"]
-
-
-def test_directions() -> None:
-    assert directions(["memory", "mine:score"]) == {"memory": "min", "mine:score": "max"}
 
 
 def test_every_key_is_documented(history: History) -> None:

@@ -19,6 +19,11 @@ from coralx.search.selection import front
 from coralx.store import History
 
 Summary = dict[str, Any]
+# What the journal says of the rows; journals of before it did say less.
+OF_ROWS = (
+    *("rows", "classes", "missing_classes", "stage_classes", "task_classes", "picture_classes"),
+    *("left_out", "reading"),
+)
 
 
 def summarize(history: History) -> Summary:
@@ -28,7 +33,7 @@ def summarize(history: History) -> Summary:
     and, where it was measured, its test figures; best validation value of the first objective
     first. `funnel` has one mapping of stage name to genomes trained per generation.
     """
-    facts = history.facts
+    facts, names = history.facts, history.config.objectives
     last = history.generations[-1] if history.generations else None
     summary = {
         "base_model": history.config.base_model,
@@ -39,22 +44,15 @@ def summarize(history: History) -> Summary:
         "finished": history.finished,
         "wall_seconds": history.seconds,
         "tasks": facts.get("tasks", []),
-        "rows": facts.get("rows", {}),
-        "classes": facts.get("classes", {}),
-        "missing_classes": facts.get("missing_classes", {}),
-        "stage_classes": facts.get("stage_classes", {}),
-        "task_classes": facts.get("task_classes", {}),
-        "picture_classes": facts.get("picture_classes", {}),
-        "left_out": facts.get("left_out", {}),
-        "reading": facts.get("reading", {}),
-        "objectives": directions(history.config.objectives),
+        **{name: facts.get(name, {}) for name in OF_ROWS},
+        "objectives": {name: describe(name).direction for name in names},
         "space": list(history.config.space),
         "genomes": len({result.genome.id for result in history.results}),
         "front": _front(history),
         "hypervolume": last.hypervolume if last else None,
         "generations": _generations(history),
         "funnel": _funnel(history),
-        "stage_correlation": _stage_correlation(history),
+        "stage_correlation": [asdict(c) for c in stage_correlations(history.results, names)],
         "stopped": _stopped(history),
         "merge": count_merged(history.results),
         "stand_ins": [repair.checkpoint for repair in history.repairs if not repair.identical],
@@ -67,11 +65,6 @@ def write_summary(history: History, path: Path) -> None:
     """Write `summary.json`. The file is replaced whole or not at all."""
     text = json.dumps(summarize(history), indent=2, ensure_ascii=False, allow_nan=False)
     write_whole(path, text + "\n")
-
-
-def directions(objectives: Iterable[str]) -> dict[str, str]:
-    """`max` or `min` per objective; a user's own `module:function` is maximised."""
-    return {name: describe(name).direction for name in objectives}
 
 
 def by_generation(results: Iterable[TrainingResult]) -> defaultdict[int, list[TrainingResult]]:
@@ -123,19 +116,17 @@ def _front(history: History) -> list[dict[str, Any]]:
     first = history.config.objectives[0]
     members.sort(key=lambda result: loss(first, result.objectives.get(first)))
     return [
-        _member(result, None, None)
-        if scored_by_text(history, result)
-        else _member(
-            result,
-            tests.get((result.genome.id, result.stage)),
-            f"adapters/{result.genome.id}",
+        _member(
+            result, tests.get((result.genome.id, result.stage)), scored_by_text(history, result)
         )
         for result in members
     ]
 
 
-def _member(result: TrainingResult, test: TestResult | None, adapter: str | None) -> dict[str, Any]:
-    genome = result.genome
+def _member(result: TrainingResult, test: TestResult | None, by_text: bool) -> dict[str, Any]:
+    """With neither test figures nor adapter if it was scored by text alone, though rows have
+    pictures."""
+    genome, test = result.genome, None if by_text else test
     return {
         "genome": genome.id,
         "generation": genome.generation,
@@ -147,7 +138,7 @@ def _member(result: TrainingResult, test: TestResult | None, adapter: str | None
         "details": result.details,
         "test": _without_own(_intervals(test.objectives if test else {})),
         "test_details": _intervals(test.details if test else {}),
-        "adapter": adapter,
+        "adapter": None if by_text else f"adapters/{genome.id}",
     }
 
 
@@ -200,10 +191,6 @@ def _funnel(history: History) -> list[dict[str, int]]:
     ]
 
 
-def _stage_correlation(history: History) -> list[dict[str, Any]]:
-    return [asdict(c) for c in stage_correlations(history.results, history.config.objectives)]
-
-
 def _stopped(history: History) -> list[dict[str, Any]]:
     return [
         {
@@ -220,6 +207,4 @@ def _stopped(history: History) -> list[dict[str, Any]]:
 def _efficiency(history: History) -> dict[str, Any]:
     hyperband = history.config.hyperband
     steps_per_epoch = float(history.facts.get("steps_per_epoch", 0.0))
-    return dict(
-        efficiency(history.results, hyperband.stages, steps_per_epoch, hyperband.full_epochs)
-    )
+    return efficiency(history.results, hyperband.stages, steps_per_epoch, hyperband.full_epochs)
