@@ -25,9 +25,10 @@ from coralx.records import (
     TrainingStage,
 )
 from coralx.runs import repair
+from coralx.runs.opening import find_result
 from coralx.runs.provenance import trained_packs
 from coralx.runs.repair import Mender, train_again
-from coralx.runs.reproduce import _compare, find_result
+from coralx.runs.reproduce import _compare
 from coralx.store import History
 from coralx.train.adapters import Weights
 from coralx.train.checkpoint import Checkpoint, is_stand_in, load_checkpoint, save_checkpoint

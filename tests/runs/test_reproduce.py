@@ -27,9 +27,11 @@ from coralx.records import (
 )
 from coralx.report.lives import read_lives
 from coralx.runs import reproduce as reproduce_module
+from coralx.runs.facts import warn_of_other_bits
+from coralx.runs.opening import find_result
 from coralx.runs.provenance import packs_to
 from coralx.runs.repair import train_again
-from coralx.runs.reproduce import Reproduction, find_result, reproduce, warn_of_other_bits
+from coralx.runs.reproduce import Reproduction, reproduce
 from coralx.store import JOURNAL, History, Store, read_history
 from coralx.summary import current_front
 
@@ -220,7 +222,7 @@ def test_other_rows_than_any_sitting_trained_by_are_told(
     history: History, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Validation rows, too: P1 is looked at on them along the way. Test rows change no weights."""
-    monkeypatch.setattr(reproduce_module, "machine_facts", lambda _: {})
+    monkeypatch.setattr("coralx.runs.facts.machine_facts", lambda _: {})
     marks = {"train": "a", "validation": "b", "test": "c"}
     worker: Any = SimpleNamespace(bench=SimpleNamespace(splits=SimpleNamespace(fingerprints=marks)))
     said: list[str] = []

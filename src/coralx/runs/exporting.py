@@ -12,9 +12,9 @@ from coralx.config import PREFIX_FOLDER
 from coralx.errors import CheckpointError
 from coralx.records import TrainingResult
 from coralx.runs import opening
+from coralx.runs.facts import warn_of_other_bits
 from coralx.runs.folder import CHECKPOINTS
 from coralx.runs.repair import Mender
-from coralx.runs.reproduce import find_result, warn_of_other_bits
 from coralx.runs.retention import drop_orphans, measure
 from coralx.runs.watcher import Watcher
 from coralx.store import History, read_history
@@ -44,7 +44,7 @@ def export_genome(
             the run.
     """
     history = read_history(directory)
-    best = find_result(history, directory, genome)
+    best = opening.find_result(history, directory, genome)
     opening.set_trust(history, trust_remote_code, watcher.say)
     if left := export_whole(directory, history, {target: best}, watcher):
         # For its lock alone: the journal says nothing of exports.

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from coralx.train.splits import Splits
     from coralx.train.worker import Worker
 
+# The splits that weights depend on: on validation rows P1 is looked at along the way.
+TRAINED_BY = ("train", "validation")
 PACKAGES = ("coralx", "torch", "transformers", "peft", "pymoo", "moocore", "numpy")
 
 
@@ -75,11 +77,24 @@ def warn_of_rows(facts: dict[str, Any], config: Config, say: Callable[[str], Non
 
 def warn_of_change(before: dict[str, Any], now: dict[str, Any], say: Callable[[str], None]) -> None:
     """A run goes on anywhere, but only where it began does it end with the same bits."""
-    if changed := find_changes(before, now):
+    if changed := _find_changes(before, now):
         say(
             "warning: results from here on may differ in their last bits from those of a run that "
             f"was never stopped, because of {'; '.join(changed)}"
         )
+
+
+def warn_of_other_bits(history: History, worker: Worker, say: Callable[[str], None]) -> None:
+    """Why what is trained again may not come to the same: each sitting may have trained a part of
+    the lineage."""
+    sittings, now = (history.facts, *history.resumed), machine_facts(worker)
+    changed = dict.fromkeys(change for then in sittings for change in _find_changes(then, now))
+    marks = worker.bench.splits.fingerprints
+    known = [pair for then in sittings for pair in then.get("fingerprints", {}).items()]
+    others = {name for name, mark in known if marks.get(name) != mark}
+    changed |= dict.fromkeys(f"other {name} rows" for name in TRAINED_BY if name in others)
+    if changed:
+        say(f"warning: the bits may not be the same, because of {'; '.join(changed)}")
 
 
 def check_rows(history: History, now: Mapping[str, Any], say: Callable[[str], None]) -> None:
@@ -120,12 +135,7 @@ def check_rows(history: History, now: Mapping[str, Any], say: Callable[[str], No
         )
 
 
-def find_other_rows(before: Mapping[str, Any], now: Mapping[str, str]) -> list[str]:
-    """The splits whose rows are not those of a sitting; none where it did not record them."""
-    return [name for name, mark in before.get("fingerprints", {}).items() if now.get(name) != mark]
-
-
-def find_changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+def _find_changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """What the last bits depend on and is another now than where a run began."""
     return [
         f"{name}: {old} then, {now[part].get(name)} now"

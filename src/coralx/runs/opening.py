@@ -1,4 +1,4 @@
-"""What work in a run's folder begins with: its journal, locked, and a worker."""
+"""What work in a run's folder begins with: journal, lock, worker, and the genome asked for."""
 
 from __future__ import annotations
 
@@ -7,11 +7,34 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coralx.config import Config
+from coralx.errors import StoreError
+from coralx.records import TrainingResult
 from coralx.runs.folder import CHECKPOINTS, check_name
 from coralx.store import History, Store
+from coralx.summary import current_front
+from coralx.wording import listed
 
 if TYPE_CHECKING:
     from coralx.train.worker import Worker
+
+
+def find_result(history: History, directory: Path, begin: str) -> TrainingResult:
+    """Of the genome whose id is `begin` or, alone among those trained, begins so: its result that
+    is on the front, else that of the highest stage that left weights.
+
+    Raises:
+        StoreError: there is no such genome, or more than one.
+    """
+    trained = dict.fromkeys(r.genome.id for r in history.results if r.checkpoint)
+    matches = [begin] if begin in trained else [name for name in trained if name.startswith(begin)]
+    if len(matches) != 1:
+        front = [result.genome.id for result in current_front(history)]
+        found = listed(matches or list(dict.fromkeys([*front, *trained]))) or "none yet"
+        rule = "more than one genome begins" if matches else "no trained genome begins"
+        raise StoreError(f"{directory}: {rule} with {begin!r}; there are {found}")
+    own = [r for r in history.results if r.genome.id == matches[0] and r.checkpoint]
+    stages = [r.stage for r in current_front(history) if r.genome.id == matches[0]]
+    return max(own, key=lambda result: (result.stage in stages, result.stage_index))
 
 
 def open_journal(directory: Path, say: Callable[[str], None]) -> Store:

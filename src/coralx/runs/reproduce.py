@@ -8,23 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coralx.durable import temporary_folder
-from coralx.errors import CheckpointError, StoreError
-from coralx.records import TrainingResult
-from coralx.runs.facts import find_changes, find_other_rows, machine_facts
+from coralx.errors import CheckpointError
+from coralx.runs.facts import warn_of_other_bits
 from coralx.runs.folder import CHECKPOINTS
-from coralx.runs.opening import set_trust
+from coralx.runs.opening import find_result, set_trust
 from coralx.runs.provenance import TrainedPack, packs_to
 from coralx.runs.repair import train_again
 from coralx.runs.retention import drop_orphans
 from coralx.store import History, read_history
-from coralx.summary import current_front
-from coralx.wording import listed, plural
+from coralx.wording import plural
 
 if TYPE_CHECKING:
-    from coralx.train.worker import Worker
-
-# The splits that weights depend on: on validation rows P1 is looked at along the way.
-TRAINED_BY = ("train", "validation")
+    pass
 
 
 @dataclass(frozen=True)
@@ -127,37 +122,6 @@ def _describe_lineage(history: History, packs: Sequence[TrainedPack]) -> str:
         f"to be trained again: {plural(len(packs), 'job')}, {plural(steps, 'step')} of a genome, "
         f"{steps / max(1, whole):.0%} of the run's"
     )
-
-
-def warn_of_other_bits(history: History, worker: Worker, say: Callable[[str], None]) -> None:
-    """Why what is trained again may not come to the same: each sitting may have trained a part of
-    the lineage."""
-    sittings, now = (history.facts, *history.resumed), machine_facts(worker)
-    changed = dict.fromkeys(change for then in sittings for change in find_changes(then, now))
-    marks = worker.bench.splits.fingerprints
-    others = {name for then in sittings for name in find_other_rows(then, marks)}
-    changed |= dict.fromkeys(f"other {name} rows" for name in TRAINED_BY if name in others)
-    if changed:
-        say(f"warning: the bits may not be the same, because of {'; '.join(changed)}")
-
-
-def find_result(history: History, directory: Path, begin: str) -> TrainingResult:
-    """Of the genome whose id is `begin` or, alone among those trained, begins so: its result that
-    is on the front, else that of the highest stage that left weights.
-
-    Raises:
-        StoreError: there is no such genome, or more than one.
-    """
-    trained = dict.fromkeys(r.genome.id for r in history.results if r.checkpoint)
-    matches = [begin] if begin in trained else [name for name in trained if name.startswith(begin)]
-    if len(matches) != 1:
-        front = [result.genome.id for result in current_front(history)]
-        found = listed(matches or list(dict.fromkeys([*front, *trained]))) or "none yet"
-        rule = "more than one genome begins" if matches else "no trained genome begins"
-        raise StoreError(f"{directory}: {rule} with {begin!r}; there are {found}")
-    own = [r for r in history.results if r.genome.id == matches[0] and r.checkpoint]
-    stages = [r.stage for r in current_front(history) if r.genome.id == matches[0]]
-    return max(own, key=lambda result: (result.stage in stages, result.stage_index))
 
 
 def _compare(folder: Path, name: str, other_folder: Path, other: str) -> float | None:
