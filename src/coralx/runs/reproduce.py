@@ -92,26 +92,25 @@ def reproduce(
         worker = Worker(history.config, checkpoints, say)
         warn_of_other_bits(history, worker, say)
         say(_describe_lineage(history, packs))
-        again, taken = None, 0
+        again, taken = "", 0
         for place, pack in enumerate(packs, start=1):
             members = ", ".join(genome.id for genome in pack.job.genomes)
             say(f"job {place} of {len(packs)}: {pack.job.id} ({members})")
             results = train_again(worker, pack)
             taken += sum(result.cost.steps for result in results)
-            again = next((r for r in results if r.genome.id == target.genome.id), again)
+            left = {result.genome.id: result.checkpoint or "" for result in results}
+            again = left.get(target.genome.id, again)
             # The lineage of a late genome is nearly the whole run: its weights would fill disks.
             needed = {name for later in packs[place:] for name in later.sources}
-            own = {again.checkpoint} if again and again.checkpoint else set()
-            drop_orphans(checkpoints, needed | own | {recorded})
-        name = again.checkpoint if again and again.checkpoint else ""
+            drop_orphans(checkpoints, needed | {again, recorded})
         return Reproduction(
             genome=target.genome.id,
             stage=target.stage,
             jobs=tuple(pack.job.id for pack in packs),
             steps=taken,
             recorded=recorded,
-            again=name,
-            difference=_compare(checkpoints, name, directory / CHECKPOINTS, recorded),
+            again=again,
+            difference=_compare(checkpoints, again, directory / CHECKPOINTS, recorded),
         )
 
 
