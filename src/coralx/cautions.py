@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from coralx.steps import LEAST_SCALED
-from coralx.wording import of_splits, plural
+from coralx.wording import absent, bounds, label, of_splits, plural, rho, share, stage_pairs
 
 LEAST_ROWS = 30  # of a class: below, AUROC and false-positive rate are mostly chance
 LISTED = 3  # tasks that a warning names
@@ -21,7 +21,8 @@ def warn_python(text: str) -> None:
 
 
 def cautions(known: Mapping[str, Any], objectives: Collection[str], model: str) -> list[str]:
-    """All that a reader of a run's figures is to be warned of, but for doubts of its stages.
+    """All that a reader of a run's figures is to be warned of, but for its stages (`doubts`) and
+    the members of its front (`chance`).
 
     Args:
         known: a run's facts, or its summary.
@@ -100,6 +101,39 @@ def stood_in(checkpoints: Iterable[str]) -> list[str]:
         "at may be of the weights before"
         for name in checkpoints
     ]
+
+
+def doubts(correlations: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A warning for each pair of stages where the ranking is not shown to predict the next one."""
+    found = []
+    for (stage, following), rows in stage_pairs(correlations).items():
+        weak = [row for row in rows.values() if row["predicts"] is False]
+        named = ", ".join(f"{label(row['objective'])} (rho {rho(row['rho'])})" for row in weak)
+        if weak:
+            doubt = f"Ranks in {stage} are not shown to predict ranks in {following} in: {named}."
+            unseen = any(row["n"] < row["entered"] for row in weak)
+            found.append(doubt + f" What {stage} let go may be good in these." * unseen)
+    return found
+
+
+def chance(member: Mapping[str, Any]) -> str:
+    """What is to be said of a front member that is not shown to tell the classes apart better than
+    chance; a cheap or odd one can be on a front all the same. Empty for others."""
+    test = member["test"].get("task_skill") or {}
+    tested = not absent(test.get("value"))
+    known = member["details"].get("auroc", member["objectives"].get("task_skill"))
+    skill = test["value"] if tested else known  # `task_skill` of a proxy is less than the AUROC
+    if absent(skill):
+        return ""
+    alike = member["details"].get("same_logit", 0.0)
+    same = f"; says the same of {share(alike)} of validation rows" if alike >= 0.5 else ""
+    if skill <= 0.5:
+        split = "test" if tested else "validation"
+        return f"no better than chance: {split} AUROC {skill:.3f}{same}"
+    if tested and not absent(test.get("low")) and test["low"] <= 0.5:
+        ends = bounds("task_skill", test)
+        return f"not shown to be better than chance: test AUROC {skill:.3f} ({ends}){same}"
+    return ""
 
 
 def _few_in_all(whole: Classes) -> list[str]:

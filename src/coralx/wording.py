@@ -10,6 +10,7 @@ from typing import Any
 from coralx.objectives import describe, in_units
 from coralx.records import Genome
 
+LISTED = 10  # names in a message
 ACCENT = "#e8593f"  # of what a reader is to see first, as warnings
 MISSING = "–"  # noqa: RUF001 - an en dash says "no value" better than a hyphen does
 
@@ -67,26 +68,6 @@ def bounds(objective: str, interval: Mapping[str, Any]) -> str:
         return ""
     low, high = (figure(objective, interval[key]) for key in ("low", "high"))
     return f"{low} to {high}"
-
-
-def chance(member: Mapping[str, Any]) -> str:
-    """What is to be said of a front member that is not shown to tell the classes apart better than
-    chance; a cheap or odd one can be on a front all the same. Empty for others."""
-    test = member["test"].get("task_skill") or {}
-    tested = not absent(test.get("value"))
-    known = member["details"].get("auroc", member["objectives"].get("task_skill"))
-    skill = test["value"] if tested else known  # `task_skill` of a proxy is less than the AUROC
-    if absent(skill):
-        return ""
-    alike = member["details"].get("same_logit", 0.0)
-    same = f"; says the same of {share(alike)} of validation rows" if alike >= 0.5 else ""
-    if skill <= 0.5:
-        split = "test" if tested else "validation"
-        return f"no better than chance: {split} AUROC {skill:.3f}{same}"
-    if tested and not absent(test.get("low")) and test["low"] <= 0.5:
-        ends = bounds("task_skill", test)
-        return f"not shown to be better than chance: test AUROC {skill:.3f} ({ends}){same}"
-    return ""
 
 
 def count(value: float | None) -> str:
@@ -176,10 +157,10 @@ def plural(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
-def listed(names: Sequence[str], most: int = 10) -> str:
+def listed(names: Sequence[str]) -> str:
     """The first names, and how many more there are."""
-    more = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    more = f" and {len(names) - LISTED:,} more" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + more
 
 
 def epochs(number: float) -> str:
@@ -242,19 +223,6 @@ def seen_of_entered(rows: Mapping[str, Mapping[str, Any]]) -> str:
     """`12 of 24`: genomes ranked in both stages, of those measured in the first."""
     seen, entered = (max(row[key] for row in rows.values()) for key in ("n", "entered"))
     return f"{seen:,} of {entered:,}"
-
-
-def doubts(correlations: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A warning for each pair of stages where the ranking is not shown to predict the next one."""
-    found = []
-    for (stage, following), rows in stage_pairs(correlations).items():
-        weak = [row for row in rows.values() if row["predicts"] is False]
-        named = ", ".join(f"{label(row['objective'])} (rho {rho(row['rho'])})" for row in weak)
-        if weak:
-            doubt = f"Ranks in {stage} are not shown to predict ranks in {following} in: {named}."
-            unseen = any(row["n"] < row["entered"] for row in weak)
-            found.append(doubt + f" What {stage} let go may be good in these." * unseen)
-    return found
 
 
 def rows_line(classes: Mapping[str, Mapping[str, int]], name: str, rows: int) -> str:

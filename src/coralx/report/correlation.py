@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from coralx.cautions import doubts
 from coralx.report.markup import Markup, element, empty, join, section, table
 from coralx.report.plots import card, whisker
 from coralx.summary import Summary
-from coralx.wording import MISSING, doubts, label, rho, seen_of_entered, stage_pairs
+from coralx.wording import MISSING, label, rho, seen_of_entered, stage_pairs
 
 WHOLE = (-1.0, 1.0)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from coralx.cautions import cautions
+from coralx.cautions import cautions, chance
 from coralx.objectives import describe, in_units
 from coralx.report.lives import Life
 from coralx.report.markup import Markup, element, empty, join, plot_text, section, table
@@ -16,7 +16,6 @@ from coralx.wording import (
     absent,
     better,
     bounds,
-    chance,
     figure,
     gene_value,
     genes_line,

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from coralx.cautions import cautions
+from coralx.cautions import cautions, chance, doubts
 from coralx.objectives import describe
 from coralx.summary import Summary
 from coralx.wording import (
@@ -19,10 +19,8 @@ from coralx.wording import (
     MISSING,
     absent,
     bounds,
-    chance,
     clean,
     count,
-    doubts,
     duration,
     efficiency_ratio,
     figure,
