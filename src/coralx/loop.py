@@ -7,7 +7,7 @@ from typing import Protocol
 
 from coralx.records import Job, TrainingResult
 from coralx.search.asktell import Search
-from coralx.store import History, Value
+from coralx.store import History, NoStore, Store
 
 
 class Executor(Protocol):
@@ -25,17 +25,10 @@ class Executor(Protocol):
         while any is under way."""
 
 
-class Journal(Protocol):
-    """Where facts are written down: a `Store`, or a `NoStore`."""
-
-    def append(self, kind: str, value: Value) -> None:
-        """Write one fact."""
-
-
 def run(
     evolution: Search,
     executor: Executor,
-    store: Journal,
+    store: Store | NoStore,
     history: History,
     tidy: Callable[[Search], None] = lambda _: None,
     begin: Callable[[Search], None] = lambda _: None,
