@@ -161,7 +161,6 @@ def test_equal_runs_give_equal_weights(
     results: list[TrainingResult], trainer: HyperbandTrainer, tmp_path: Path
 ) -> None:
     again = HyperbandTrainer(SETTINGS, checkpoints=tmp_path)
-    again._worker = None
     second = again.train_population(GENOMES)
     assert [r.objectives for r in second] == [r.objectives for r in results]
     name = next(iter(by_stage(results, "S2_serious").values())).checkpoint
