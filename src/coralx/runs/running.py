@@ -90,13 +90,13 @@ def resume_run(directory: Path, watcher: Watcher) -> History:
             _complete(directory, history, watcher)
             return history
         worker = opening.load_worker(history.config, directory, watcher.say)
-        warn_of_change(history.facts, machine_facts(worker), watcher.say)
+        now = machine_facts(worker)
+        warn_of_change(history.facts, now, watcher.say)
         if not history.results:
             worker.bench.check_objectives()
         rows = row_facts(worker.bench.splits)
         check_rows(history, rows, watcher.say)
-        marks = {"fingerprints": rows["fingerprints"]}
-        store.append("resumed", machine_facts(worker) | marks)
+        store.append("resumed", now | {"fingerprints": rows["fingerprints"]})
         return _Sitting(directory, history, store, worker, watcher).go_on()
 
 
