@@ -111,8 +111,9 @@ def doubts(correlations: Sequence[Mapping[str, Any]]) -> list[str]:
         named = ", ".join(f"{label(row['objective'])} (rho {rho(row['rho'])})" for row in weak)
         if weak:
             doubt = f"Ranks in {stage} are not shown to predict ranks in {following} in: {named}."
-            unseen = any(row["n"] < row["entered"] for row in weak)
-            found.append(doubt + f" What {stage} let go may be good in these." * unseen)
+            if any(row["n"] < row["entered"] for row in weak):
+                doubt += f" What {stage} let go may be good in these."
+            found.append(doubt)
     return found
 
 

@@ -103,8 +103,7 @@ def sync_folder(folder: Path) -> None:
 
 def make_folder(folder: Path) -> None:
     """Make a folder and those above it, each on disk before the next."""
-    missing = [folder, *folder.parents]
-    missing = [path for path in missing if not path.exists()]
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
     for path in reversed(missing):
         path.mkdir(exist_ok=True)
         sync_folder(path.parent)

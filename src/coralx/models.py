@@ -181,9 +181,12 @@ def check_layers(name: str, space: Mapping[str, Gene], blocks: int) -> None:
         ModelError: one is.
     """
     gene = space.get("layers")
-    found = gene.values if isinstance(gene, Choice) else ()
-    found = (gene.high,) if isinstance(gene, Integer) else found
-    deep = [str(value) for value in found if isinstance(value, int) and value > blocks]
+    values: Iterable[Any] = ()
+    if isinstance(gene, Choice):
+        values = gene.values
+    elif isinstance(gene, Integer):
+        values = (gene.high,)
+    deep = [str(value) for value in values if isinstance(value, int) and value > blocks]
     if deep and gene != DEFAULT_SPACE["layers"]:
         raise ModelError(
             f"space.layers: {name} has {blocks} blocks, got {', '.join(deep)}; name {blocks} or "

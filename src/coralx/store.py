@@ -314,11 +314,12 @@ def _read_records(path: Path) -> Iterator[tuple[str, Any, float]]:
             kind, value, seconds, crc = _unseal(line, crc)
             yield kind, value, seconds
         except (ValueError, KeyError, TypeError):
-            kept = number - 1
-            advice = f"keep the {kept} lines before it (head -n {kept}) and resume: what came after"
-            advice += " is trained again"
-            if not kept:
-                advice = "begin anew in another folder: the first line says what the run is"
+            advice = "begin anew in another folder: the first line says what the run is"
+            if kept := number - 1:
+                advice = (
+                    f"keep the {kept} lines before it (head -n {kept}) and resume: what came after "
+                    "is trained again"
+                )
             raise StoreError(
                 f"{path}: line {number} is damaged or not the one that was here; restore the file "
                 f"from a backup, or {advice}"

@@ -205,10 +205,11 @@ def check_own_genes(space: Mapping[str, object], hook: object) -> list[str]:
         if meant := OTHER_NAMES.get(name):
             problems.append(f".{name}: {_mistaken(meant)}")
         elif hook is None and name not in deciders:
-            close = nearest(name, (*KNOWN, *OTHER_NAMES))
-            hint = f"did you mean {OTHER_NAMES.get(close, close)!r}? Else n" if close else "n"
+            advice = "name the function that does as training.hook"
+            if close := nearest(name, (*KNOWN, *OTHER_NAMES)):
+                advice = f"did you mean {OTHER_NAMES.get(close, close)!r}? Else {advice}"
             rule = "no gene of CoralX, and without training.hook nothing reads it"
-            problems.append(f".{name}: {rule}; {hint}ame the function that does as training.hook")
+            problems.append(f".{name}: {rule}; {advice}")
     return problems
 
 
