@@ -42,6 +42,7 @@ from coralx.settings.sections import (
 )
 
 VISION_TOWERS = ("efficientnet-lite0",)
+ALIAS = "hyperband_config"  # another name of the section `hyperband`
 PREFIX_FOLDER = "prefix"  # of a run: frozen outputs that do not fit in memory
 
 
@@ -61,7 +62,7 @@ class Config(Settings):
     storage: StorageSettings = StorageSettings()
     hyperband: HyperbandSettings = Field(
         default=HyperbandSettings(),
-        validation_alias=AliasChoices("hyperband", "hyperband_config"),
+        validation_alias=AliasChoices("hyperband", ALIAS),
     )
 
     @field_validator("vision_tower")
@@ -197,11 +198,9 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "choice": Choice,
     "integer": Integer,
     "float": Float,
+    ALIAS: HyperbandSettings,
 }
-ALIAS = "hyperband_config"
-# Sections that go by two names, by either; and those of whose keys some can be overridden.
-_NAMES = dict.fromkeys(("hyperband", ALIAS), ("hyperband", ALIAS))
-_MERGED = {*SECTIONS, ALIAS, "space"}
+_MERGED = {*SECTIONS, "space"}  # of whose keys some can be overridden
 
 
 def _find_clashes(data: Mapping[str, Any]) -> list[str]:
@@ -265,7 +264,7 @@ def load_config(
     try:
         config = Config.model_validate(data)
     except ValidationError as error:
-        problems = explain(error, SECTIONS | {ALIAS: HyperbandSettings}, [ALIAS])
+        problems = explain(error, SECTIONS, [ALIAS])
         problems += _find_clashes(data)  # looked for by the model only if all sections are in order
         raise ConfigError(name, list(dict.fromkeys(problems + unread))) from None
     if unread:
@@ -276,7 +275,8 @@ def load_config(
 def _lay_over(data: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(data)
     for name, values in overrides.items():
-        name = next((other for other in _NAMES.get(name, ()) if other in merged), name)
+        if name in ("hyperband", ALIAS):  # by the name that it has already
+            name = next((known for known in ("hyperband", ALIAS) if known in merged), name)
         known = merged.get(name)
         if not isinstance(values, Mapping) or name not in _MERGED:
             merged[name] = values
