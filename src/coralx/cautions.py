@@ -173,8 +173,8 @@ def _few_for_stages(stages: Mapping[str, Classes], whole: Classes) -> list[str]:
 
 
 def _few(counts: Classes, whole: Classes) -> dict[str, int]:
-    """The classes with few rows here, but for those that have no others in all of the split: of
-    them the split's own warning tells."""
+    """The classes of which a part of a split has few rows. One whose rows are all in this part is
+    left out: the warning of the whole split tells of it."""
     return {word: n for word, n in counts.items() if n < LEAST_ROWS and n < whole[word]}
 
 

@@ -123,9 +123,9 @@ class Config(Settings):
         return self.vision_tower if trained else None
 
     def unmeasured(self, pictured: bool, trained: bool = False) -> list[str]:
-        """What is to be said of each objective that was asked for and cannot be measured. The
-        default asks for none of them but for what pictures bring, where training reads any. The
-        one that decides who is promoted is always asked for.
+        """A message for each objective that was asked for and cannot be measured. The default
+        `objectives` ask for cross_modal_gain alone, and only where training rows have pictures;
+        `evolution.promote_by` is always asked for.
 
         Args:
             pictured: among the validation rows both classes have pictures that are read.

@@ -24,8 +24,8 @@ from pydantic import (
     model_validator,
 )
 
-# The others are of the adapter. One that is added here or there must not be added to ID_GENES: at
-# its default it counts for no id, so that genomes of journals that there are keep theirs.
+# Genes beside LoRAConfig's. A new one, here or there, must not be added to ID_GENES: it then counts
+# for an id only where it differs from its default, so that genomes in old journals keep theirs.
 TRAINING_GENES = ("learning_rate", "weight_decay", "warmup")
 ID_GENES = (  # of these every id is made
     *("r", "alpha", "dropout", "target_modules", "layers", "use_rslora"),
@@ -342,9 +342,9 @@ class Generation(Record):
     """A closed generation: who survived, the front so far and how diverse the population is.
 
     `front_stages` are the stages that left the front's members, in the same order, `hypervolume` is
-    over their validation objectives, `diversity` the mean pairwise gene distance (0..1),
-    `first_front_share`, of the candidates that passed their stage, the share on the front of the
-    highest stage among them.
+    over their validation objectives, `diversity` the mean pairwise gene distance (0..1).
+    `first_front_share`: of the candidates that passed their stage, the share that is on the front
+    of the highest stage among them.
     """
 
     index: int

@@ -183,8 +183,8 @@ def genes_line(
     trained_rank: int | None = None,
     space: Collection[str] | None = None,
 ) -> str:
-    """The genes that matter in one line; switches that are off and zeros are left out, and what
-    is not in the `space`, if given, and has its default value."""
+    """The genes that matter in one line. Left out are switches that are off, zeros and, if a
+    `space` is given, genes that are not in it and have their default values."""
     usual = {name: gene_value(value) for name, value in Genome().genes().items()}
     parts = []
     for name, value in genes.items():

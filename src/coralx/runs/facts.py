@@ -98,8 +98,8 @@ def warn_of_other_bits(history: History, worker: Worker, say: Callable[[str], No
 
 
 def check_rows(history: History, now: Mapping[str, Any], say: Callable[[str], None]) -> None:
-    """Pass if what is measured from here on are the rows that were measured before. Other training
-    rows alone are told. Of a run of before rows had fingerprints their numbers are compared.
+    """Pass if validation, test and clean rows are those that the run began with; other training
+    rows are only warned of. Where a run recorded no fingerprints, numbers of rows are compared.
 
     Args:
         now: as `row_facts`.

@@ -187,7 +187,7 @@ def check_gene(name: str, gene: Gene) -> list[str]:
         try:
             record.model_validate({name: value}, strict=True)
         except ValidationError as error:
-            rules = dict.fromkeys(rule for line in explain(error, {}) for rule in [_bare(line)])
+            rules = dict.fromkeys(map(_bare, explain(error, {})))
             problems.append(f"{' or '.join(rules)}, got {describe_value(value)}; change its values")
     return list(dict.fromkeys(problems))
 
