@@ -39,7 +39,7 @@ from printer import Printer
 from results import FOLDER, describe_machine, spread, write_results
 from safetensors.torch import load_file, save_file
 
-from coralx.compare.ways import Side, measure_front, naive_as_result, run_coralx
+from coralx.compare.ways import Side, as_result, measure_front, run_coralx
 from coralx.config import Config, load_config
 from coralx.records import Genome, TrainingResult, jsonable
 from coralx.search import selection
@@ -226,7 +226,7 @@ def naive_results(genomes: Sequence[Genome], folder: Path) -> list[TrainingResul
     """Validation figures of the genomes trained so far."""
     known = [(genome, folder / f"{genome.id}.json") for genome in genomes]
     return [
-        naive_as_result(genome, json.loads(path.read_text())["validation"])
+        as_result("naive", genome, json.loads(path.read_text())["validation"])
         for genome, path in known
         if path.exists()
     ]
@@ -323,7 +323,7 @@ def naive_quality(config: Config, genomes: Sequence[Genome], folder: Path) -> di
     if len(found) < len(genomes) or not all(path.exists() for path in paths):
         return None
     tested = [
-        naive_as_result(r.genome, json.loads(path.read_text()))
+        as_result("naive", r.genome, json.loads(path.read_text()))
         for r, path in zip(chosen, paths, strict=True)
     ]
     first = max(chosen, key=lambda r: r.objectives["task_skill"]).genome.id

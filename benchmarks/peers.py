@@ -38,6 +38,7 @@ from typing import Any
 from figures import draw_curves
 from results import FOLDER, describe_machine, spread, table, write_results
 
+from coralx.compare.ways import as_result
 from coralx.config import Config, load_config
 from coralx.executors.local import LocalExecutor
 from coralx.loop import run
@@ -314,18 +315,7 @@ def read(curve: Curve, seconds: float) -> tuple[float, float]:
 
 def as_results(found: Sequence[Objectives]) -> list[TrainingResult]:
     genome = Genome()
-    return [
-        TrainingResult(
-            job="peers",
-            genome=genome,
-            generation=0,
-            stage="peers",
-            stage_index=0,
-            lora_cfg=genome.lora_cfg,
-            objectives=dict(objectives),
-        )
-        for objectives in found
-    ]
+    return [as_result("peers", genome, objectives) for objectives in found]
 
 
 def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -20,8 +20,9 @@ import numpy as np
 from moocore import hypervolume
 from results import describe_machine, spread, write_results
 
+from coralx.compare.ways import as_result
 from coralx.objectives import OBJECTIVES, minimised
-from coralx.records import Genome, LoRAConfig, TrainingResult
+from coralx.records import Genome
 from coralx.search.selection import survive
 from coralx.search.tiebreak import TIE_BREAKS, Matrix
 
@@ -57,14 +58,10 @@ def measure(losses: Matrix) -> dict[str, tuple[float, ...]]:
     """Share of the hypervolume kept in each box and milliseconds per result, by tie-break."""
     names = list(OBJECTIVES)[: losses.shape[1]]
     results = [
-        TrainingResult(
-            job="made",
-            genome=Genome(id=f"{place:03d}"),
-            generation=0,
-            stage="only",
-            stage_index=0,
-            lora_cfg=LoRAConfig(),
-            objectives={n: worth(n, loss) for n, loss in zip(names, row.tolist(), strict=True)},
+        as_result(
+            "made",
+            Genome(id=f"{place:03d}"),
+            {name: worth(name, loss) for name, loss in zip(names, row.tolist(), strict=True)},
         )
         for place, row in enumerate(losses)
     ]

@@ -18,7 +18,7 @@ from rich.console import Console
 from coralx.compare.comparison import MODES, Comparison, forecast, small_version
 from coralx.compare.simulation import NOTE
 from coralx.compare.table import render_comparison
-from coralx.compare.ways import naive_as_result, naive_side, run_naive, run_simulation
+from coralx.compare.ways import as_result, naive_side, run_naive, run_simulation
 from coralx.config import Config, load_config
 from coralx.errors import ConfigError, ModelError
 from coralx.interrupts import stoppable
@@ -344,7 +344,7 @@ def test_an_own_objective_is_said_to_be_left_out() -> None:
     for mode, measured in (("naive", objectives[:1]), ("hyperband", objectives)):
         comparison.sides[mode] = run_simulation(comparison.config, genomes, ("task_skill",))
         comparison.sides[mode]["front"] = [
-            naive_as_result(genome, dict.fromkeys(measured, 0.5)) for genome in genomes
+            as_result("naive", genome, dict.fromkeys(measured, 0.5)) for genome in genomes
         ]
     document = comparison.document()
     assert (document["objectives"], document["left_out"]) == (["task_skill"], ["mine:f"])

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.random import Generator
 
 from coralx.objectives import minimised
-from coralx.records import Genome, TrainingResult
+from coralx.records import Genome
 
 NOTE = "simulation: no training, figures invented"
 
@@ -26,27 +26,12 @@ NOISE = 0.02
 BASE_BYTES, BYTES_PER_RANK = 1e8, 1e6
 
 
-def simulate(genomes: Sequence[Genome], names: Sequence[str], seed: int) -> list[TrainingResult]:
-    """Invented results with a value for each objective in `names`.
-
-    Every value depends on the genome and the seed alone, so equal calls invent alike.
-    """
-    results = []
-    for genome in genomes:
-        rng = np.random.default_rng([seed, zlib.crc32(genome.id.encode())])
-        quality = _guess_quality(genome)
-        results.append(
-            TrainingResult(
-                job="simulation",
-                genome=genome,
-                generation=genome.generation,
-                stage="simulation",
-                stage_index=0,
-                lora_cfg=genome.lora_cfg,
-                objectives={name: _invent(name, genome, quality, rng) for name in names},
-            )
-        )
-    return results
+def simulate(genome: Genome, names: Sequence[str], seed: int) -> dict[str, float]:
+    """An invented value for each objective in `names`: a function of the genome, the names and the
+    seed."""
+    rng = np.random.default_rng([seed, zlib.crc32(genome.id.encode())])
+    quality = _guess_quality(genome)
+    return {name: _invent(name, genome, quality, rng) for name in names}
 
 
 def _guess_quality(genome: Genome) -> float:

@@ -141,11 +141,11 @@ def run_naive(
         seconds = naive_side(genomes, results[-1:])["seconds"]  # as the table counts them
         watcher.say(f"{head}: {duration(seconds)}, validation AUROC {skill:.3f}")
     pairs = zip(genomes, results, strict=True)
-    judged = [naive_as_result(genome, result.validation) for genome, result in pairs]
+    judged = [as_result("naive", genome, result.validation) for genome, result in pairs]
     front = selection.front(judged, config.objectives)
     tested = {r.genome.id: trainer.test(r.genome) for r in front}
     side = naive_side(genomes, results)
-    side["front"] = [naive_as_result(r.genome, tested[r.genome.id]) for r in front]
+    side["front"] = [as_result("naive", r.genome, tested[r.genome.id]) for r in front]
     side["best"] = tested[_most_skilled(front)]["task_skill"]
     return side
 
@@ -166,7 +166,8 @@ def naive_side(genomes: Sequence[Genome], results: Sequence[NaiveResult]) -> Sid
 def run_simulation(config: Config, genomes: Sequence[Genome], names: Sequence[str]) -> Side:
     """What the instant heuristic says; its figures stand for nothing."""
     began = time.perf_counter()
-    results = simulate(genomes, names, config.evolution.seed)
+    seed = config.evolution.seed
+    results = [as_result("simulation", g, simulate(g, names, seed)) for g in genomes]
     seconds = time.perf_counter() - began
     best = max(results, key=lambda r: r.objectives["task_skill"])
     return Side(
@@ -180,13 +181,13 @@ def run_simulation(config: Config, genomes: Sequence[Genome], names: Sequence[st
     )
 
 
-def naive_as_result(genome: Genome, objectives: Mapping[str, float]) -> TrainingResult:
-    """Objectives of a naively trained genome as selection takes them."""
+def as_result(way: str, genome: Genome, objectives: Mapping[str, float]) -> TrainingResult:
+    """What a genome came to by another way than CoralX's stages, as selection takes it."""
     return TrainingResult(
-        job="naive",
+        job=way,
         genome=genome,
         generation=genome.generation,
-        stage="naive",
+        stage=way,
         stage_index=0,
         lora_cfg=genome.lora_cfg,
         objectives=dict(objectives),
