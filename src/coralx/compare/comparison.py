@@ -7,7 +7,6 @@ each adapter. Each side chooses on validation rows and is reported on test rows.
 
 from __future__ import annotations
 
-import math
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -21,6 +20,7 @@ from coralx.compare.ways import Side, naive_side, run_coralx, run_naive, run_sim
 from coralx.config import Config
 from coralx.durable import temporary_folder
 from coralx.errors import ExtinctError
+from coralx.json_values import plain
 from coralx.models import check_layers
 from coralx.records import Genome
 from coralx.runs.facts import run_facts, warn_of_rows
@@ -100,7 +100,7 @@ class Comparison:
             if n not in names and any(n in r.objectives for r in real)
         ]
         bounds = selection.observed_bounds(real, names)
-        return {
+        document = {
             "base_model": self.config.base_model,
             "seed": self.config.evolution.seed,
             "genomes": [genome.id for genome in self.genomes],
@@ -110,6 +110,7 @@ class Comparison:
             "extinct": self.extinct,
             "modes": [self._line(mode, names, bounds) for mode in MODES if mode in self.sides],
         }
+        return {name: plain(value) for name, value in document.items()}
 
     def _run_coralx(self, worker: Worker, folder: Path, watcher: Watcher) -> None:
         try:
@@ -124,7 +125,7 @@ class Comparison:
         """One mode's part of the document; its hypervolume is over `names` under `bounds`."""
         side = self.sides[mode]
         measured = bool(names and side["front"])
-        volume = selection.hypervolume(side["front"], names, bounds) if measured else math.nan
+        volume = selection.hypervolume(side["front"], names, bounds) if measured else None
         return {
             "mode": mode,
             "real_gradients": mode != "simulation",
@@ -135,8 +136,8 @@ class Comparison:
             "tokens": side["tokens"],
             "computed_tokens": side["computed_tokens"],
             "front": len(side["front"]),
-            "test_auroc_best": _finite(side["best"]),
-            "test_hypervolume": _finite(volume),
+            "test_auroc_best": side["best"],
+            "test_hypervolume": volume,
             "note": NOTE if mode == "simulation" else None,
         }
 
@@ -205,7 +206,3 @@ def _measure_pace(bench: Workbench, genome: Genome, epochs: float) -> float:
     run = NaiveRun(bench, genome, epochs)
     run.train_to(PACE_STEPS / bench.steps_per_epoch, lambda *_: marks.append(time.perf_counter()))
     return float(np.median(np.diff(marks)))
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -16,6 +16,7 @@ from coralx.compare.simulation import simulate
 from coralx.config import Config
 from coralx.errors import ExtinctError
 from coralx.loop import run
+from coralx.objectives import loss
 from coralx.records import Genome, TrainingResult
 from coralx.runs.watcher import Watcher
 from coralx.search import selection
@@ -196,9 +197,4 @@ def as_result(way: str, genome: Genome, objectives: Mapping[str, float]) -> Trai
 
 def _most_skilled(results: Sequence[TrainingResult]) -> str:
     """Genome id of the best P1; one that is no number is the worst."""
-
-    def skill(result: TrainingResult) -> float:
-        value = result.objectives["task_skill"]
-        return value if math.isfinite(value) else -math.inf
-
-    return max(results, key=skill).genome.id
+    return min(results, key=lambda r: loss("task_skill", r.objectives["task_skill"])).genome.id
