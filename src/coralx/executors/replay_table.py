@@ -20,7 +20,7 @@ from coralx.durable import put_in_place
 from coralx.errors import ConfigError, DataError
 from coralx.records import Genome, Record, Start, Stop, TrainingResult, TrainingStage
 from coralx.search import gates
-from coralx.search.space import Space, active, build, ladder, position
+from coralx.search.space import Space, active, build, has_order, is_number, ladder, position
 from coralx.settings.genes import Choice, Gene, SearchSpace
 from coralx.wording import epochs
 
@@ -69,7 +69,7 @@ class ReplayTable:
         self.space, self.stages = space, tuple(stages)
         self.curves = sorted(curves, key=lambda curve: curve[0].genome.id)
         self._places = np.array([places(space, curve[0].genome) for curve in self.curves])
-        self._ordered = np.array([_is_ordered(gene) for gene in space.values()])
+        self._ordered = np.array([has_order(gene) for gene in space.values()])
         self._nearest: dict[str, tuple[int, float]] = {}  # by genome id
 
     def look_up(self, genome: Genome, stage: TrainingStage) -> TrainingResult:
@@ -229,17 +229,12 @@ def _group(row: Row, kind: str) -> dict[str, Any]:
 
 def _place(gene: Gene, value: Any) -> float:
     if not isinstance(gene, Choice):
-        known = isinstance(value, int | float) and not isinstance(value, bool)
-        return position(gene, value) if known else np.nan
+        return position(gene, value) if is_number(value) else np.nan
     rungs: Sequence[Any] | None = ladder(gene)
     listed = gene.values if rungs is None else rungs
     if value not in listed:
         return np.nan
     return listed.index(value) / (1 if rungs is None else max(len(rungs) - 1, 1))
-
-
-def _is_ordered(gene: Gene) -> bool:
-    return not isinstance(gene, Choice) or ladder(gene) is not None
 
 
 def _budget(stage: TrainingStage) -> tuple[str, float, float]:

@@ -12,7 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from coralx.errors import ConfigError
 from coralx.records import TRAINING_GENES, GeneValue, Genome, LoRAConfig
@@ -189,8 +189,18 @@ def draw(gene: Gene, rng: Generator) -> GeneValue:
 
 def ladder(gene: Choice) -> list[int | float] | None:
     """The values of a choice among numbers, low to high; None if they have no order."""
-    numbers = [v for v in gene.values if isinstance(v, int | float) and not isinstance(v, bool)]
+    numbers = [value for value in gene.values if is_number(value)]
     return sorted(set(numbers)) if len(numbers) == len(gene.values) else None
+
+
+def has_order(gene: Gene) -> bool:
+    """Whether its values are numbers, some nearer to one another than others."""
+    return not isinstance(gene, Choice) or ladder(gene) is not None
+
+
+def is_number(value: object) -> TypeGuard[int | float]:
+    """To Python truths are numbers, too."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def position(gene: Integer | Float, value: float) -> float:
@@ -285,7 +295,7 @@ def _gap(gene: Gene, a: GeneValue | _Inactive, b: GeneValue | _Inactive) -> floa
 def _spread(gene: Gene, found: Sequence[GeneValue | _Inactive]) -> float:
     """Mean pairwise gap of one gene, in n log n: populations grow."""
     here = [value for value in found if value is not INACTIVE]
-    numbers = [v for v in here if isinstance(v, int | float) and not isinstance(v, bool)]
+    numbers = [value for value in here if is_number(value)]
     if isinstance(gene, Choice) or len(numbers) < len(here):  # few different values: counted
         pairs = itertools.combinations(Counter(found).items(), 2)
         gaps = math.fsum(n * m * _gap(gene, a, b) for (a, n), (b, m) in pairs)
@@ -307,8 +317,7 @@ def _part_evenly(number: int, groups: int) -> int:
 def _groups(space: Space, name: str) -> int:
     """How many states of a gene are 1 apart from one another."""
     gene = space[name]
-    ordered_values = not isinstance(gene, Choice) or ladder(gene) is not None
-    states = min(count(gene), 2) if ordered_values else count(gene)
+    states = min(count(gene), 2) if has_order(gene) else count(gene)
     return int(states) + _can_rest(space, name)
 
 
@@ -330,8 +339,9 @@ def _broken_rule(name: str, gene: Gene, value: GeneValue, on: bool) -> str | Non
 def _allows(gene: Gene, value: GeneValue) -> bool:
     if isinstance(gene, Choice):
         return value in gene.values
-    number = isinstance(value, int if isinstance(gene, Integer) else int | float)
-    return number and not isinstance(value, bool) and gene.low <= value <= gene.high  # type: ignore[operator]
+    if not is_number(value) or (isinstance(gene, Integer) and not isinstance(value, int)):
+        return False
+    return gene.low <= value <= gene.high
 
 
 def _rule(gene: Gene) -> str:

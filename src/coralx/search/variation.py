@@ -14,6 +14,7 @@ from coralx.search.space import (
     build,
     count,
     draw,
+    is_number,
     ladder,
     position,
     settle,
@@ -76,16 +77,13 @@ def mutate(space: Space, genes: Genes, rate: float, rng: Generator) -> dict[str,
 
 def _step(gene: Gene, value: GeneValue, rng: Generator) -> GeneValue:
     """Another value of the gene: near the old one where the gene has an order."""
-    rungs = ladder(gene) if isinstance(gene, Choice) else None
-    numeric = isinstance(value, int | float) and not isinstance(value, bool)
-    if isinstance(gene, Choice):
-        if rungs and numeric:
-            return _neighbour(rungs, value, rng)  # type: ignore[arg-type]
-        others = [other for other in gene.values if other != value]
-        return others[int(rng.integers(len(others)))]
-    if not numeric:  # a genome from outside the space may lack the gene
-        return draw(gene, rng)
-    return _walk(gene, value, rng)  # type: ignore[arg-type]
+    if not isinstance(gene, Choice):  # a genome from outside the space may lack the gene
+        return _walk(gene, value, rng) if is_number(value) else draw(gene, rng)
+    rungs = ladder(gene)
+    if rungs and is_number(value):
+        return _neighbour(rungs, value, rng)
+    others = [other for other in gene.values if other != value]
+    return others[int(rng.integers(len(others)))]
 
 
 def _neighbour(rungs: list[int | float], value: float, rng: Generator) -> int | float:
