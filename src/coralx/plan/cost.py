@@ -17,8 +17,7 @@ from coralx.rows.tokens import estimate_lengths
 from coralx.search import budget
 from coralx.search.breeding import draw_founders
 from coralx.search.footprint import adapted_blocks, base_bytes, block_linears
-from coralx.search.jobs import grown_rank, pack_cost
-from coralx.search.packing import pack
+from coralx.search.jobs import grown_rank, make_packs, pack_cost
 from coralx.search.space import relative_diversity
 from coralx.steps import (
     LEAST_LOSSES,
@@ -281,8 +280,7 @@ def _peak(
     cost = pack_cost(config, shape)
     own = {genome.id: adapter for genome, adapter in zip(genomes, adapters, strict=True)}
     costly = sorted(genomes, key=lambda genome: -cost([own[genome.id]]))[:count]
-    limit = config.training.memory_budget_gb * 1e9
-    packs = pack(costly, config.training.pack_size, cost, limit, own)
+    packs = make_packs(config, costly, own, shape)
     largest = max(cost([own[genome.id] for genome in members]) for members in packs)
     return base_bytes(shape) + largest
 

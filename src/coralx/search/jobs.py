@@ -34,13 +34,7 @@ def plan_jobs(
     starts = {
         genome.id: _start(config, generation, stage_index, genome, past) for genome in genomes
     }
-    packs = pack(
-        genomes,
-        config.training.pack_size,
-        pack_cost(config, shape) if shape else None,
-        config.training.memory_budget_gb * 1e9,
-        {genome.id: _adapter(genome, starts[genome.id], past) for genome in genomes},
-    )
+    adapters = {genome.id: _adapter(genome, starts[genome.id], past) for genome in genomes}
     return tuple(
         Job(
             id=f"g{generation}-{stage.name}-{index}",
@@ -51,8 +45,20 @@ def plan_jobs(
             starts=tuple(starts[genome.id] for genome in members),
             text_only=config.hyperband.is_proxy(stage_index, image_task),
         )
-        for index, members in enumerate(packs)
+        for index, members in enumerate(make_packs(config, genomes, adapters, shape))
     )
+
+
+def make_packs(
+    config: Config,
+    genomes: Sequence[Genome],
+    adapters: Mapping[str, LoRAConfig],
+    shape: ModelShape | None,
+) -> list[tuple[Genome, ...]]:
+    """The packs that the run trains these genomes in, with their adapters as they are by now."""
+    cost = pack_cost(config, shape) if shape else None
+    budget = config.training.memory_budget_gb * 1e9
+    return pack(genomes, config.training.pack_size, cost, budget, adapters)
 
 
 def measured_in_full(config: Config, image_task: bool) -> int:

@@ -38,17 +38,10 @@ def pack(
             return False
         return cost is None or cost([trained[g.id] for g in members]) <= budget_bytes
 
-    ordered = sorted(genomes, key=lambda genome: (-depth(genome), trained[genome.id].r, genome.id))
-    return _cut(ordered, fits)
-
-
-def _cut(
-    genomes: list[Genome], fits: Callable[[Sequence[Genome]], bool]
-) -> list[tuple[Genome, ...]]:
-    packs: list[list[Genome]] = []
-    for genome in genomes:
-        if packs and fits([*packs[-1], genome]):
-            packs[-1].append(genome)
+    packs: list[tuple[Genome, ...]] = []
+    for genome in sorted(genomes, key=lambda g: (-depth(g), trained[g.id].r, g.id)):
+        if packs and fits((*packs[-1], genome)):
+            packs[-1] += (genome,)
         else:
-            packs.append([genome])
-    return [tuple(members) for members in packs]
+            packs.append((genome,))
+    return packs
