@@ -199,20 +199,22 @@ class Search(ABC):
         tie_break = self._config.evolution.tie_break
         return selection.survive(candidates, self._size, self._config.objectives, tie_break)
 
+    def _close(self, candidates: Sequence[TrainingResult]) -> None:
+        """End the oldest open generation: of its candidates the fittest are the next parents."""
+        self._parents = self._survive(candidates)
+        self._closed.append(self._record(candidates, self._parents))
+
     def _record(
-        self,
-        index: int,
-        candidates: Sequence[TrainingResult],
-        survivors: Sequence[TrainingResult],
+        self, candidates: Sequence[TrainingResult], survivors: Sequence[TrainingResult]
     ) -> Generation:
-        """A generation that closes with these candidates, of whom the survivors breed."""
+        """The oldest open generation, were it to close with these candidates and survivors."""
         names, front = self._config.objectives, self.front()
         if not self._bounds:  # those of the first generation, so that hypervolumes compare
             self._bounds = selection.observed_bounds(self.results, names)
         passed = [result for result in candidates if result.stopped is None]
         genomes = [result.genome for result in survivors]
         return Generation(
-            index=index,
+            index=len(self._closed),
             population=tuple(genome.id for genome in genomes),
             front=tuple(result.genome.id for result in front),
             front_stages=tuple(result.stage for result in front),

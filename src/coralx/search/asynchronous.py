@@ -67,8 +67,7 @@ class AsynchronousEvolution(Search):
         if self._extinct or not self.results or not self.finished:
             return self._closed
         candidates = self._candidates()
-        last = self._record(len(self._closed), candidates, self._survive(candidates))
-        return [*self._closed, last]
+        return [*self._closed, self._record(candidates, self._survive(candidates))]
 
     def ask(self, slots: int) -> list[Job]:
         while len(self._open) < slots and (job := self._next_job()):
@@ -233,11 +232,9 @@ class AsynchronousEvolution(Search):
         return [genome for genome in genomes if self._past[genome.id][-1].stopped is None]
 
     def _close_generation(self) -> None:
-        candidates = self._candidates()
-        survivors = self._survive(candidates)
-        self._closed.append(self._record(len(self._closed), candidates, survivors))
-        self._parents, self._recent = survivors, {}
-        self._pool = self._breeders = survivors
+        self._close(self._candidates())
+        self._recent = {}
+        self._pool = self._breeders = self._parents
 
     def _check_extinct(self) -> None:
         """A founder that is still training may yet pass, whatever newcomers came to."""

@@ -101,24 +101,21 @@ class Evolution(Search):
 
     def _close_generation(self) -> None:
         """Keep the fittest of parents and children; parents are not trained again."""
-        candidates = [*self._parents, *self._last_of(self._born)]
-        self._parents = self._survive(candidates)
-        self._closed.append(self._record(self.generation, candidates, self._parents))
-        children = self._next_generation() if self._has_next() else ()
-        if children:
+        self._close([*self._parents, *self._last_of(self._born)])
+        if children := self._next_generation():
             self.generation += 1
             self._enter_generation(children)
         else:
             self.alive = ()
 
     def _next_generation(self) -> tuple[Genome, ...]:
-        index, seed = self.generation + 1, self._config.evolution.seed
-        chance = breeding.stream(seed, index, breeding.Purpose.BREED)
+        """Nobody after the last generation, and where the space is used up."""
+        index, settings = self.generation + 1, self._config.evolution
+        if index == settings.generations:
+            return ()
+        chance = breeding.stream(settings.seed, index, breeding.Purpose.BREED)
         parents = [result.genome for result in self._parents]
         return self._breed(parents, self._size, index, chance)
-
-    def _has_next(self) -> bool:
-        return self.generation + 1 < self._config.evolution.generations
 
     def _check_asked(self, result: TrainingResult) -> None:
         place = (result.generation, result.stage, result.stage_index)
