@@ -42,8 +42,8 @@ def explorer_section(summary: Summary, lives: Sequence[Life]) -> Markup:
         "objective. Lower stages are grey, and a click in the legend shows the lowest. Point at a "
         "genome to read its genes."
     )
-    directions: Mapping[str, str] = summary["objectives"]
-    names = [name for name in directions if any(name in life.shown.objectives for life in lives)]
+    asked = summary["objectives"]
+    names = [name for name in asked if any(name in life.shown.objectives for life in lives)]
     if not names:
         nothing = empty("No genome has been measured yet.")
         return section("front", "The trade-offs", "", nothing)
@@ -54,11 +54,11 @@ def explorer_section(summary: Summary, lives: Sequence[Life]) -> Markup:
     shown = plot(
         _points(names, lives, names.index(x)),
         {
-            "xaxis": {"title": {"text": _axis(x, directions)}},
-            "yaxis": {"title": {"text": _axis(names[0], directions)}},
+            "xaxis": {"title": {"text": _axis(x)}},
+            "yaxis": {"title": {"text": _axis(names[0])}},
             "showlegend": True,
             "margin": {"t": 12, "r": 20},
-            "meta": {"titles": [_axis(name, directions) for name in names]},
+            "meta": {"titles": [_axis(name) for name in names]},
         },
         height=460,
         describe="Scatter of the genomes over two objectives; the front is in coral",
@@ -105,9 +105,10 @@ def table_section(summary: Summary) -> Markup:
     return section("members", "The front in figures", caption, *parts)
 
 
-def _axis(name: str, directions: Mapping[str, str]) -> str:
-    measure = describe(name).measure
-    detail = f"{measure}; {better(directions[name])}" if measure else better(directions[name])
+def _axis(name: str) -> str:
+    known = describe(name)
+    way = better(known.direction)
+    detail = f"{known.measure}; {way}" if known.measure else way
     return f"{plot_text(label(name))}<br><i>{plot_text(detail)}</i>"
 
 
@@ -193,14 +194,7 @@ def _two_values(member: Mapping[str, Any], name: str, span: tuple[float, float])
     test = member["test"].get(name)
     if test is None or absent(test["value"]):
         return join([element("span", validation), element("small", "validation")])
-    ends = bounds(name, test)
-    return join(
-        [
-            element("b", figure(name, test["value"])),
-            *([whisker(test, span), element("small", ends)] if ends else []),
-            element("small", f"validation {validation}"),
-        ]
-    )
+    return join([_tested(name, test, span), element("small", f"validation {validation}")])
 
 
 def _range(front: Sequence[Mapping[str, Any]], source: str, key: str) -> tuple[float, float]:
@@ -245,18 +239,15 @@ def _breakdown(front: Sequence[Mapping[str, Any]], keys: Sequence[str], source: 
             if absent(value):
                 cells.append(Markup(MISSING))
             elif tested:
-                cells.append(_tested(value, spans[key]))
+                cells.append(_tested("", value, spans[key]))
             else:
                 cells.append(element("b", figure(key, value)))
         rows.append((element("code", member["genome"]), *cells))
     return table(["Genome", *map(_part_heading, keys)], rows)
 
 
-def _tested(interval: Mapping[str, Any], span: tuple[float, float]) -> Markup:
-    return join(
-        [
-            element("b", figure("", interval["value"])),
-            whisker(interval, span),
-            element("small", bounds("", interval)),
-        ]
-    )
+def _tested(name: str, interval: Mapping[str, Any], span: tuple[float, float]) -> Markup:
+    """A test figure, over its interval if it has one."""
+    ends = bounds(name, interval)
+    drawn = [whisker(interval, span), element("small", ends)] if ends else []
+    return join([element("b", figure(name, interval["value"])), *drawn])
