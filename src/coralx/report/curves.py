@@ -9,7 +9,7 @@ from typing import Any
 from coralx.records import CurvePoint
 from coralx.report.lives import FATES, Life, legend
 from coralx.report.markup import Markup, element, empty, plot_text, section
-from coralx.report.plots import STONE, Trace, card, chooser, controls, plot
+from coralx.report.plots import STONE, Trace, card, chooser, controls, heading, plot
 
 MOST_CURVES = 200
 POINTS_PER_CURVE = 160
@@ -70,7 +70,7 @@ def thin(points: Sequence[CurvePoint], most: int = POINTS_PER_CURVE) -> list[Cur
 def _panel(lives: Sequence[Life], title: str, pick: Pick) -> Markup:
     ends = [(name, step) for name, step in stage_ends(lives).items() if step > 0]
     layout = {
-        "title": {"text": title, "x": 0, "xref": "paper", "font": {"size": 14}},
+        "title": heading(title),
         "margin": {"t": 64},
         "xaxis": {"type": "log", "dtick": 1, "title": {"text": "steps of the genome"}},
         "shapes": [_boundary(step) for _, step in ends],

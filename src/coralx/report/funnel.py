@@ -49,17 +49,16 @@ def stopped_section(history: History) -> Markup:
         "A gate stops a genome that is broken or hopeless before it costs more. That is a result, "
         "not a failure: the reason below is what was measured against the limit of the gate."
     )
-    stopped = [result for result in history.results if result.stopped]
-    if not stopped:
-        shown = empty("No gate stopped a genome in this run.")
-    else:
-        rows = [
-            (element("code", r.genome.id), r.generation, r.stage, r.stopped.gate, r.stopped.reason)
-            for r in stopped
-            if r.stopped
-        ]
-        headings = ("Genome", "Generation", "Stage", "Gate", "Reason")
+    rows = [
+        (element("code", r.genome.id), r.generation, r.stage, r.stopped.gate, r.stopped.reason)
+        for r in history.results
+        if r.stopped
+    ]
+    headings = ("Genome", "Generation", "Stage", "Gate", "Reason")
+    if rows:
         shown = card(table(headings, rows, numeric_from=len(headings)))
+    else:
+        shown = empty("No gate stopped a genome in this run.")
     return section("stopped", "Stopped genomes", caption, shown)
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from coralx.objectives import in_units
+from coralx.objectives import describe, in_units, minimised
 from coralx.records import Generation, TrainingResult
 from coralx.report.markup import Markup, element, empty, hover, plot_text, section, table
-from coralx.report.plots import CORAL, SEA, STONE, Trace, card, key, plot
+from coralx.report.plots import CORAL, SEA, STONE, Trace, card, heading, key, plot
 from coralx.store import History
 from coralx.summary import Summary, by_generation, front_results
 from coralx.wording import better, figure, label_with_unit, share
@@ -24,7 +25,6 @@ class Course:
     """One objective over the generations; a generation without a value is left out."""
 
     name: str
-    direction: str
     front: Values
     best: Values
     median: Values
@@ -46,8 +46,7 @@ def generations_section(history: History, summary: Summary) -> Markup:
         f"{stage}, rank tells nobody apart and {history.config.evolution.tie_break} decides who "
         "goes on."
     )
-    objectives: dict[str, str] = summary["objectives"]
-    rows = [row for row in read_courses(history, objectives, stage) if row.front or row.best]
+    rows = [row for row in read_courses(history, stage) if row.front or row.best]
     draw = _table if len(history.generations) == 1 else _figures
     shares = {i["index"]: i["non_dominated"].get(stage) for i in summary["generations"]}
     drawn = draw(history.generations, rows, stage, shares)
@@ -56,32 +55,27 @@ def generations_section(history: History, summary: Summary) -> Markup:
 
 def common_stage(history: History) -> str:
     """The highest stage that each generation reached with two measured genomes, else with one."""
-    counts: dict[tuple[int, str], dict[int, int]] = {}
+    counts: defaultdict[tuple[int, str], Counter[int]] = defaultdict(Counter)
     for result in history.results:
         if result.objectives:
-            per = counts.setdefault((result.stage_index, result.stage), {})
-            per[result.generation] = per.get(result.generation, 0) + 1
+            counts[result.stage_index, result.stage][result.generation] += 1
     wanted = {generation.index for generation in history.generations}
     for least in (2, 1):
-        fit = [
-            stage
-            for stage, per in counts.items()
-            if all(per.get(index, 0) >= least for index in wanted)
-        ]
+        fit = [stage for stage, n in counts.items() if all(n[i] >= least for i in wanted)]
         if fit:
             return max(fit)[1]
     return max(counts)[1] if counts else history.config.hyperband.stages[-1].name
 
 
-def read_courses(history: History, objectives: Mapping[str, str], stage: str) -> list[Course]:
+def read_courses(history: History, stage: str) -> list[Course]:
     """For each objective, the best on the front, and best and median of the results of `stage`,
     per generation."""
     of_stage = by_generation(result for result in history.results if result.stage == stage)
     fronts = front_results(history, history.generations)
-    rows = [Course(name, direction, {}, {}, {}) for name, direction in objectives.items()]
+    rows = [Course(name, {}, {}, {}) for name in history.config.objectives]
     for generation, members in zip(history.generations, fronts, strict=True):
         for row in rows:
-            best: Callable[[Iterable[float]], float] = min if row.direction == "min" else max
+            best: Callable[[Iterable[float]], float] = min if minimised(row.name) else max
             if front := _measured(members, row.name):
                 row.front[generation.index] = best(front)
             if values := _measured(of_stage[generation.index], row.name):
@@ -99,7 +93,8 @@ def _table(
     generations: Sequence[Generation], rows: Sequence[Course], stage: str, shares: Shares
 ) -> Markup:
     """For one generation, which has no course to draw."""
-    index = generations[0].index
+    only = generations[0]
+    index = only.index
     cells = [
         (
             label_with_unit(row.name),
@@ -107,7 +102,6 @@ def _table(
         )
         for row in rows
     ]
-    only = generations[0]
     cells.append(("Hypervolume", figure("", only.hypervolume), "", ""))
     cells.append(("Diversity of genes, 0 to 1", "", "", figure("", only.diversity)))
     cells.append(("Share on the first front", share(only.first_front_share), "", ""))
@@ -144,7 +138,7 @@ def _objective(row: Course, stage: str) -> Markup:
         _line(f"best in {stage}", row.best, SEA, row.name),
         _line("best on the front", row.front, CORAL, row.name),
     ]
-    return _small(label_with_unit(row.name), better(row.direction), traces)
+    return _small(label_with_unit(row.name), better(describe(row.name).direction), traces)
 
 
 def _line(name: str, values: Values, colour: str, objective: str = "") -> Trace:
@@ -166,9 +160,8 @@ def _line(name: str, values: Values, colour: str, objective: str = "") -> Trace:
 
 
 def _small(title: str, note: str, traces: list[Trace]) -> Markup:
-    heading = f"{plot_text(title)}<br><sup>{note}</sup>"
     layout = {
-        "title": {"text": heading, "x": 0, "xref": "paper", "font": {"size": 14}},
+        "title": heading(f"{plot_text(title)}<br><sup>{note}</sup>"),
         "margin": {"t": 56, "r": 16},
         "xaxis": {"dtick": _tick(traces), "title": {"text": "generation"}},
         "yaxis": {"nticks": 5},

@@ -7,7 +7,7 @@ from typing import Any
 
 from coralx.records import TrainingResult
 from coralx.report.markup import Markup, element, empty, hover, join, section, table
-from coralx.report.plots import SEA, STONE, Trace, card, key, plot
+from coralx.report.plots import SEA, STONE, Trace, card, heading, key, plot
 from coralx.store import History
 from coralx.summary import Summary
 from coralx.wording import (
@@ -136,7 +136,7 @@ def _bar(name: str, row: str, value: float, write: Any, colour: str) -> Trace:
 def _bars(title: str, traces: list[Trace], describe: str) -> Markup:
     layout = {
         "barmode": "stack",
-        "title": {"text": title, "x": 0, "xref": "paper", "font": {"size": 14}},
+        "title": heading(title),
         "margin": {"t": 40, "r": 16},
         "yaxis": {"categoryarray": ["this run", "naive"], "categoryorder": "array"},
         "xaxis": {"rangemode": "tozero", "nticks": 6},

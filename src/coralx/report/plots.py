@@ -58,6 +58,11 @@ def key(entries: Iterable[tuple[str, str]]) -> Markup:
     )
 
 
+def heading(text: str) -> dict[str, Any]:
+    """A figure's title, above its left edge."""
+    return {"text": text, "x": 0, "xref": "paper", "font": {"size": 14}}
+
+
 def templates() -> dict[str, Any]:
     """The look that all figures share, for the light and the dark page."""
     return {
