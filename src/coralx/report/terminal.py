@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -62,8 +62,7 @@ def _print_parts(summary: Summary, console: Console) -> None:
     console.print(_headline(summary))
     if summary["rows"]:
         console.print(_rows(summary))
-    for text in cautions(summary, summary["objectives"], summary["base_model"]):
-        console.print(Text(clean(f"Warning: {text}"), style=ACCENT))
+    _warn(console, cautions(summary, summary["objectives"], summary["base_model"]))
     for path, rows in summary["left_out"].items():
         console.print(Text(clean(f"{plural(rows, 'row')} left out of {path}"), style="dim"))
     if not summary["genomes"]:
@@ -83,23 +82,32 @@ def _print_parts(summary: Summary, console: Console) -> None:
     if summary["stage_correlation"]:
         title = "How well a stage predicts the next: Spearman's rho, 95% interval"
         _show(console, title, _correlations(summary["stage_correlation"], names))
-        for text in doubts(summary["stage_correlation"]):
-            console.print(Text(clean(f"Warning: {text}"), style=ACCENT))
-    if front := summary["front"][:MOST_SHOWN]:
-        left_out = len(summary["front"]) - len(front)
-        _show(console, "Genes of the front", _genes(front, summary["space"]), left_out)
-        title = "Front on validation data (used for selection)"
-        _show(console, title, _front(front, names, "objectives", figure), left_out)
-        if any(member["test"] for member in front):
-            title = "Front on test data (touched once), with bootstrap interval"
-            _show(console, title, _front(front, names, "test", _interval), left_out)
-            if "false_positive_cost" in names:
-                console.print(Text(clean(FPR_NOTE), style="dim"))
-        if any(key.startswith("as_served/") for member in front for key in member["test_details"]):
-            title = "As exported: what each adapter's own threshold does on test data"
-            _show(console, title, _as_served(front), left_out)
+        _warn(console, doubts(summary["stage_correlation"]))
+    if summary["front"]:
+        _print_front(summary, names, console)
     _show(console, "Where the effort went", _effort(summary))
     console.print(_saving(summary))
+
+
+def _print_front(summary: Summary, names: Sequence[str], console: Console) -> None:
+    front = summary["front"][:MOST_SHOWN]
+    left_out = len(summary["front"]) - len(front)
+    _show(console, "Genes of the front", _genes(front, summary["space"]), left_out)
+    title = "Front on validation data (used for selection)"
+    _show(console, title, _front(front, names, "objectives", figure), left_out)
+    if any(member["test"] for member in front):
+        title = "Front on test data (touched once), with bootstrap interval"
+        _show(console, title, _front(front, names, "test", _interval), left_out)
+        if "false_positive_cost" in names:
+            console.print(Text(clean(FPR_NOTE), style="dim"))
+    if any(key.startswith("as_served/") for member in front for key in member["test_details"]):
+        title = "As exported: what each adapter's own threshold does on test data"
+        _show(console, title, _as_served(front), left_out)
+
+
+def _warn(console: Console, texts: Iterable[str]) -> None:
+    for text in texts:
+        console.print(Text(clean(f"Warning: {text}"), style=ACCENT))
 
 
 def _headline(summary: Summary) -> Text:
@@ -178,8 +186,8 @@ def _stopped(stopped: Sequence[Mapping[str, Any]]) -> Table:
 
 def _merged(merge: Mapping[str, int]) -> Text:
     beat, children = count(merge["beat_better_parent"]), count(merge["children"])
-    return Text(f"\n{beat} of {children} merged children had a higher AUROC than either parent "
-                "before training.")  # fmt: skip
+    higher = "had a higher AUROC than either parent before training."
+    return Text(f"\n{beat} of {children} merged children {higher}")
 
 
 def _correlations(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Table:
