@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 from naive_vs_coralx import Noting, full_training
-from results import describe_machine, spread, write_results
+from results import between, describe_machine, spread, table, write_results
 
 from coralx.compare.ways import run_coralx
 from coralx.config import Config, load_config
@@ -37,6 +37,10 @@ from coralx.train.worker import Worker
 
 Bounds = Mapping[str, tuple[float, float]]
 FIGURES = ("hypervolume_validation", "hypervolume_test", "auroc_test")
+HEADINGS = (
+    *("seed", "steps", "random genomes"),
+    *("hypervolume, validation", "random", "test", "random", "test AUROC", "random"),
+)
 
 
 def main() -> None:
@@ -115,25 +119,23 @@ def report(arguments: argparse.Namespace) -> None:
         f"{arguments.generations} generations of {arguments.population}; random: as many genomes "
         f"as the same steps train in full, mean of {arguments.draws} draws.",
         "",
-        "| seed | steps | random genomes | hypervolume, validation | random | test | random "
-        "| test AUROC | random |",
-        "|---|---|---|---|---|---|---|---|---|",
+        *table(HEADINGS, [cells_of(row) for row in rows]),
+        "",
     ]
-    for row in rows:
-        cells = " | ".join(
-            f"{row['coralx'][figure]:.4g} | {np.mean([o[figure] for o in row['random']]):.4g}"
-            for figure in FIGURES
-        )
-        steps, count = row["coralx"]["steps"], row["random"][0]["genomes"]
-        lines.append(f"| {row['seed']} | {steps:,} | {count} | {cells} |")
-    lines.append("")
     for figure, found in summary.items():
         kind = "CoralX minus random" if figure == "auroc_test" else "CoralX / random"
-        low, high = found["low"], found["high"]
-        lines.append(f"- {figure}, {kind}: {found['median']:.3f} ({low:.3f} to {high:.3f})")
+        lines.append(f"- {figure}, {kind}: {between(found, 3)}")
     settings = {name: getattr(arguments, name) for name in ("generations", "population", "draws")}
     document = {**summary, **settings, "machine": describe_machine(), "runs": rows}
     write_results("equal_steps", document, lines)
+
+
+def cells_of(row: Mapping[str, Any]) -> list[object]:
+    cells = [row["seed"], f"{row['coralx']['steps']:,}", row["random"][0]["genomes"]]
+    for figure in FIGURES:
+        random = np.mean([one[figure] for one in row["random"]])
+        cells += [f"{row['coralx'][figure]:.4g}", f"{random:.4g}"]
+    return cells
 
 
 if __name__ == "__main__":

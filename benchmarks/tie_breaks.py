@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from moocore import hypervolume
-from results import describe_machine, spread, write_results
+from results import between, describe_machine, spread, table, write_results
 
 from coralx.compare.ways import as_result
 from coralx.objectives import OBJECTIVES, minimised
@@ -45,7 +45,7 @@ def main() -> None:
                 shares = dict(zip(BOXES, map(spread, kept), strict=True))
                 rows.append(row | {"kept": shares, "ms_per_result": spread(took)})
     document = {"machine": describe_machine(), "seeds": len(seeds), "rows": rows}
-    write_results("tie_breaks", document, table(rows))
+    write_results("tie_breaks", document, describe(rows))
 
 
 def draw(n: int, m: int, power: float, seed: int) -> Matrix:
@@ -90,37 +90,28 @@ def shares(losses: Matrix, kept: Matrix) -> tuple[float, float]:
     return hypervolume(kept, ref=1.1) / hypervolume(losses, ref=1.1), own
 
 
-def table(rows: list[dict[str, Any]]) -> list[str]:
+def describe(rows: list[dict[str, Any]]) -> list[str]:
     names = ["any", *TIE_BREAKS]
     by_place = {(r["n"], r["m"], r["shape"], r["tie_break"]): r for r in rows}
-    lines = [
+
+    def took(n: int, m: int, name: str) -> str:
+        times = [by_place[n, m, shape, name]["ms_per_result"]["median"] for shape in SHAPES]
+        return f"{np.median(times):.3f}"
+
+    kept = [
+        (n, m, shape, box, *(between(by_place[n, m, shape, t]["kept"][box], 2) for t in names))
+        for n, m in SIZES
+        for shape in SHAPES
+        for box in BOXES
+    ]
+    times = [(f"n = {n}, {m} objectives", *(took(n, m, t) for t in TIE_BREAKS)) for n, m in SIZES]
+    return [
         "Hypervolume kept by half of a front, median over seeds (lowest to highest):",
         "",
-        f"| n | objectives | shape | box | {' | '.join(names)} |",
-        "|---|---|---|---|" + "---|" * len(names),
-    ]
-    for n, m in SIZES:
-        for shape in SHAPES:
-            for box in BOXES:
-                kept = [by_place[n, m, shape, name]["kept"][box] for name in names]
-                row = " | ".join(map(describe, kept))
-                lines.append(f"| {n} | {m} | {shape} | {box} | {row} |")
-    lines += [
+        *table(("n", "objectives", "shape", "box", *names), kept),
         "",
-        f"| ms per result | {' | '.join(names[1:])} |",
-        "|---|" + "---|" * len(TIE_BREAKS),
+        *table(("ms per result", *TIE_BREAKS), times),
     ]
-    for n, m in SIZES:
-        cells = []
-        for name in TIE_BREAKS:
-            times = [by_place[n, m, shape, name]["ms_per_result"] for shape in SHAPES]
-            cells.append(f"{np.median([each['median'] for each in times]):.3f}")
-        lines.append(f"| n = {n}, {m} objectives | {' | '.join(cells)} |")
-    return lines
-
-
-def describe(kept: dict[str, float]) -> str:
-    return f"{kept['median']:.2f} ({kept['low']:.2f} to {kept['high']:.2f})"
 
 
 if __name__ == "__main__":
