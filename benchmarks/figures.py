@@ -12,13 +12,7 @@ def draw_speedup(document: dict[str, Any], path: Path) -> None:
     rows = [row for row in document["runs"] if row["speedup_wall_clock"] is not None]
     if not rows:
         return
-    import matplotlib
-
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "coralx"  # the same figure from the same data
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7, 1.2 + 0.5 * len(rows)))
+    figure, axes = begin(figsize=(7, 1.2 + 0.5 * len(rows)))
     for place, row in enumerate(rows):
         naive, own = row["naive"]["seconds"], row["coralx"]["seconds"]
         axes.barh(place - 0.2, naive, 0.36, color="#b8b8b8", label="naive" if not place else None)
@@ -27,26 +21,16 @@ def draw_speedup(document: dict[str, Any], path: Path) -> None:
     axes.set_yticks(range(len(rows)), [f"seed {row['seed']}" for row in rows])
     axes.invert_yaxis()
     axes.set_xlabel("seconds")
-    axes.legend(frameon=False, loc="lower right")
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.tight_layout()
-    figure.savefig(path, metadata={"Date": None})
-    pyplot.close(figure)
+    end(figure, axes, path)
 
 
 def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Hypervolume of what could be handed over against time, in multiples of CoralX's: a line for
     each search and seed."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "coralx"
-    from matplotlib import pyplot
-
     whole = {row["seed"]: row["seconds"] for row in rows if row["peer"] == "coralx"}
     colours = {"coralx": "#e4572e"}
     named: set[str] = set()
-    figure, axes = pyplot.subplots(figsize=(7, 4))
+    figure, axes = begin(figsize=(7, 4))
     for row in rows:
         colour = colours.setdefault(row["peer"], f"C{len(colours)}")
         times = [seconds / whole[row["seed"]] for seconds, _, _ in row["curve"]]
@@ -59,8 +43,30 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         axes.step(times, volumes, where="post", color=colour, label=label, linewidth=1.2)
     axes.set_xlabel("time, in CoralX runs")
     axes.set_ylabel("hypervolume (validation)")
+    end(figure, axes, path)
+
+
+def begin(*grid: int, **options: Any) -> tuple[Any, Any]:
+    """A figure and its axes, as of `pyplot.subplots`; the same figures give the same bytes."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "coralx"
+    from matplotlib import pyplot
+
+    return pyplot.subplots(*grid, **options)
+
+
+def end(figure: Any, axes: Any, path: Path) -> None:
+    """What is alike in figures of one panel."""
     axes.legend(frameon=False, loc="lower right")
     axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
+    save(figure, path)
+
+
+def save(figure: Any, path: Path) -> None:
+    from matplotlib import pyplot
+
     figure.savefig(path, metadata={"Date": None})
     pyplot.close(figure)

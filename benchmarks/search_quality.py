@@ -35,6 +35,7 @@ from typing import Any
 import numpy as np
 from competitors import SEARCHERS, Problem, scale, simulate
 from fidelity_problems import PROBLEMS
+from figures import begin, save
 from numpy.typing import NDArray
 from results import FOLDER, describe_machine, write_results
 
@@ -361,17 +362,11 @@ def draw(
     curves: Mapping[tuple[str, str], Curve],
 ) -> None:
     """Mean hypervolume against cost, a panel for each problem, with bootstrap bands."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "coralx"  # the same figures give the same bytes
-    from matplotlib import pyplot
-
     rng = np.random.default_rng(1)
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
     size = (4.2 * columns, 3.2 * rows + 0.6)
-    figure, axes = pyplot.subplots(rows, columns, figsize=size, squeeze=False)
+    figure, axes = begin(rows, columns, figsize=size, squeeze=False)
     shares = np.linspace(1 / POINTS, 1, POINTS) * 100
     for panel, problem in zip(axes.flat, names, strict=False):
         for method in methods:
@@ -388,7 +383,7 @@ def draw(
     handles, labels = axes.flat[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower center", ncols=4, fontsize=8, frameon=False)
     figure.tight_layout(rect=(0, 0.5 / size[1], 1, 1))
-    figure.savefig(path, metadata={"Date": None})
+    save(figure, path)
 
 
 if __name__ == "__main__":
