@@ -37,7 +37,7 @@ from competitors import SEARCHERS, Problem, scale, simulate
 from fidelity_problems import PROBLEMS
 from figures import begin, save
 from numpy.typing import NDArray
-from results import FOLDER, describe_machine, write_results
+from results import FOLDER, describe_machine, table, write_results
 
 from coralx.config import Config, load_config
 from coralx.errors import ExtinctError
@@ -72,6 +72,12 @@ DRAWN = 400  # genomes that a made-up problem's average cost is taken from
 RESAMPLES = 4000
 CURVES = ("hypervolume", "first_objective")  # of a run, over the budget
 Curve = NDArray[np.float64]
+Run = Mapping[str, Any]
+Searches = Mapping[tuple[str, str], Sequence[Run]]  # runs by problem and method
+HEADINGS = (
+    *("problem", "search", "25 %", "50 %", "100 %"),
+    *("first objective", "trained in full", "steps"),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -279,68 +285,35 @@ def difference(a: Curve, b: Curve, rng: np.random.Generator) -> tuple[float, flo
 def report(
     arguments: argparse.Namespace,
     names: Sequence[str],
-    runs: Sequence[Mapping[str, Any]],
+    runs: Sequence[Run],
     speed: float,
 ) -> None:
     rng = np.random.default_rng(0)
-    curves, firsts = (
-        {
-            (p, m): np.array([r[what] for r in runs if (r["problem"], r["method"]) == (p, m)])
-            for p in names
-            for m in arguments.methods
-        }
-        for what in CURVES
-    )
-    places = [round(share * POINTS) - 1 for share in SHOWN]
-    summary: dict[str, Any] = {}
+    searches = {
+        (p, m): [r for r in runs if (r["problem"], r["method"]) == (p, m)]
+        for p in names
+        for m in arguments.methods
+    }
+    summary = {p: {m: summarise(searches[p, m], rng) for m in arguments.methods} for p in names}
     lines = [
         f"Replay: {arguments.seeds} seeds, budget {arguments.budget:g} full trainings, "
         f"{arguments.workers} virtual worker(s). Share of the reachable hypervolume at "
         "25, 50 and 100 % of the budget, and the best of the first objective at 100 %; mean over "
         "seeds (95 % interval).",
         "",
-        "| problem | search | 25 % | 50 % | 100 % | first objective | trained in full | steps |",
-        "|---|---|---|---|---|---|---|---|",
+        *table(HEADINGS, [(p, m, *cells_of(summary[p][m])) for p, m in searches]),
+        "",
     ]
     for problem in names:
-        summary[problem] = {}
-        for method in arguments.methods:
-            mine = [r for r in runs if (r["problem"], r["method"]) == (problem, method)]
-            finished = float(np.mean([r["finished"] for r in mine]))
-            steps = float(np.mean([r["steps"] for r in mine]))
-            found = [interval(curves[problem, method][:, place], rng) for place in places]
-            first = interval(firsts[problem, method][:, -1], rng)
-            cells = " | ".join(
-                f"{m:.3f} ({low:.3f} to {high:.3f})" for m, low, high in [*found, first]
-            )
-            lines.append(f"| {problem} | {method} | {cells} | {finished:.0f} | {steps:,.0f} |")
-            summary[problem][method] = {
-                "hypervolume": dict(zip(map(str, SHOWN), found, strict=True)),
-                "first_objective": first,
-                "finished": finished,
-                "steps": steps,
-            }
-    lines.append("")
-    for problem in names:
-        others = [m for m in arguments.methods if m not in CORALX]
-        ours = [m for m in arguments.methods if m in CORALX]
-        if not others:
-            continue
-        best = max(others, key=lambda m: curves[problem, m][:, -1].mean())
-        for method in ours:
-            gap = difference(curves[problem, method][:, -1], curves[problem, best][:, -1], rng)
-            summary[problem][method]["minus_best_other"] = {"other": best, "difference": gap}
-            lines.append(
-                f"- {problem}: {method} minus the best other ({best}): "
-                f"{gap[0]:+.3f} ({gap[1]:+.3f} to {gap[2]:+.3f})"
-            )
-        best = max(others, key=lambda m: firsts[problem, m][:, -1].mean())
-        for method in ours:
-            gap = difference(firsts[problem, method][:, -1], firsts[problem, best][:, -1], rng)
-            lines.append(
-                f"- {problem}, first objective: {method} minus the best other ({best}): "
-                f"{gap[0]:+.3f} ({gap[1]:+.3f} to {gap[2]:+.3f})"
-            )
+        for what, title in zip(CURVES, (problem, f"{problem}, first objective"), strict=True):
+            for method, found in compare(problem, searches, what, rng).items():
+                if what == "hypervolume":
+                    summary[problem][method]["minus_best_other"] = found
+                mean, low, high = found["difference"]
+                lines.append(
+                    f"- {title}: {method} minus the best other ({found['other']}): "
+                    f"{mean:+.3f} ({low:+.3f} to {high:+.3f})"
+                )
     lines.append(f"- 10,000 genomes on 1,000 virtual workers: {speed:.1f} s of one core")
     settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(arguments).items()}
     settings.pop("table")
@@ -352,14 +325,54 @@ def report(
         "runs": [{**r, **{k: [round(v, 5) for v in r[k]] for k in CURVES}} for r in runs],
     }
     write_results("search_quality", document, lines)
-    draw(FOLDER / "search_quality.svg", names, arguments.methods, curves)
+    draw(FOLDER / "search_quality.svg", names, arguments.methods, searches)
+
+
+def summarise(runs: Sequence[Run], rng: np.random.Generator) -> dict[str, Any]:
+    """The runs of one search on one problem; figures with their intervals."""
+    volumes = curves_of(runs, "hypervolume")
+    shown = {str(s): interval(volumes[:, round(s * POINTS) - 1], rng) for s in SHOWN}
+    return {
+        "hypervolume": shown,
+        "first_objective": interval(curves_of(runs, "first_objective")[:, -1], rng),
+        "finished": float(np.mean([run["finished"] for run in runs])),
+        "steps": float(np.mean([run["steps"] for run in runs])),
+    }
+
+
+def cells_of(found: Mapping[str, Any]) -> list[str]:
+    figures = (*found["hypervolume"].values(), found["first_objective"])
+    cells = [f"{mean:.3f} ({low:.3f} to {high:.3f})" for mean, low, high in figures]
+    return [*cells, f"{found['finished']:.0f}", f"{found['steps']:,.0f}"]
+
+
+def compare(
+    problem: str, searches: Searches, what: str, rng: np.random.Generator
+) -> dict[str, dict[str, Any]]:
+    """At the whole budget, CoralX in each of its ways minus the best other search; nothing where
+    there was no other."""
+    ends = {m: curves_of(runs, what)[:, -1] for (p, m), runs in searches.items() if p == problem}
+    others = [method for method in ends if method not in CORALX]
+    if not others:
+        return {}
+    best = max(others, key=lambda method: ends[method].mean())
+    return {
+        method: {"other": best, "difference": difference(ends[method], ends[best], rng)}
+        for method in ends
+        if method in CORALX
+    }
+
+
+def curves_of(runs: Sequence[Run], what: str) -> Curve:
+    """(seeds, POINTS)"""
+    return np.array([run[what] for run in runs])
 
 
 def draw(
     path: Path,
     names: Sequence[str],
     methods: Sequence[str],
-    curves: Mapping[tuple[str, str], Curve],
+    searches: Searches,
 ) -> None:
     """Mean hypervolume against cost, a panel for each problem, with bootstrap bands."""
     rng = np.random.default_rng(1)
@@ -370,7 +383,8 @@ def draw(
     shares = np.linspace(1 / POINTS, 1, POINTS) * 100
     for panel, problem in zip(axes.flat, names, strict=False):
         for method in methods:
-            found = np.array([interval(column, rng) for column in curves[problem, method].T])
+            volumes = curves_of(searches[problem, method], "hypervolume")
+            found = np.array([interval(column, rng) for column in volumes.T])
             style = "-" if method in CORALX else "--"
             (line,) = panel.plot(shares, found[:, 0], style, label=method, linewidth=1.4)
             panel.fill_between(shares, found[:, 1], found[:, 2], color=line.get_color(), alpha=0.15)
