@@ -100,7 +100,7 @@ def measure_seed(config: Config, arguments: argparse.Namespace) -> None:
         if arguments.again or not known.exists():
             side = run_coralx(config, worker, Path(scratch), Printer())
             keep_side(known, side, timed=not arguments.quality)
-        genomes = [Genome.model_validate(g) for g in json.loads(known.read_text())["genomes"]]
+        genomes = [Genome.model_validate(g) for g in read(known)["genomes"]]
         if arguments.packed:
             train_packed(config, genomes, folder)
         elif arguments.time is not None:
@@ -226,7 +226,7 @@ def naive_results(genomes: Sequence[Genome], folder: Path) -> list[TrainingResul
     """Validation figures of the genomes trained so far."""
     known = [(genome, folder / f"{genome.id}.json") for genome in genomes]
     return [
-        as_result("naive", genome, json.loads(path.read_text())["validation"])
+        as_result("naive", genome, read(path)["validation"])
         for genome, path in known
         if path.exists()
     ]
@@ -237,43 +237,45 @@ def compare(config: Config, work: Path) -> dict[str, Any] | None:
     folder = work / f"seed-{config.evolution.seed}"
     if not (folder / "coralx.json").exists():
         return None
-    coralx = json.loads((folder / "coralx.json").read_text())
+    coralx = read(folder / "coralx.json")
     genomes = [Genome.model_validate(g) for g in coralx["genomes"]]
-    trained = [json.loads(path.read_text()) for path in own_files(folder / "naive")]
-    timed = [json.loads(path.read_text()) for path in own_files(folder / "timed")] or trained
-    seconds = [line["seconds"] for line in timed if line["seconds"] is not None]
-    mixed = [json.loads(p.read_text())["seconds"] for p in own_files(folder / "timed_mixed")]
-    packed = folder / "packed.json"
-    steps = (trained or timed or [{"steps": 0}])[0]["steps"] * len(genomes)
-    if not steps and packed.exists():
-        steps = json.loads(packed.read_text())["steps"]
-    row: dict[str, Any] = {
+    trained = read_all(folder / "naive")
+    timed = [line for line in read_all(folder / "timed") or trained if line["seconds"] is not None]
+    own = coralx["seconds"] if coralx["timed"] else None
+    naive = seconds_of_all(timed, len(genomes))
+    mixed = seconds_of_all(read_all(folder / "timed_mixed"), len(genomes))
+    steps = naive_steps(folder, len(genomes))
+    return {
         "seed": config.evolution.seed,
         "genomes": len(genomes),
         "naive_genomes_trained": len(trained),
-        "naive_genomes_timed": len(seconds),
+        "naive_genomes_timed": len(timed),
         "coralx": {
-            "seconds": coralx["seconds"] if coralx["timed"] else None,
+            "seconds": own,
             "steps": coralx["steps"],
             "tokens": coralx["tokens"],
             "computed_tokens": coralx["computed_tokens"],
         },
-        "naive": {
-            "seconds": float(np.mean(seconds)) * len(genomes) if seconds else None,
-            "mixed_seconds": float(np.mean(mixed)) * len(genomes) if mixed else None,
-            "steps": steps,
-        },
+        "naive": {"seconds": naive, "mixed_seconds": mixed, "steps": steps},
         "speedup_steps": steps / coralx["steps"] if steps else None,
         "samples_saved": 1 - coralx["steps"] / steps if steps else None,
+        "speedup_wall_clock": naive and own and naive / own,
+        "speedup_over_mixed_naive": mixed and own and mixed / own,
+        **compare_quality(config, genomes, coralx, folder),
     }
-    for name, side in (
-        ("speedup_wall_clock", "seconds"),
-        ("speedup_over_mixed_naive", "mixed_seconds"),
-    ):
-        known = row["naive"][side] is not None and coralx["timed"]
-        row[name] = row["naive"][side] / coralx["seconds"] if known else None
-    row.update(compare_quality(config, genomes, coralx, folder))
-    return row
+
+
+def seconds_of_all(timed: Sequence[Mapping[str, Any]], genomes: int) -> float | None:
+    """Of so many genomes at the mean of those timed; None where none was."""
+    return float(np.mean([line["seconds"] for line in timed])) * genomes if timed else None
+
+
+def naive_steps(folder: Path, genomes: int) -> int:
+    """As many for each genome; 0 while they are not known."""
+    if known := read_all(folder / "naive") or read_all(folder / "timed"):
+        return int(known[0]["steps"] * genomes)
+    packed = folder / "packed.json"
+    return int(read(packed)["steps"]) if packed.exists() else 0
 
 
 def compare_quality(
@@ -286,7 +288,7 @@ def compare_quality(
         sides["naive"] = naive
     for name in ("packed", "packed_calibrated"):
         if (folder / f"{name}.json").exists():
-            sides[name] = json.loads((folder / f"{name}.json").read_text())
+            sides[name] = read(folder / f"{name}.json")
     if len(sides) == 1:
         return dict.fromkeys(QUALITY)
     fronts = {
@@ -323,8 +325,7 @@ def naive_quality(config: Config, genomes: Sequence[Genome], folder: Path) -> di
     if len(found) < len(genomes) or not all(path.exists() for path in paths):
         return None
     tested = [
-        as_result("naive", r.genome, json.loads(path.read_text()))
-        for r, path in zip(chosen, paths, strict=True)
+        as_result("naive", r.genome, read(path)) for r, path in zip(chosen, paths, strict=True)
     ]
     first = max(chosen, key=lambda r: r.objectives["task_skill"]).genome.id
     best = next(r for r in tested if r.genome.id == first).objectives["task_skill"]
@@ -338,8 +339,8 @@ def summarise(configs: Sequence[Config], work: Path, name: str) -> None:
     for figure in (*FIGURES, *QUALITY):
         values = [row[figure] for row in rows if row[figure] is not None]
         summary[figure] = {**spread(values), "seeds": len(values)} if values else None
-    lines = [json.loads(p.read_text()) for c in configs for kind in ("naive", "timed")
-             for p in own_files(work / f"seed-{c.evolution.seed}" / kind)]  # fmt: skip
+    folders = [work / f"seed-{c.evolution.seed}" for c in configs]
+    lines = [line for f in folders for kind in ("naive", "timed") for line in read_all(f / kind)]
     tokens = [line["computed_tokens"] / line["steps"] for line in lines]
     ablation = work / "ablation.json"
     document = {
@@ -351,7 +352,7 @@ def summarise(configs: Sequence[Config], work: Path, name: str) -> None:
         "tokens_per_step_naive": float(np.mean(tokens)) if tokens else None,
         "machine": describe_machine(),
         "runs": rows,
-        "ablation": json.loads(ablation.read_text()) if ablation.exists() else None,
+        "ablation": read(ablation) if ablation.exists() else None,
     }
     write_results(name, document, describe(document))
     draw_speedup(document, FOLDER / f"{name}.svg")
@@ -404,9 +405,14 @@ def shown(value: float | None, form: str, unit: str = "") -> str:
     return "-" if value is None else format(value, form) + unit
 
 
-def own_files(folder: Path) -> list[Path]:
+def read_all(folder: Path) -> list[dict[str, Any]]:
     """Training figures; those of the test rows are named otherwise."""
-    return sorted(p for p in folder.glob("*.json") if not p.name.endswith(".test.json"))
+    paths = sorted(p for p in folder.glob("*.json") if not p.name.endswith(".test.json"))
+    return [read(path) for path in paths]
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def keep(path: Path, document: Any) -> None:
