@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
@@ -17,7 +17,7 @@ from coralx.config import Config
 from coralx.errors import ExtinctError
 from coralx.loop import run
 from coralx.objectives import loss
-from coralx.records import Genome, TrainingResult
+from coralx.records import Cost, Genome, TrainingResult
 from coralx.runs.watcher import Watcher
 from coralx.search import selection
 from coralx.search.evolution import new_search
@@ -82,20 +82,11 @@ def run_coralx(
             "(hyperband.cross_modal_proxy): no adapters come of that"
         )
     watcher.say(f"measuring the front of {len(front)} on the test rows")
-    tested, best = measure_front(worker, front)
-    costs = [result.cost for result in evolution.results]
-    side = Side(
-        seconds=seconds,
-        steps=sum(cost.steps for cost in costs),
-        tokens=sum(cost.tokens for cost in costs),
-        computed_tokens=sum(cost.computed_tokens for cost in costs),
-        genomes=list({r.genome.id: r.genome for r in evolution.results}.values()),
-        front=tested,
-        best=best,
-    )
-    size = len(side["front"])
+    met = {result.genome.id: result.genome for result in evolution.results}
+    side = _side(seconds, met.values(), [result.cost for result in evolution.results])
+    side["front"], side["best"] = measure_front(worker, front)
     skill = f"test AUROC {side['best']:.3f}"
-    watcher.say(f"hyperband: {duration(seconds)}, {size} on the front, {skill}")
+    watcher.say(f"hyperband: {duration(seconds)}, {len(front)} on the front, {skill}")
     return side
 
 
@@ -153,15 +144,8 @@ def run_naive(
 
 def naive_side(genomes: Sequence[Genome], results: Sequence[NaiveResult]) -> Side:
     """What naive training of the genomes that have results cost, as yet without test figures."""
-    return Side(
-        seconds=sum(r.train_seconds + r.eval_seconds for r in results),
-        steps=sum(r.steps for r in results),
-        tokens=sum(r.tokens for r in results),
-        computed_tokens=sum(r.computed_tokens for r in results),
-        genomes=list(genomes[: len(results)]),
-        front=[],
-        best=math.nan,
-    )
+    seconds = sum(r.train_seconds + r.eval_seconds for r in results)
+    return _side(seconds, genomes[: len(results)], results)
 
 
 def run_simulation(config: Config, genomes: Sequence[Genome], names: Sequence[str]) -> Side:
@@ -170,16 +154,10 @@ def run_simulation(config: Config, genomes: Sequence[Genome], names: Sequence[st
     seed = config.evolution.seed
     results = [as_result("simulation", g, simulate(g, names, seed)) for g in genomes]
     seconds = time.perf_counter() - began
-    best = max(results, key=lambda r: r.objectives["task_skill"])
-    return Side(
-        seconds=seconds,
-        steps=0,
-        tokens=0,
-        computed_tokens=0,
-        genomes=list(genomes),
-        front=selection.front(results, config.objectives),
-        best=best.objectives["task_skill"],
-    )
+    side = _side(seconds, genomes, [])
+    side["front"] = selection.front(results, config.objectives)
+    side["best"] = max(result.objectives["task_skill"] for result in results)
+    return side
 
 
 def as_result(way: str, genome: Genome, objectives: Mapping[str, float]) -> TrainingResult:
@@ -192,6 +170,19 @@ def as_result(way: str, genome: Genome, objectives: Mapping[str, float]) -> Trai
         stage_index=0,
         lora_cfg=genome.lora_cfg,
         objectives=dict(objectives),
+    )
+
+
+def _side(seconds: float, genomes: Iterable[Genome], spent: Sequence[Cost | NaiveResult]) -> Side:
+    """What was spent on the genomes, as yet without a front."""
+    return Side(
+        seconds=seconds,
+        steps=sum(each.steps for each in spent),
+        tokens=sum(each.tokens for each in spent),
+        computed_tokens=sum(each.computed_tokens for each in spent),
+        genomes=list(genomes),
+        front=[],
+        best=math.nan,
     )
 
 
