@@ -57,7 +57,7 @@ def added_bytes(
     if above:
         backward = max(above * _passing(shape), count * _returning(shape))
     else:
-        backward = alone + count * _passing(shape, last=True)
+        backward = alone + count * _passing_last(shape)
     training = below + max(forward, backward)
     scoring = max(above * _scoring(shape, tokens), forward)
     values = max(rows * training, evaluated * scoring) * tokens
@@ -140,11 +140,14 @@ def _kept_by_base(shape: ModelShape, tokens: int, last: bool) -> float:
     return 2 * keys if last else 2 * norm + 4 * queries + tokens + 3 * shape.intermediate
 
 
-def _passing(shape: ModelShape, last: bool = False) -> float:
+def _passing(shape: ModelShape) -> float:
     """Values per token that pass at once beside what is kept where a block has most of them: in its
-    MLP, or in the last one before its one token is taken out."""
-    if not last:
-        return (3 if shape.decoder else 2) * shape.intermediate
+    MLP."""
+    return (3 if shape.decoder else 2) * shape.intermediate
+
+
+def _passing_last(shape: ModelShape) -> float:
+    """The same of the last block: before its one token is taken out."""
     if not shape.decoder:
         return 3.5 * shape.hidden
     return shape.hidden + max(shape.hidden * _FP32_BYTES / shape.value_bytes, 4 * _keys(shape))
@@ -177,7 +180,7 @@ def _scoring_last(shape: ModelShape) -> float:
     """The same of the last block: keys and values beside its input or, in a decoder, more where it
     is normed in fp32 or keys are turned by their position."""
     if not shape.decoder:
-        return _passing(shape, last=True)
+        return _passing_last(shape)
     norm = 1 + 2 * _FP32_BYTES / shape.value_bytes
     return max(norm * shape.hidden, 2 * shape.hidden + 6 * _keys(shape))
 
