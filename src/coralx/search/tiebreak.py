@@ -113,33 +113,21 @@ TIE_BREAKS: dict[str, TieBreak] = {
 
 
 def _front_by_front(matrix: Matrix, rank: Ranks, score: Callable[[Matrix], Matrix]) -> Matrix:
-    """The scores of each front's rows among themselves, infinities replaced; 0 for a lone row, and
-    under one objective, where a front's rows are all equal."""
+    """The scores of each front's rows among themselves; 0 for a lone row, and under one objective,
+    where a front's rows are all equal."""
     scores = np.zeros(len(matrix))
     if matrix.shape[1] == 1:
         return scores
     by_rank = np.argsort(rank, kind="stable")
     for members in np.split(by_rank, np.flatnonzero(np.diff(rank[by_rank])) + 1):
         if len(members) > 1:
-            scores[members] = score(_without_infinity(matrix[members]))
+            scores[members] = score(matrix[members])
     return scores
 
 
-def _without_infinity(matrix: Matrix) -> Matrix:
-    """An infinite value counts as one range beyond its column's worst finite one, so that
-    distances stay numbers."""
-    finite = np.isfinite(matrix)
-    worst = np.max(matrix, axis=0, where=finite, initial=-np.inf)
-    best = np.min(matrix, axis=0, where=finite, initial=np.inf)
-    known = np.isfinite(worst)  # a column without any finite value says nothing
-    span = np.where(worst > best, worst - best, 1.0)
-    return np.where(finite, matrix, np.where(known, worst + span, 0.0))
-
-
 def _scale(matrix: Matrix, first: NDArray[np.bool_] | None = None) -> Matrix:
-    """Columns without infinities onto 0 to 1 between the best and the worst of the rows `first`
-    (of all where those are equal); a constant column becomes 0."""
-    matrix = _without_infinity(matrix)
+    """Columns onto 0 to 1 between the best and the worst of the rows `first` (of all where those
+    are equal); a constant column becomes 0."""
     ends = matrix if first is None else matrix[first]
     span = np.ptp(ends, axis=0)
     span = np.where(span > 0, span, np.ptp(matrix, axis=0))
