@@ -207,8 +207,7 @@ def _correlation(row: Mapping[str, Any] | None) -> Text:
         return Text(MISSING)
     if row["low"] is None:
         return Text(rho(row["rho"]), style="bold")
-    ends = (rho(row[end]).replace("0.", ".") for end in ("low", "high"))
-    return Text.assemble((rho(row["rho"]), "bold"), (f"\n{MISSING.join(ends)}", "dim"))
+    return _stacked(*(rho(row[part]) for part in ("rho", "low", "high")))
 
 
 def _genes(front: Sequence[Mapping[str, Any]], space: Sequence[str]) -> Table:
@@ -254,6 +253,11 @@ def _interval(name: str, interval: Mapping[str, Any] | None) -> Text:
     value, low, high = (figure(name, interval[end]) for end in ("value", "low", "high"))
     if not bounds(name, interval):
         return Text(value, style="bold")
+    return _stacked(value, low, high)
+
+
+def _stacked(value: str, low: str, high: str) -> Text:
+    """A figure over its interval, in which a zero before the point is left out."""
     ends = MISSING.join(end.replace("0.", ".") for end in (low, high))
     return Text.assemble((value, "bold"), (f"\n{ends}", "dim"))
 
