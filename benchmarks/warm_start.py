@@ -28,6 +28,7 @@ import numpy as np
 from results import describe_machine, spread, write_results
 
 from coralx.config import Config, load_config
+from coralx.json_values import plain
 from coralx.records import Genome, Start
 from coralx.search.evolution import new_search
 from coralx.train.adapters import PackedAdapters
@@ -157,10 +158,7 @@ def report(children: Sequence[dict[str, Any]], config: Config) -> None:
         "model": config.base_model,
         "rows": config.data.max_rows,
         "machine": describe_machine(),
-        "children": [
-            {**child, "steps": {arm: finite(child["steps"][arm]) for arm in ARMS}}
-            for child in children
-        ],
+        "children": [{**child, "steps": plain(child["steps"])} for child in children],
     }
     write_results("warm_start", document, table(document))
 
@@ -176,16 +174,12 @@ def summarize(children: Sequence[dict[str, Any]], arm: str) -> dict[str, Any]:
     steps = [child["steps"][arm] for child in children]
     final = [child[arm][max(child[arm])] - child["parent"] for child in children]
     return {
-        "median_steps": finite(statistics.median(steps)),
+        "median_steps": plain(statistics.median(steps)),
         "reached": sum(map(math.isfinite, steps)),
         "reached_at_step_0": steps.count(0),
         "children": len(steps),
         "median_auroc_over_parent_at_the_end": statistics.median(final),
     }
-
-
-def finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def table(document: dict[str, Any]) -> list[str]:

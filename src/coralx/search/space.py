@@ -12,7 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
 from enum import Enum
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, TypeGuard
 
 from coralx.errors import ConfigError
 from coralx.records import TRAINING_GENES, GeneValue, Genome, LoRAConfig
@@ -55,7 +55,7 @@ def sample_distinct(space: Space, count: int, rng: Generator) -> tuple[Genome, .
     if total <= _SPARSE * count:
         places = rng.choice(int(total), size=count, replace=False)
         return tuple(build(_nth(space, int(place))) for place in places)
-    found: dict[Any, Genome] = {}
+    found: dict[Key, Genome] = {}
     while len(found) < count:  # at most one draw in ten is a repeat
         genome = sample(space, rng)
         found.setdefault(key(genome), genome)
