@@ -456,6 +456,7 @@ def test_a_run_from_elsewhere_has_code_of_its_model_run_only_where_asked(
     assert done.exit_code == 2, "the code makes no model"
     assert model_with_code[1].exists() == asked
     assert ("--trust-remote-code" in done.stderr) == (not asked)
+    assert ("trust_remote_code: true: code in the folder of" in done.stderr) == asked
 
 
 def test_a_resume_says_that_code_of_the_model_runs(run_that_asks_for_code: Path) -> None:

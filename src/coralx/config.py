@@ -186,8 +186,10 @@ class Config(Settings):
         return reasons
 
 
-# The settings by the last word of their place, "" for those at the top.
+# The settings by the last word of their place, "" for those at the top. Of two names of a section
+# errors give the later one.
 SECTIONS: dict[str, type[BaseModel]] = {
+    ALIAS: HyperbandSettings,
     "": Config,
     **{
         name: field.annotation
@@ -198,7 +200,6 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "choice": Choice,
     "integer": Integer,
     "float": Float,
-    ALIAS: HyperbandSettings,
 }
 _MERGED = {*SECTIONS, "space"}  # of whose keys some can be overridden
 

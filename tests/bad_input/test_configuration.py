@@ -49,6 +49,7 @@ CASES: dict[str, tuple[str, ...]] = {
     ),
     "storage key elsewhere": ("training: {checkpoints_gb: 1}", "belongs under 'storage'"),
     "key of a section at the top": ("population: 4", "'population' belongs under 'evolution'"),
+    "key of a section with two names": ("promotion: asha", "'promotion' belongs under 'hyperband'"),
     "nothing like it": ("evolution: {xyzzy: 4}", "unknown key; there are crossover_rate, "),
     "both names of a section": ("hyperband: {}\nhyperband_config: {}", "other name; keep one"),
     "key given twice": (

@@ -5,21 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from coralx.durable import temporary_folder
 from coralx.errors import CheckpointError
 from coralx.runs.facts import warn_of_other_bits
 from coralx.runs.folder import CHECKPOINTS
-from coralx.runs.opening import find_result, set_trust
+from coralx.runs.opening import find_result, say_trust, set_trust
 from coralx.runs.provenance import TrainedPack, packs_to
 from coralx.runs.repair import train_again
 from coralx.runs.retention import drop_orphans
 from coralx.store import History, read_history
 from coralx.wording import plural
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -85,6 +81,7 @@ def reproduce(
     history = read_history(directory)
     target = find_result(history, directory, genome)
     set_trust(history, trust_remote_code, say)
+    say_trust(history.config, say)
     recorded = target.checkpoint or ""
     packs = packs_to(history, recorded, whole=lambda _: False)
     with temporary_folder("coralx-reproduce-") as folder:
