@@ -224,7 +224,7 @@ def _train(
     losses = []
     for position, chosen in enumerate(plan):
         pack.begin_step(position)
-        optimizer.begin_step([position] * pack.size)
+        optimizer.begin_step()
         logits = score(backbone, pack, entries, encoded.batch(chosen))
         each = find_losses(logits, encoded.rows.labels[list(chosen)])
         each.sum().backward()

@@ -323,7 +323,7 @@ def train(
         before = memory.waits
         chosen = np.arange(step, step + 8)
         pack.begin_step(step)
-        optimizer.begin_step([step] * 3)
+        optimizer.begin_step()
         found = take_step(encoded.batch(chosen), labels[send(chosen, model.device)]).tolist()
         losses.append(found[0])
         waits.append(memory.waits - before)

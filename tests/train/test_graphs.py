@@ -196,7 +196,7 @@ class Case:
         found = []
         for position, chosen in enumerate(plan):
             pack.begin_step(position)
-            optimizer.begin_step([position] * len(starts))
+            optimizer.begin_step()
             targets = labels[torch.tensor(chosen, device=DEVICE)]
             found.append(run(self.rows.batch(chosen), targets).tolist())
         return np.array(found), [pack.take(k, start) for k, start in enumerate(starts)]
@@ -302,7 +302,7 @@ def test_a_step_goes_down_the_mean_loss_of_each_genome_clipped(case: Case) -> No
     for whole in (True, False):
         pack = PackedAdapters(case.starts, [2.0, 2.0], [0.0, 0.0], [0, 1], DEVICE)
         optimizer = PackOptimizer(pack, [Schedule(2e-3, 0)] * 2, [0.1, 0.1], [0, 0])
-        optimizer.begin_step([0, 0])
+        optimizer.begin_step()
         if whole:
             told = PackStep(case.model, pack, optimizer, entries, 0.01)(batch, labels[chosen])
         else:

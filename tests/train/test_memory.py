@@ -204,7 +204,7 @@ def _train_once(
     pack = PackedAdapters(weights, scales, rates, range(size), backbone.device)
     optimizer = PackOptimizer(pack, [Schedule(1e-3, 0)] * size, [0.0] * size, [0] * size)
     pack.training = True
-    optimizer.begin_step([0] * size)
+    optimizer.begin_step()
     entries = [backbone.depth - int(a.layers) for a in adapters]
     score(backbone, pack, entries, rows.batch(range(len(rows)))).sum().backward()
     optimizer.clip(1.0)

@@ -36,8 +36,8 @@ def _optimizer(pack: PackedAdapters, steps: tuple[int, ...] = (0, 0, 0)) -> Pack
     return PackOptimizer(pack, SCHEDULES, DECAYS, steps)
 
 
-def _step(optimizer: PackOptimizer, position: int) -> None:
-    optimizer.begin_step([position] * 3)
+def _step(optimizer: PackOptimizer) -> None:
+    optimizer.begin_step()
     optimizer.step()
 
 
@@ -113,7 +113,7 @@ def test_a_pack_steps_as_so_many_optimizers_of_torch(pack: PackedAdapters) -> No
             parameter.grad = pack.gradients[k].clone()
             own.param_groups[0]["lr"] = SCHEDULES[k].rate(position)
             own.step()
-        _step(optimizer, position)
+        _step(optimizer)
     torch.testing.assert_close(pack.values, torch.stack(list(alone)).detach())
     assert [optimizer.count(k) for k in range(3)] == [6, 6, 6]
 
@@ -122,7 +122,7 @@ def test_a_pack_steps_as_so_many_optimizers_of_torch(pack: PackedAdapters) -> No
 def test_the_tensors_of_the_pack_see_the_step(pack: PackedAdapters) -> None:
     before = pack.lora["0.q"][0].detach().clone()
     pack.gradients.fill_(1.0)
-    _step(_optimizer(pack), 0)
+    _step(_optimizer(pack))
     moved = (before - pack.lora["0.q"][0].detach())[0, 0]
     assert moved.tolist() == pytest.approx([1e-2 / 3] * 4, rel=1e-3)  # a third of the peak
 
@@ -140,6 +140,6 @@ def test_a_genome_continues_from_its_moments_and_count(pack: PackedAdapters) -> 
             optimizer.second[0] = theirs.state[through]["exp_avg_sq"]
         theirs.step()
     pack.gradients[0] = through.grad
-    _step(optimizer, 2)
+    _step(optimizer)
     torch.testing.assert_close(pack.values[0], through.detach())
     assert optimizer.count(0) == 3

@@ -355,7 +355,7 @@ def test_rates_go_by_the_steps_of_a_genome_over_all_stages(
     seen: list[list[int]] = []
     begin = PackOptimizer.begin_step
     monkeypatch.setattr(
-        PackOptimizer, "begin_step", lambda own, at: seen.append(list(at)) or begin(own, at)
+        PackOptimizer, "begin_step", lambda own: seen.append(list(own._steps)) or begin(own)
     )
     train([[0.5, 0.5], [0.6, 0.505], [0.7, 0.509], [0.8], [0.9]])
     assert seen == [*([i, i] for i in range(6)), *([i] for i in range(6, 12))]

@@ -54,8 +54,8 @@ class PackOptimizer:
 
     Args:
         weight_decays: of each genome.
-        steps: that each genome has taken before; moments start at zero, to be put into `first` and
-            `second` where it took any.
+        steps: that each genome has taken before, over all stages; moments start at zero, to be put
+            into `first` and `second` where it took any.
     """
 
     def __init__(
@@ -74,10 +74,10 @@ class PackOptimizer:
             PackState(pack.values, pack.gradients, self.first, self.second, weight_decays, steps)
         )
 
-    def begin_step(self, positions: Sequence[int]) -> None:
-        """Set the rates of the step that comes; `positions` as `Schedule.rate` counts them."""
-        pairs = zip(self._schedules, positions, strict=True)
-        self._update.set_rates([schedule.rate(position) for schedule, position in pairs])
+    def begin_step(self) -> None:
+        """Set the rates of the step that comes."""
+        pairs = zip(self._schedules, self._steps, strict=True)
+        self._update.set_rates([schedule.rate(step) for schedule, step in pairs])
         self._steps = [step + 1 for step in self._steps]
 
     def clip(self, limit: float | None) -> Tensor:

@@ -16,7 +16,7 @@ from coralx.settings.sections import TrainingSettings
 from coralx.train.backbone import Backbone
 from coralx.train.graphs import Recorder, Step
 from coralx.train.member import Member, StageWork, build_pack
-from coralx.train.optim import PackOptimizer, Schedule
+from coralx.train.optim import PackOptimizer
 from coralx.train.pack_step import PackStep
 from coralx.train.prefix import Batch, EncodedRows
 from coralx.train.resize import Moments
@@ -63,7 +63,6 @@ class PackRun:
         self,
         ground: Ground,
         members: Sequence[Member],
-        schedules: Sequence[Schedule],
         plan: StageWork,
         first: int,
     ) -> None:
@@ -71,11 +70,10 @@ class PackRun:
         self._ground = ground
         self._plan = plan
         self._unread: list[tuple[int, Reading, Seen]] = []
-        self._offsets = [member.moments.step - first for member in members]
         self._pack = build_pack(members, ground.seed, ground.backbone.device)
         self._optimizer = PackOptimizer(
             self._pack,
-            schedules,
+            [plan.schedule(member, member.moments.step - first) for member in members],
             [member.genome.weight_decay for member in members],
             [member.moments.step for member in members],
         )
@@ -111,7 +109,7 @@ class PackRun:
         chosen = self._plan.batches[step]
         batch = self._ground.rows.batch(chosen)
         self._pack.begin_step(self._plan.index * STEP_SPAN + step)
-        self._optimizer.begin_step([offset + step for offset in self._offsets])
+        self._optimizer.begin_step()
         targets = self._ground.labels[send(np.asarray(chosen), self._ground.labels.device)]
         found = Reading(self._take_step(batch, targets))
         self._unread.append((step, found, self._count(chosen, batch)))

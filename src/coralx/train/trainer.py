@@ -40,21 +40,19 @@ class StageTrainer:
         Args:
             observe: told (steps done, members going) after each step.
         """
-        starts = [member.moments.step for member in members]
         self._prepare(members)
         if 0 in plan.examine_at:
             self._examine(members, 0, plan, examine)
         runs: list[PackRun] = []
         for first, stop in segments(len(plan.batches), plan.examine_at):
-            going = [(m, start) for m, start in zip(members, starts, strict=True) if m.going]
+            going = [member for member in members if member.going]
             if not going:
                 break
-            active = [member for member, _ in going]
-            if sum(len(run.members) for run in runs) != len(active):  # at first, or some have left
+            if sum(len(run.members) for run in runs) != len(going):  # at first, or some have left
                 runs = self._make_runs(going, plan, first)
             self._run_segment(runs, range(first, stop), observe)
             if stop in plan.examine_at:
-                self._examine(active, stop, plan, examine)
+                self._examine(going, stop, plan, examine)
         for member in members:
             if member.left_early:
                 member.restore_best()
@@ -67,23 +65,15 @@ class StageTrainer:
         for member in members:
             member.seconds += (time.perf_counter() - began) / len(members)
 
-    def _make_runs(
-        self, going: Sequence[tuple[Member, int]], plan: StageWork, first: int
-    ) -> list[PackRun]:
-        """One for each lane; `going`: members, and the steps they had taken before the stage."""
+    def _make_runs(self, going: Sequence[Member], plan: StageWork, first: int) -> list[PackRun]:
+        """One for each lane, from step `first` of the stage on."""
         began = time.perf_counter()
-        efforts = [self._effort(member) for member, _ in going]
+        efforts = [self._effort(member) for member in going]
         runs = [
-            PackRun(
-                self._ground,
-                [going[k][0] for k in part],
-                [plan.schedule(*going[k]) for k in part],
-                plan,
-                first,
-            )
+            PackRun(self._ground, [going[k] for k in part], plan, first)
             for part in share_out(efforts, lanes_for(len(going), self._ground.backbone.device))
         ]
-        for member, _ in going:
+        for member in going:
             member.seconds += (time.perf_counter() - began) / len(going)
         return runs
 
