@@ -100,7 +100,7 @@ def measure(worker: Worker, result: TrainingResult) -> dict[str, float]:
     bench = worker.bench
     member = bench.member(result.genome, Start(kind="continue", checkpoint=result.checkpoint))
     batch = bench.config.training.evaluation_batch
-    found = bench.test().skill(bench.pack([member]), [member.entry], batch, 100, bench.has_images)
+    found = bench.test().skill(bench.pack([member]), batch, 100, bench.has_images)
     return {"validation": result.objectives["task_skill"], "test": float(found[0])}
 
 

@@ -223,7 +223,7 @@ def time_steps(
             flops = sum(member.flops for member in members)
             marks.append(Timing(time.perf_counter(), tokens, flops))
 
-    trainer.train(members, plan, lambda _pack, _entries: (), mark)
+    trainer.train(members, plan, lambda _pack: (), mark)
     first, last = marks
     return Timing(
         last.seconds - first.seconds, last.tokens - first.tokens, last.flops - first.flops

@@ -147,7 +147,7 @@ def load_bench(folder: Path) -> Workbench:
 def measure_encoded(bench: Workbench, rows: Rows, tokens: int, cell: Cell) -> Costs:
     """Encode rows, compute the prefix that the cell's genomes enter on, and train some steps."""
     members = make_members(bench, cell)
-    entry = members[0].entry
+    entry = members[0].weights.entry
     began = time.perf_counter()
     encoded = EncodedRows(rows, bench.backbone, None, tokens, depths=(entry,))
     ready = time.perf_counter()

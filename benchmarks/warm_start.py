@@ -85,13 +85,12 @@ def compare(worker: Worker, pairs: Sequence[tuple[Genome, Start]]) -> list[dict[
     rows = []
     for genome, start in pairs:
         known = load_checkpoint(bench.checkpoints, start.checkpoint or "")
-        entry = bench.backbone.entry(known.lora_cfg.layers)
-        parent = Member(genome, known.lora_cfg, known.weights, known.moments, entry)
+        parent = Member(genome, known.lora_cfg, known.weights, known.moments)
         row = {
             "seed": bench.seed,
             "child": genome.id,
             "stage_of_parent": known.stage,
-            "parent": skills(worker, bench.pack([parent]), [entry])[0],
+            "parent": skills(worker, bench.pack([parent]))[0],
             "budget": budget(worker),
         }
         rows.append(row | {arm: next(curves) for arm in ARMS})
@@ -113,7 +112,7 @@ def train(worker: Worker, members: Sequence[Member]) -> list[dict[int, float]]:
         patience=None,
     )
     trainer = StageTrainer(bench.ground)
-    trainer.train(members, plan, lambda *pack: skills(worker, *pack), lambda *_: None)
+    trainer.train(members, plan, lambda pack: skills(worker, pack), lambda *_: None)
     return [member.skills for member in members]
 
 
@@ -128,10 +127,10 @@ def points(steps: int) -> list[int]:
     return sorted({0, *(round(FIRST * GROWTH**i) for i in range(count)), steps})
 
 
-def skills(worker: Worker, pack: PackedAdapters, entries: Sequence[int]) -> list[float]:
+def skills(worker: Worker, pack: PackedAdapters) -> list[float]:
     """P1 on all validation rows."""
     bench, batch = worker.bench, worker.config.training.evaluation_batch
-    found = bench.validation(100).skill(pack, entries, batch, 100, bench.has_images)
+    found = bench.validation(100).skill(pack, batch, 100, bench.has_images)
     return [float(value) for value in found]
 
 

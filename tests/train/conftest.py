@@ -190,12 +190,6 @@ def build_pack() -> Callable[..., PackedAdapters]:
     return _build_pack
 
 
-def _find_entries(backbone: Backbone, genomes: Sequence[Genome]) -> list[int]:
-    """The block where each genome's adapters begin."""
-    layers = [g.lora_cfg.layers for g in genomes]
-    return [0 if count == "all" else backbone.depth - count for count in layers]
-
-
 @dataclass(frozen=True)
 class Trained:
     """A pack after training: `losses` (steps, K) and the weights of each genome."""
@@ -219,13 +213,12 @@ def _train(
     schedules = [Schedule(g.learning_rate, warmup=5) for g in genomes]
     decays = [g.weight_decay for g in genomes]
     optimizer = PackOptimizer(pack, schedules, decays, [0] * pack.size)
-    entries = _find_entries(backbone, genomes)
     pack.training = True
     losses = []
     for position, chosen in enumerate(plan):
         pack.begin_step(position)
         optimizer.begin_step()
-        logits = score(backbone, pack, entries, encoded.batch(chosen))
+        logits = score(backbone, pack, encoded.batch(chosen))
         each = find_losses(logits, encoded.rows.labels[list(chosen)])
         each.sum().backward()
         optimizer.clip(clip)

@@ -61,10 +61,11 @@ def _cut_logits(
         for part, path in model.head_layers.items()
         for name, value in model.classifier.get_submodule(path).named_parameters(prefix=part)
     }
-    pack = build_pack([Genome(lora_cfg=LoRAConfig())], [Weights({}, extra)], [0])
+    nothing = {f"{depth}.none": (torch.zeros(1, 1), torch.zeros(1, 1))}
+    pack = build_pack([Genome(lora_cfg=LoRAConfig())], [Weights(nothing, extra)], [0])
     batch = EncodedRows(rows, model, None, 16).batch(range(len(rows)), depth)
     with torch.no_grad():
-        return score(model, pack, [depth], batch)[0]  # type: ignore[arg-type]
+        return score(model, pack, batch)[0]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("depth", [0, 2])

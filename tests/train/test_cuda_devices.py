@@ -313,10 +313,9 @@ def train(
     tower = VisionTower("efficientnet-lite0", tokens=2, device=model.device)
     encoded = EncodedRows(rows, model, tower, 16, store=store)
     labels = torch.tensor(rows.labels, device=model.device).float()
-    entries = [0, model.depth - 1, model.depth - 2]
     pack = PackedAdapters(starts, [1.0, 2.0, 0.5], [dropout] * 3, [0, 1, 2], model.device)
     optimizer = PackOptimizer(pack, [Schedule(2e-3, 2)] * 3, [0.0, 0.1, 0.0], [0, 0, 0])
-    take_step = PackStep(model, pack, optimizer, entries, 1.0)
+    take_step = PackStep(model, pack, optimizer, 1.0)
     pack.training = True
     losses, waits = [], []
     for step in range(3):

@@ -227,26 +227,23 @@ def pack(
     return build_pack(genomes, weights, [0, 1])
 
 
-ENTRIES = [2, 1]
-
-
 def test_scores_are_the_networks_probabilities_in_the_order_of_the_rows(
     pictured: EvaluationSet, pack: Any, tiny: Backbone
 ) -> None:
-    scores, alone = pictured.score_all(pack, ENTRIES, batch=5, images=True)
+    scores, alone = pictured.score_all(pack, batch=5, images=True)
     assert scores.shape == (2, len(pictured.encoded))
     assert alone is not None
     assert alone.shape == (2, 16)
     for row in (0, 1, 17, 30):
         with torch.no_grad():
-            shown = score(tiny, pack, ENTRIES, pictured.encoded.batch([row])).sigmoid()
+            shown = score(tiny, pack, pictured.encoded.batch([row])).sigmoid()
         assert scores[:, row] == pytest.approx(shown[:, 0].numpy(), abs=1e-5)
     assert scores.std(axis=1).min() > 1e-3
 
 
 def test_text_alone_hides_pictures_and_nothing_else(pictured: EvaluationSet, pack: Any) -> None:
-    scores, alone = pictured.score_all(pack, ENTRIES, batch=5, images=True)
-    blind, none = pictured.score_all(pack, ENTRIES, batch=5, images=False)
+    scores, alone = pictured.score_all(pack, batch=5, images=True)
+    blind, none = pictured.score_all(pack, batch=5, images=False)
     assert none is None
     assert alone is not None
     shown = pictured.has_image
@@ -256,36 +253,36 @@ def test_text_alone_hides_pictures_and_nothing_else(pictured: EvaluationSet, pac
 
 
 def test_the_batch_size_changes_no_score(pictured: EvaluationSet, pack: Any) -> None:
-    one, _ = pictured.score_all(pack, ENTRIES, batch=1, images=True)
-    many, _ = pictured.score_all(pack, ENTRIES, batch=64, images=True)
+    one, _ = pictured.score_all(pack, batch=1, images=True)
+    many, _ = pictured.score_all(pack, batch=64, images=True)
     assert np.abs(one - many).max() < 1e-5
 
 
 def test_lanes_change_no_score(pictured: EvaluationSet, pack: Any, two_lanes: list[str]) -> None:
-    shared, shared_text = pictured.score_all(pack, ENTRIES, 8, True)
+    shared, shared_text = pictured.score_all(pack, 8, True)
     assert "lane-1" in two_lanes
     torch.set_num_threads(1)
-    scores, text = pictured.score_all(pack, ENTRIES, 8, True)
+    scores, text = pictured.score_all(pack, 8, True)
     np.testing.assert_allclose(shared, scores, atol=1e-6)
     np.testing.assert_allclose(shared_text, text, atol=1e-6)
 
 
 def test_skill_is_task_skill_of_the_rows_alone(pictured: EvaluationSet, pack: Any) -> None:
-    scores, _ = pictured.score_all(pack, ENTRIES, batch=8, images=True)
-    skills = pictured.skill(pack, ENTRIES, batch=8, share=100, images=True)
+    scores, _ = pictured.score_all(pack, batch=8, images=True)
+    skills = pictured.skill(pack, batch=8, share=100, images=True)
     measured = [pictured.measure(own, None)[0]["task_skill"][0] for own in scores]
     assert skills == pytest.approx(measured)
-    half = pictured.skill(pack, ENTRIES, batch=8, share=50, images=True)
+    half = pictured.skill(pack, batch=8, share=50, images=True)
     assert half.shape == (2,)
     assert np.isfinite(half).all()
 
 
 def test_skill_of_text_alone_hides_pictures(pictured: EvaluationSet, pack: Any) -> None:
-    blind, _ = pictured.score_all(pack, ENTRIES, batch=8, images=False)
-    found = pictured.skill(pack, ENTRIES, batch=8, share=100, images=False)
+    blind, _ = pictured.score_all(pack, batch=8, images=False)
+    found = pictured.skill(pack, batch=8, share=100, images=False)
     measured = [pictured.measure(own, None)[0]["task_skill"][0] for own in blind]
     assert found == pytest.approx(measured)
-    shown = pictured.skill(pack, ENTRIES, batch=8, share=100, images=True)
+    shown = pictured.skill(pack, batch=8, share=100, images=True)
     assert not np.allclose(found, shown)
 
 
@@ -301,8 +298,8 @@ def test_a_part_measures_some_of_the_rows_with_the_scores_of_the_whole(
     pictured: EvaluationSet, pack: Any
 ) -> None:
     part = pictured.part(share=50, per_class=1)
-    scores, alone = part.score_all(pack, ENTRIES, batch=8, images=True)
-    whole, whole_alone = pictured.score_all(pack, ENTRIES, batch=8, images=True)
+    scores, alone = part.score_all(pack, batch=8, images=True)
+    whole, whole_alone = pictured.score_all(pack, batch=8, images=True)
     assert alone is not None
     assert whole_alone is not None
     known = ~np.isnan(scores[0])
@@ -430,7 +427,7 @@ def test_skill_of_a_share_is_task_skill_of_its_rows(
     monkeypatch.setattr(EvaluationSet, "_score", lambda *_: scores)
     part = in_blocks.part(share=50, per_class=0)
     measured = [part.measure(own, None)[0]["task_skill"][0] for own in scores]
-    half = in_blocks.skill(pack, ENTRIES, batch=8, share=50, images=True)
+    half = in_blocks.skill(pack, batch=8, share=50, images=True)
     assert half == pytest.approx(measured)
 
 
@@ -485,12 +482,12 @@ def test_the_surest_scores_are_told_apart(
 ) -> None:
     """Those of logits of 18 or more are all one in float32."""
 
-    def sure(_: Any, pack: Any, __: Any, batch: Any) -> torch.Tensor:
+    def sure(_: Any, pack: Any, batch: Any) -> torch.Tensor:
         lengths = batch.mask.sum(1)
         return (18.0 + lengths).expand(pack.size, -1)
 
     monkeypatch.setattr(evaluate, "score", sure)
-    scores, _ = plain.score_all(pack, ENTRIES, batch=4, images=False)
+    scores, _ = plain.score_all(pack, batch=4, images=False)
     lengths = np.array(plain.encoded.lengths)
     assert len(set(scores[0])) == len(set(lengths)) > 3
     assert (np.diff(scores[0][np.argsort(lengths, kind="stable")]) >= 0).all()
@@ -512,7 +509,7 @@ def test_the_seed_decides_what_is_attacked_drawn_and_shared(
     ]
     scores = np.random.default_rng(0).random((2, len(rows.encoded)))
     monkeypatch.setattr(EvaluationSet, "_score", lambda *_: scores)
-    skills = rows.skill(pack, ENTRIES, batch=8, share=50, images=False)
+    skills = rows.skill(pack, batch=8, share=50, images=False)
     assert skills == pytest.approx([part.measure(own, None)[0]["task_skill"][0] for own in scores])
     drawn, again = (
         EvaluationSet(whole, clean, 0, seed, encoder(tiny, None), False).measure(

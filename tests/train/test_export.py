@@ -163,7 +163,7 @@ def test_stock_peft_scores_with_both_layers_of_a_robertas_head(
     batch = EncodedRows(tiny_rows, base, None, 16).batch(range(len(texts)))
     with torch.no_grad():
         served = stock(**tokens).logits[:, 0]
-        packed = score(base, build_pack([own], [weights], [0]), [1], batch)[0]
+        packed = score(base, build_pack([own], [weights], [0]), batch)[0]
     assert (served - packed).abs().max() < 1e-5
     assert packed.std() > 0.01
     assert largest_difference(import_adapter(tmp_path / "a", base), weights) == 0

@@ -189,9 +189,8 @@ class Case:
             pack, [Schedule(2e-3, 30)] * len(starts), [0.1] * len(starts), [0] * len(starts)
         )
         pack.training = True
-        entries = [self.model.entry(GENOMES[k].lora_cfg.layers) for k in genomes]
-        step = PackStep(self.model, pack, optimizer, entries, 0.5)
-        run = Recorder(DEVICE).wrap(step, entries) if recorded else step
+        step = PackStep(self.model, pack, optimizer, 0.5)
+        run = Recorder(DEVICE).wrap(step, pack.entries) if recorded else step
         labels = torch.tensor(self.rows.rows.labels, device=DEVICE).float()
         found = []
         for position, chosen in enumerate(plan):
@@ -248,12 +247,11 @@ def test_a_genome_in_a_recorded_pack_trains_as_alone(case: Case) -> None:
 
 def test_recorded_scores_are_the_scores_themselves(case: Case) -> None:
     pack = PackedAdapters(case.starts, [2.0, 1.0], DROPOUTS, [0, 1], DEVICE)
-    entries = [case.model.entry(genome.lora_cfg.layers) for genome in GENOMES]
 
     def run(batch: Batch, _: Tensor | None) -> Tensor:
-        return score(case.model, pack, entries, batch)
+        return score(case.model, pack, batch)
 
-    recorded = Recorder(DEVICE).wrap(run, entries)
+    recorded = Recorder(DEVICE).wrap(run, pack.entries)
     with torch.no_grad():
         for chosen in PLAN:
             batch = case.rows.batch(chosen)
@@ -297,16 +295,16 @@ def test_what_is_new_is_run_beside_and_in_its_turn(monkeypatch: pytest.MonkeyPat
 def test_a_step_goes_down_the_mean_loss_of_each_genome_clipped(case: Case) -> None:
     labels = torch.tensor(case.rows.rows.labels, device=DEVICE).float()
     chosen = [0, 1, 2]
-    batch, entries = case.rows.batch(chosen), [0, case.model.depth - 1]
+    batch = case.rows.batch(chosen)
     found = []
     for whole in (True, False):
         pack = PackedAdapters(case.starts, [2.0, 2.0], [0.0, 0.0], [0, 1], DEVICE)
         optimizer = PackOptimizer(pack, [Schedule(2e-3, 0)] * 2, [0.1, 0.1], [0, 0])
         optimizer.begin_step()
         if whole:
-            told = PackStep(case.model, pack, optimizer, entries, 0.01)(batch, labels[chosen])
+            told = PackStep(case.model, pack, optimizer, 0.01)(batch, labels[chosen])
         else:
-            logits, truth = score(case.model, pack, entries, batch), labels[chosen]
+            logits, truth = score(case.model, pack, batch), labels[chosen]
             each = [functional.binary_cross_entropy_with_logits(own, truth) for own in logits]
             torch.stack(each).sum().backward()
             told = torch.stack([torch.stack(each).detach(), optimizer.clip(0.01)])
@@ -319,15 +317,14 @@ def test_a_step_goes_down_the_mean_loss_of_each_genome_clipped(case: Case) -> No
 def test_a_stage_of_recorded_steps_is_the_stage_itself(case: Case) -> None:
     def train(recorder: Recorder | None) -> list[Member]:
         members = [
-            Member(genome, genome.lora_cfg, own, empty_moments(own), case.model.entry(layers))
+            Member(genome, genome.lora_cfg, own, empty_moments(own))
             for genome, own in zip(GENOMES, case.starts, strict=True)
-            for layers in [genome.lora_cfg.layers]
         ]
         labels = torch.tensor(case.rows.rows.labels, device=DEVICE).float()
         plan = StageWork([np.array(own) for own in PLAN], [5], 1, 4, last=True, patience=None)
         ground = Ground(case.model, case.rows, labels, TrainingSettings(), 0, recorder)
         trainer = StageTrainer(ground)
-        trainer.train(members, plan, lambda pack, _: [0.5] * pack.size, lambda *_: None)
+        trainer.train(members, plan, lambda pack: [0.5] * pack.size, lambda *_: None)
         return members
 
     for own, like in zip(train(Recorder(DEVICE)), train(None), strict=True):
@@ -341,12 +338,11 @@ def test_a_stage_of_recorded_steps_is_the_stage_itself(case: Case) -> None:
 
 def test_recorded_measurements_are_the_measurements_themselves(case: Case) -> None:
     pack = PackedAdapters(case.starts, [2.0, 1.0], DROPOUTS, [0, 1], DEVICE)
-    entries = [case.model.entry(genome.lora_cfg.layers) for genome in GENOMES]
     rows = case.rows.rows
 
     def find(recorder: Recorder | None) -> Any:
         own = EvaluationSet(rows, rows.take([]), 0, 0, lambda _: case.rows, True, recorder)
-        return own.score_all(pack, entries, 2, True)
+        return own.score_all(pack, 2, True)
 
     for found, expected in zip(find(Recorder(DEVICE)), find(None), strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-5)

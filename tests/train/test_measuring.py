@@ -188,10 +188,9 @@ def test_final_figures_are_of_test_rows_with_their_pictures(pictured: Worker) ->
     found = pictured.test(result)
     rows, batch = pictured.bench.test(), pictured.config.training.evaluation_batch
     known = load_checkpoint(pictured.bench.checkpoints, str(result.checkpoint))
-    entry = pictured.bench.backbone.entry(1)
-    member = Member(result.genome, known.lora_cfg, known.weights, known.moments, entry)
+    member = Member(result.genome, known.lora_cfg, known.weights, known.moments)
     with pictured.bench.backbone.products.exact():
-        scores, alone = rows.score_all(pictured.bench.pack([member]), [entry], batch, True)
+        scores, alone = rows.score_all(pictured.bench.pack([member]), batch, True)
     objectives, details = rows.measure(scores[0], alone[0])
     assert found.objectives["task_skill"].value == objectives["task_skill"][0]
     assert found.details["auroc/text_alone"].value == details["auroc/text_alone"][0]

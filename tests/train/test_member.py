@@ -19,7 +19,7 @@ def test_what_was_best_before_its_first_step_can_be_saved(tmp_path: Path) -> Non
     safetensors refuses to write them."""
     pair = torch.ones(2, 8), torch.zeros(6, 2)
     weights, genome = Weights({"0.query": pair}, {"head.weight": torch.ones(1, 8)}), Genome()
-    member = Member(genome, genome.lora_cfg, weights, empty_moments(weights), 0)
+    member = Member(genome, genome.lora_cfg, weights, empty_moments(weights))
     batches = [np.arange(8)] * 64
     work = StageWork(batches, (0, 16), index=1, warmup_epoch=4, last=False, patience=1)
     member.examine(0, 0.9, work)
@@ -38,7 +38,7 @@ def _examined(*skills: float, least_gain: float = 0.0) -> tuple[Member, list[boo
     """A member of a stage of 8 steps, examined after each with a patience of two; whether it had
     left by then. Its moments count the steps."""
     weights, genome = Weights({}, {}), Genome()
-    member = Member(genome, genome.lora_cfg, weights, empty_moments(weights), 0)
+    member = Member(genome, genome.lora_cfg, weights, empty_moments(weights))
     work = StageWork(
         [np.arange(8)] * 8, (), index=0, warmup_epoch=4, last=False, patience=2,
         least_gain=least_gain,
@@ -73,7 +73,7 @@ def test_the_best_weights_and_moments_seen_are_gone_back_to_whatever_they_gained
 
 def test_a_stage_anneals_from_the_genomes_own_first_step_to_its_last() -> None:
     weights, genome = Weights({}, {}), Genome(warmup=0.5)
-    member = Member(genome, genome.lora_cfg, weights, empty_moments(weights), 0)
+    member = Member(genome, genome.lora_cfg, weights, empty_moments(weights))
 
     def work(steps: int, last: bool) -> StageWork:
         return StageWork([np.arange(8)] * steps, (), 1, warmup_epoch=4, last=last, patience=None)
@@ -91,7 +91,7 @@ def test_dropout_is_each_genomes_own_and_each_runs_whatever_trains_beside_it() -
     def drop(names: str, seed: int) -> torch.Tensor:
         lora = LoRAConfig(r=2, dropout=0.5)
         genomes = [Genome(id=name, lora_cfg=lora) for name in names]
-        members = [Member(g, lora, weights, empty_moments(weights), 0) for g in genomes]
+        members = [Member(g, lora, weights, empty_moments(weights)) for g in genomes]
         pack = build_pack(members, seed, torch.device("cpu"))
         pack.training = True
         pack.begin_step(0)
@@ -108,6 +108,6 @@ def test_dropout_is_each_genomes_own_and_each_runs_whatever_trains_beside_it() -
 def test_a_pack_trains_each_genome_at_its_adapters_scale() -> None:
     weights = Weights({"0.query": (torch.ones(4, 8), torch.zeros(6, 4))}, {})
     loras = [LoRAConfig(r=4, alpha=16), LoRAConfig(r=4, alpha=16, use_rslora=True)]
-    members = [Member(Genome(), lora, weights, empty_moments(weights), 0) for lora in loras]
+    members = [Member(Genome(), lora, weights, empty_moments(weights)) for lora in loras]
     pack = build_pack(members, 0, torch.device("cpu"))
     assert pack.scales.flatten().tolist() == [16 / 4, 16 / 4**0.5]

@@ -137,7 +137,7 @@ def test_serving_takes_base_tower_adapter_and_the_largest_peak(
     own = sum(a.numel() + b.numel() for a, b in weights.lora.values())
     own += sum(value.numel() for value in weights.extra.values())
     served = ServedMemory(backbone, tower, encoded_mixed, [])
-    found = served.measure(weights, 5, build_pack([genome], [weights], [0]))
+    found = served.measure(weights, build_pack([genome], [weights], [0]))
     assert found == backbone.weight_bytes() + tower.weight_bytes() + 4 * own + 5
 
 
@@ -156,7 +156,7 @@ def test_the_tower_is_measured_on_as_many_pictures_at_once_as_in_use(
     pack = build_pack([genome], [weights], [0])
 
     def served(pictures: Sequence[bytes]) -> int:
-        return ServedMemory(backbone, tower, encoded_mixed, pictures).measure(weights, 5, pack)
+        return ServedMemory(backbone, tower, encoded_mixed, pictures).measure(weights, pack)
 
     assert len(pictures) == tower.batch
     assert served(pictures[:1]) < served(pictures) == served(pictures * 3)
@@ -168,15 +168,15 @@ def test_what_serving_takes_does_not_depend_on_how_training_keeps_frozen_outputs
     draw_weights: Callable[..., Weights],
     build_pack: Callable[..., PackedAdapters],
 ) -> None:
-    genome = Genome(lora_cfg=LoRAConfig(r=2, layers=1))
-    weights = draw_weights(backbone, genome)
-    pack = build_pack([genome], [weights], [0])
     kept, anew = (
         EncodedRows(text_rows, backbone, None, max_tokens=64, keep=keep) for keep in (True, False)
     )
-    for entry in (0, 3, 5):
+    for layers in ("all", 3, 1):
+        genome = Genome(lora_cfg=LoRAConfig(r=2, layers=layers))
+        weights = draw_weights(backbone, genome)
+        pack = build_pack([genome], [weights], [0])
         one, other = (ServedMemory(backbone, None, rows, []) for rows in (kept, anew))
-        assert one.measure(weights, entry, pack) == other.measure(weights, entry, pack)
+        assert one.measure(weights, pack) == other.measure(weights, pack)
 
 
 ALL = ("all-linear",)
@@ -205,8 +205,7 @@ def _train_once(
     optimizer = PackOptimizer(pack, [Schedule(1e-3, 0)] * size, [0.0] * size, [0] * size)
     pack.training = True
     optimizer.begin_step()
-    entries = [backbone.depth - int(a.layers) for a in adapters]
-    score(backbone, pack, entries, rows.batch(range(len(rows)))).sum().backward()
+    score(backbone, pack, rows.batch(range(len(rows)))).sum().backward()
     optimizer.clip(1.0)
     optimizer.step()
 
@@ -217,8 +216,7 @@ def _evaluation_peak(
     pack = PackedAdapters(
         weights, [1.0] * len(adapters), [0.0] * len(adapters), range(len(adapters)), backbone.device
     )
-    entries = [backbone.depth - int(a.layers) for a in adapters]
-    return measure_peak(lambda: score(backbone, pack, entries, rows.batch(range(len(rows)))))
+    return measure_peak(lambda: score(backbone, pack, rows.batch(range(len(rows)))))
 
 
 def _foretell_evaluation(

@@ -88,7 +88,7 @@ def test_identity_leaves_the_logits_as_they_were(
     batch = encoded_text.batch(range(4))
     with torch.no_grad():
         before, after, without = (
-            score(backbone, build_pack([g], [w], [0]), [0], batch)
+            score(backbone, build_pack([g], [w], [0]), batch)
             for g, w in ((old, weights), (new, merged), (new, fresh))
         )
     assert (before - after).abs().max() <= 1e-6
@@ -115,7 +115,7 @@ def test_the_average_of_one_function_written_in_two_ways_is_that_function(
     assert largest_difference(merged, two) > 1e-2
     with torch.no_grad():
         before, after = (
-            score(backbone, build_pack([g], [w], [0]), [0], encoded_text.batch(range(4)))
+            score(backbone, build_pack([g], [w], [0]), encoded_text.batch(range(4)))
             for g, w in ((first, one), (second, merged))
         )
     assert (before - after).abs().max() <= 1e-6
@@ -247,7 +247,7 @@ def test_an_exported_merge_has_the_same_logits_in_stock_peft(
         wanted = model(**tokens).logits[:, 0]
         batch = encoded_text.batch(range(4))
         ours, without = (
-            score(backbone, build_pack([own], [w], [0]), [0], batch) for w in (merged, fresh)
+            score(backbone, build_pack([own], [w], [0]), batch) for w in (merged, fresh)
         )
     assert (ours[0] - wanted).abs().max() <= 1e-5
     assert (ours - without).abs().max() > 1e-2

@@ -145,6 +145,6 @@ def test_a_decoder_scores_as_in_a_pack_however_padded_and_stored(
     with torch.no_grad():
         found = model(*gather(encoded, list(range(16))))
         batch = encoded.batch(range(16))
-        packed = score(backbone, build_pack([own], [weights], [0]), [0], batch)[0]
+        packed = score(backbone, build_pack([own], [weights], [0]), batch)[0]
     assert (found - packed).abs().max() < 1e-5
     assert packed.std() > 0.05

@@ -278,9 +278,8 @@ def test_padded_ranks_and_layers_not_adapted_stay_zero(
 
 def _logits(setting: Setting, build_pack: Callable[..., Any], rows: list[int], **kw: Any) -> Tensor:
     pack = build_pack(setting.genomes, setting.starts, range(3))
-    entries = [setting.model.depth - 1, 0, setting.model.depth - 2]
     with torch.no_grad():
-        return score(setting.model, pack, entries, setting.encoded.batch(rows, **kw))
+        return score(setting.model, pack, setting.encoded.batch(rows, **kw))
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta", "llama"])
@@ -315,17 +314,12 @@ def test_a_picture_enters_at_the_genomes_own_lowest_block(
     tiny: Setting, build_pack: Callable[..., Any]
 ) -> None:
     """With B = 0 the function depends on where the picture enters alone."""
-    start = tiny.starts[0]
-    pack = build_pack([tiny.genomes[0]] * 3, [start] * 3, range(3))
+    pair, extra = next(iter(tiny.starts[0].lora.values())), tiny.starts[0].extra
+    starts = [Weights({f"{block}.attention.self.query": pair}, extra) for block in range(3)]
     batch = tiny.encoded.batch([1, 3])
     with torch.no_grad():
-        logits = score(tiny.model, pack, [0, 1, 2], batch)
-        late = score(
-            tiny.model,
-            build_pack([tiny.genomes[0]], [start], [0]),
-            [2],
-            tiny.encoded.batch([1, 3]),
-        )
+        logits = score(tiny.model, build_pack([tiny.genomes[0]] * 3, starts, range(3)), batch)
+        late = score(tiny.model, build_pack([tiny.genomes[0]], starts[2:], [0]), batch)
     assert (logits[2] - late[0]).abs().max() < 1e-5
     assert (logits[0] - logits[1]).abs().max() > 1e-4
     assert (logits[1] - logits[2]).abs().max() > 1e-4
@@ -352,5 +346,5 @@ def test_image_tokens_are_normed_as_the_block_that_they_enter_expects(
     ]
     pack = build_pack(pictured_genomes, weights, range(3))
     with torch.no_grad():
-        score(backbone, pack, [5, 0, 4], encoded_mixed.batch(range(4)))
+        score(backbone, pack, encoded_mixed.batch(range(4)))
     assert entered == [0, 4, 5]

@@ -52,7 +52,7 @@ def test_what_was_for_nothing_is_added() -> None:
 
 def _make_member(losses: list[float], norms: list[float]) -> Member:
     genome, none = Genome(id="a"), Weights({}, {})
-    member = Member(genome, genome.lora_cfg, none, empty_moments(none), 0)
+    member = Member(genome, genome.lora_cfg, none, empty_moments(none))
     member.losses, member.norms = losses, norms
     return member
 

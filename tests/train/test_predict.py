@@ -76,12 +76,10 @@ def wanted(
 ) -> list[float]:
     """Scores of the rows one by one, from the weights in memory."""
     own, weights = adapted
-    pack, entry = build_pack([own], [weights], [0]), backbone.depth - 2
+    pack = build_pack([own], [weights], [0])
     encoded = EncodedRows(mixed_rows, backbone, tower, 24)
     with torch.no_grad():
-        logits = [
-            score(backbone, pack, [entry], encoded.batch([i]))[0, 0] for i in range(len(mixed_rows))
-        ]
+        logits = [score(backbone, pack, encoded.batch([i]))[0, 0] for i in range(len(mixed_rows))]
     return torch.sigmoid(torch.stack(logits).double()).tolist()  # type: ignore[no-any-return]
 
 
@@ -519,7 +517,7 @@ def test_the_base_is_loaded_in_the_format_that_it_was_trained_in(
     rows = Rows(tuple(texts), np.zeros(2, np.int8), ("all", "all"), (None, None))
     batch = EncodedRows(rows, rounded, None, 24).batch([0, 1])
     with torch.no_grad():
-        logits = score(rounded, build_pack([own], [weights], [0]), [backbone.depth - 2], batch)[0]
+        logits = score(rounded, build_pack([own], [weights], [0]), batch)[0]
     assert found == pytest.approx(torch.sigmoid(logits.double()).tolist(), abs=1e-3)
     assert found != pytest.approx(predictor.score(texts, [None, None]), abs=1e-5)
 
@@ -557,6 +555,6 @@ def test_an_adapter_of_rslora_is_scored_at_its_own_scale(
     export_adapter(tmp_path, backbone, own, own.lora_cfg, weights, facts)
     pack, batch = build_pack([own], [weights], [0]), EncodedRows(text_rows, backbone, None, 24)
     with torch.no_grad():
-        logits = score(backbone, pack, [backbone.depth - 2], batch.batch(range(16)))[0]
+        logits = score(backbone, pack, batch.batch(range(16)))[0]
     found = Predictor(tmp_path, "cpu").score(text_rows.texts, text_rows.images)
     assert found == pytest.approx(torch.sigmoid(logits.double()).tolist(), abs=1e-5)

@@ -50,7 +50,7 @@ def test_growth_leaves_the_logits_as_they_were(
     batch = encoded_text.batch(range(4))
     with torch.no_grad():
         before, after, without = (
-            score(backbone, build_pack([g], [w], [0]), [0], batch)
+            score(backbone, build_pack([g], [w], [0]), batch)
             for g, w in ((small, weights), (large, grown), (large, fresh))
         )
     assert (before - after).abs().max() <= 1e-6

@@ -38,7 +38,7 @@ def train(
         genomes = [Genome(id=name, learning_rate=1e-3, warmup=0.0) for name in "ab"]
         weights = [draw_weights(backbone, genome, k) for k, genome in enumerate(genomes)]
         members = [
-            Member(genome, genome.lora_cfg, own, empty_moments(own), 0)
+            Member(genome, genome.lora_cfg, own, empty_moments(own))
             for genome, own in zip(genomes, weights, strict=True)
         ]
         labels = torch.from_numpy(encoded_text.rows.labels).float()
@@ -50,7 +50,7 @@ def train(
         rounds = iter(told)
         seen: list[tuple[int, int]] = []
 
-        def examine(pack: PackedAdapters, entries: Sequence[int]) -> Sequence[float]:
+        def examine(pack: PackedAdapters) -> Sequence[float]:
             return next(rounds)[: pack.size]
 
         trainer.train(members, stage, examine, lambda *facts: seen.append(facts))
@@ -168,7 +168,7 @@ def _make_member(backbone: Backbone, draw: Callable[..., Weights], **facts: Any)
     lora = LoRAConfig(r=2, layers=1, target_modules=("query", "value"), dropout=0.25)
     genome = Genome(**({"id": "a", "learning_rate": 1e-3, "warmup": 0.0} | facts), lora_cfg=lora)
     own = draw(backbone, genome, vision=1280)
-    return Member(genome, lora, own, empty_moments(own), backbone.depth - 1)
+    return Member(genome, lora, own, empty_moments(own))
 
 
 def _train_alone(
@@ -231,7 +231,7 @@ def _count_by_torch(
     for k in range(2):
         genome = Genome(id=f"{k}", learning_rate=1e-3, warmup=0.0, lora_cfg=lora)
         own = draw(backbone, genome, vision=1280)
-        members.append(Member(genome, lora, own, empty_moments(own), entry))
+        members.append(Member(genome, lora, own, empty_moments(own)))
     labels = torch.from_numpy(encoded.rows.labels).float()
     plan = StageWork([np.array(chosen)], [], 0, warmup_epoch=4, last=False, patience=None)
     trainer = StageTrainer(Ground(backbone, encoded, labels, TrainingSettings(), seed=0))
@@ -407,7 +407,7 @@ def test_long_stages_and_the_last_anneal_from_the_peak_wherever_they_begin(
     steps: int, last: bool, rates: Sequence[float]
 ) -> None:
     genome = Genome(learning_rate=1e-3, warmup=0.0)
-    member = Member(genome, genome.lora_cfg, nothing := Weights({}, {}), empty_moments(nothing), 0)
+    member = Member(genome, genome.lora_cfg, nothing := Weights({}, {}), empty_moments(nothing))
     batches = [np.zeros(1, dtype=np.int64)] * steps
     plan = StageWork(batches, (), index=2, warmup_epoch=8, last=last, patience=None)
     schedule = plan.schedule(member, start=100)

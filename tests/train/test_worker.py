@@ -148,7 +148,7 @@ def test_looks_within_a_stage_are_at_a_share_and_the_best_is_told(
     shares: list[float] = []
     told: list[Progress] = []
 
-    def look(_: Any, pack: Any, __: Any, ___: int, share: float, ____: bool) -> Any:
+    def look(_: Any, pack: Any, __: int, share: float, ___: bool) -> Any:
         shares.append(share)
         return np.full(pack.size, 0.8 - 0.1 * len(shares))
 

@@ -13,6 +13,7 @@ Letters: K genomes, B rows, T tokens, D features, R rank, V vision features.
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,11 @@ class Weights:
 
     lora: dict[str, tuple[Tensor, Tensor]]
     extra: dict[str, Tensor]
+
+    @functools.cached_property
+    def entry(self) -> int:
+        """The block where its adapters begin."""
+        return min(map(_block_of, self.lora))
 
 
 def flatten(weights: Weights) -> dict[str, Tensor]:
@@ -77,6 +83,7 @@ class PackedAdapters:
         device: torch.device,
     ) -> None:
         self.size = len(weights)
+        self.entries = [own.entry for own in weights]
         self.training = False
         self.scales = torch.tensor(scales, dtype=torch.float32, device=device)[:, None, None]
         kept = torch.tensor([1 - p for p in dropouts], dtype=torch.float32, device=device)
@@ -232,12 +239,12 @@ def _shapes(
             rank = max(len(a), lora[target][0][0] if target in lora else 0)
             lora[target] = (torch.Size((rank, a.shape[1])), torch.Size((rank, b.shape[0])))
         extra.update({name: value.shape for name, value in own.extra.items()})
-    return dict(sorted(lora.items(), key=_by_block)), extra
+    targets = sorted(lora, key=lambda target: (_block_of(target), target))
+    return {target: lora[target] for target in targets}, extra
 
 
-def _by_block(item: tuple[str, object]) -> tuple[int, str]:
-    block, _, path = item[0].partition(".")
-    return int(block), path
+def _block_of(target: str) -> int:
+    return int(target.partition(".")[0])
 
 
 def new_weights(

@@ -267,13 +267,11 @@ class Backbone:
         block, _, path = target.partition(".")
         return self.linears[int(block)][path]
 
-    def training_flops(
-        self, weights: Weights, entry: int, rows: int, tokens: int, pictured: bool
-    ) -> float:
-        """Of a step of one genome whose adapters begin at block `entry`: see `coralx.flops`."""
-        adapted = {r: weights.lora.get(f"{entry}.{path}") for r, path in self.roles.items()}
+    def training_flops(self, weights: Weights, rows: int, tokens: int, pictured: bool) -> float:
+        """Of a step of one genome: see `coralx.flops`."""
+        adapted = {r: weights.lora.get(f"{weights.entry}.{path}") for r, path in self.roles.items()}
         ranks = {role: len(pair[0]) for role, pair in adapted.items() if pair}
-        height = self.depth - entry
+        height = self.depth - weights.entry
         return training_flops(self._block_sides, ranks, height, rows, tokens, pictured)
 
     def weight_bytes(self) -> int:

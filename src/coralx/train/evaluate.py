@@ -99,29 +99,27 @@ class EvaluationSet:
         part.has_image = self.has_image[rows]
         return part
 
-    def skill(
-        self, pack: PackedAdapters, entries: Sequence[int], batch: int, share: float, images: bool
-    ) -> Floats:
+    def skill(self, pack: PackedAdapters, batch: int, share: float, images: bool) -> Floats:
         """P1 of each genome on a stratified share (per cent) of the rows alone: (K,)."""
         chosen = subset(self.rows, share, self._seed)
         places = self._main[chosen]
-        scores = self._score(pack, entries, places.tolist(), batch, images)[:, places]
+        scores = self._score(pack, places.tolist(), batch, images)[:, places]
         one = np.ones((1, len(chosen)))
         labels, tasks = self.labels[chosen], self.tasks[chosen]
         return np.array([macro_auroc(own, labels, one, tasks)[0] for own in scores])
 
     def score_all(
-        self, pack: PackedAdapters, entries: Sequence[int], batch: int, images: bool
+        self, pack: PackedAdapters, batch: int, images: bool
     ) -> tuple[Floats, Floats | None]:
         """Probabilities of all rows (K, N), NaN of those that are not of this part, and, with
         images, those of the text alone."""
         every = np.concatenate([self._main, self._clean, *self._attacks.values()]).tolist()
-        scores = self._score(pack, entries, every, batch, images)
+        scores = self._score(pack, every, batch, images)
         if not images or not self.has_image.any():
             return scores, None
         text_alone = scores[:, self._main].copy()
         pictured = self._main[self.has_image].tolist()
-        blind = self._score(pack, entries, pictured, batch, False)[:, pictured]
+        blind = self._score(pack, pictured, batch, False)[:, pictured]
         text_alone[:, self.has_image] = blind
         return scores, text_alone
 
@@ -240,20 +238,19 @@ class EvaluationSet:
     def _score(
         self,
         pack: PackedAdapters,
-        entries: Sequence[int],
         chosen: Sequence[int],
         batch: int,
         images: bool,
     ) -> Floats:
         """Probabilities of the chosen rows (K, N), NaN of others; batches are shared out."""
         out = np.full((pack.size, len(self.encoded)), np.nan)
-        for entry in sorted(set(entries)):
+        for entry in sorted(set(pack.entries)):
             self.encoded.prepare(entry)
         count = lanes_for(math.ceil(len(chosen) / batch), self.encoded.backbone.device)
         # No more rows at once than without lanes, as they take memory.
         parts = self.encoded.sorted_batches(max(1, batch // count), chosen)
         lanes = Lanes(count)
-        own = (entries, images, out, lanes.check)
+        own = (images, out, lanes.check)
         lanes.run(
             [
                 functools.partial(self._score_batches, copy.copy(pack), parts[lane::count], *own)
@@ -267,15 +264,14 @@ class EvaluationSet:
         self,
         pack: PackedAdapters,
         parts: Sequence[Sequence[int]],
-        entries: Sequence[int],
         images: bool,
         out: Floats,
         check: Callable[[], None],
     ) -> None:
         def run(batch: Batch, _: object = None) -> Tensor:
-            return score(self.encoded.backbone, pack, entries, batch)
+            return score(self.encoded.backbone, pack, batch)
 
-        step = run if self._recorder is None else self._recorder.wrap(run, entries)
+        step = run if self._recorder is None else self._recorder.wrap(run, pack.entries)
         for rows in parts:
             check()
             logits = step(self.encoded.batch(rows, images), None)

@@ -69,9 +69,8 @@ class Measurer:
                 found[k] = ({"task_skill": skill}, {"auroc": skill})
         else:
             pack = self._bench.pack(list(going.values()))
-            entries = [member.entry for member in going.values()]
             batch = self._bench.config.training.evaluation_batch
-            scores, alone = rows.score_all(pack, entries, batch, images)
+            scores, alone = rows.score_all(pack, batch, images)
             for place, (k, member) in enumerate(going.items()):
                 text = None if alone is None else alone[place]
                 found[k] = self._measure_one(member, rows, scores[place], text)
@@ -109,9 +108,9 @@ class Measurer:
         rows = self._bench.test()
         assert result.checkpoint is not None  # noqa: S101 - front members were trained
         member = self._restore(result.genome, result.checkpoint)
-        pack, entries = self._bench.pack([member]), [member.entry]
+        pack = self._bench.pack([member])
         batch = self._bench.config.training.evaluation_batch
-        scores, alone = rows.score_all(pack, entries, batch, self._bench.has_images)
+        scores, alone = rows.score_all(pack, batch, self._bench.has_images)
         text = None if alone is None else alone[0]
         draws = self._bench.config.training.bootstrap_draws
         scaling = Scaling.of(result.details)
@@ -187,9 +186,8 @@ class Measurer:
     def _skill(self, member: Member) -> float:
         rows, batch = self._bench.validation(100), self._bench.config.training.evaluation_batch
         pack = self._bench.pack([member])
-        return float(rows.skill(pack, [member.entry], batch, 100, self._bench.has_images)[0])
+        return float(rows.skill(pack, batch, 100, self._bench.has_images)[0])
 
     def _restore(self, genome: Genome, checkpoint: str) -> Member:
         known = load_checkpoint(self._bench.checkpoints, checkpoint)
-        entry = self._bench.backbone.entry(known.lora_cfg.layers)
-        return Member(genome, known.lora_cfg, known.weights, known.moments, entry)
+        return Member(genome, known.lora_cfg, known.weights, known.moments)

@@ -28,7 +28,6 @@ class Member:
     lora_cfg: LoRAConfig
     weights: Weights
     moments: Moments
-    entry: int
     losses: list[float] = field(default_factory=list)
     norms: list[float] = field(default_factory=list)
     skills: dict[int, float] = field(default_factory=dict)  # by step of the stage

@@ -91,7 +91,7 @@ class ServedMemory:
         self._backbone, self._tower, self._rows, self._images = backbone, tower, rows, images
         self._peaks: dict[str, int] = {}
 
-    def measure(self, weights: Weights, entry: int, pack: PackedAdapters) -> int:
+    def measure(self, weights: Weights, pack: PackedAdapters) -> int:
         """Bytes of base, tower, adapter, and the peak of activations.
 
         The peak is measured once per rank and targets from the genome's entry on, once per depth
@@ -99,25 +99,23 @@ class ServedMemory:
         """
         ready = self._rows.batch(range(len(self._rows)))
         with self._backbone.products.exact():
-            above = self._adapted_peak(weights, entry, pack, ready)
-            below = max(self._prefix_peak(entry, ready.mask), self._tower_peak())
+            above = self._adapted_peak(weights, pack, ready)
+            below = max(self._prefix_peak(weights.entry, ready.mask), self._tower_peak())
         own = sum(a.numel() + b.numel() for a, b in weights.lora.values())
         own += sum(value.numel() for value in weights.extra.values())
         frozen = self._backbone.weight_bytes() + (self._tower.weight_bytes() if self._tower else 0)
         return frozen + 4 * own + max(above, below)
 
-    def _adapted_peak(
-        self, weights: Weights, entry: int, pack: PackedAdapters, ready: Batch
-    ) -> int:
+    def _adapted_peak(self, weights: Weights, pack: PackedAdapters, ready: Batch) -> int:
         """From the genome's entry on, once for all genomes of its rank and targets."""
         shapes = {target: tuple(a.shape) for target, (a, _) in weights.lora.items()}
-        key = f"{entry}/{shapes}"
+        key = f"{shapes}"
         if key not in self._peaks:
             # Its making is not part of what is measured, whether `training.prefix_cache` keeps it
             # or not: `_prefix_peak` counts what a server takes for it.
-            known = ready.at(entry)
+            known = ready.at(weights.entry)
             entered = replace(ready, at=lambda _: known.clone())
-            self._peaks[key] = measure_peak(lambda: score(self._backbone, pack, [entry], entered))
+            self._peaks[key] = measure_peak(lambda: score(self._backbone, pack, entered))
         return self._peaks[key]
 
     def _tower_peak(self) -> int:

@@ -12,8 +12,6 @@ Letters: K genomes, B rows, T tokens, D features, S image tokens, V vision featu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -22,22 +20,17 @@ from coralx.train.backbone import Backbone
 from coralx.train.prefix import Batch
 
 
-def score(backbone: Backbone, pack: PackedAdapters, entries: Sequence[int], batch: Batch) -> Tensor:
-    """Logits of every genome for every row: (K, B).
-
-    Args:
-        entries: of each genome, the block where its adapters begin.
-    """
+def score(backbone: Backbone, pack: PackedAdapters, batch: Batch) -> Tensor:
+    """Logits of every genome for every row: (K, B)."""
     images = _project(pack, batch)
     slots = 0 if images is None else images.shape[2]
     mask = batch.mask
     if batch.has_image is not None and slots:
         mask = torch.cat([batch.has_image[:, None].expand(-1, slots), mask], dim=1)
-    order = sorted(range(pack.size), key=lambda k: entries[k])
     present: list[int] = []  # genomes in the tall matrix, in its order
     hidden = seen = mask.new_zeros(0)
-    for index in range(min(entries), backbone.depth):
-        entering = [k for k in order if entries[k] == index]
+    for index in range(min(pack.entries), backbone.depth):
+        entering = [k for k, entry in enumerate(pack.entries) if entry == index]
         if entering:
             places = pack.index(entering)
             own = None if images is None else backbone.norm_input(images[places], index)

@@ -81,10 +81,10 @@ class PackRun:
             self._pack.put(k, member.moments.first, self._optimizer.first)
             self._pack.put(k, member.moments.second, self._optimizer.second)
         self._pack.training = True
-        entries = [member.entry for member in members]
         clip = ground.settings.clip_norm
-        step = PackStep(ground.backbone, self._pack, self._optimizer, entries, clip)
+        step = PackStep(ground.backbone, self._pack, self._optimizer, clip)
         recorder = ground.recorder
+        entries = self._pack.entries
         self._take_step: Step = step if recorder is None else recorder.wrap(step, entries)
 
     def run(self, steps: range, meet: Callable[[], None]) -> None:
@@ -132,7 +132,7 @@ class PackRun:
             if member.going:
                 member.tokens += seen.useful
                 member.computed_tokens += seen.computed
-                flops = self._ground.backbone.training_flops(member.weights, member.entry, *passed)
+                flops = self._ground.backbone.training_flops(member.weights, *passed)
                 member.flops += flops
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -19,7 +17,6 @@ class PackStep:
     """Steps of one pack on whatever batch they are given.
 
     Args:
-        entries: of each genome, the block where its adapters begin.
         clip_norm: largest norm of a genome's gradient; None clips nothing.
     """
 
@@ -28,11 +25,10 @@ class PackStep:
         backbone: Backbone,
         pack: PackedAdapters,
         optimizer: PackOptimizer,
-        entries: Sequence[int],
         clip_norm: float | None,
     ) -> None:
-        self._backbone, self._pack, self._optimizer = backbone, pack, optimizer
-        self._entries, self._clip_norm = tuple(entries), clip_norm
+        self._backbone, self._pack = backbone, pack
+        self._optimizer, self._clip_norm = optimizer, clip_norm
 
     def __call__(self, batch: Batch, targets: Tensor | None) -> Tensor:
         """Losses and gradients' norms before clipping: (2, K). Pack and optimiser must have begun
@@ -42,7 +38,7 @@ class PackStep:
             targets: (B,) 0.0 or 1.0.
         """
         assert targets is not None  # noqa: S101 - it trains
-        logits = score(self._backbone, self._pack, self._entries, batch)
+        logits = score(self._backbone, self._pack, batch)
         losses = functional.binary_cross_entropy_with_logits(
             logits, targets.expand_as(logits), reduction="none"
         ).mean(dim=1)

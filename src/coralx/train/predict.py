@@ -108,7 +108,6 @@ class Predictor:
             self._tower = VisionTower(facts.vision_tower, tokens, self._device, keep=False)
         weights = import_adapter(folder, self._backbone)
         self._pack = PackedAdapters([weights], [facts.lora_cfg.scale], [0.0], [0], self._device)
-        self._entry = min(int(target.partition(".")[0]) for target in weights.lora)
 
     def _check_base(self, digest: str | None) -> None:
         """Tell of a base model that took the place of the one that was trained on."""
@@ -145,7 +144,7 @@ class Predictor:
         scores = np.empty(len(texts))
         for part in encoded.sorted_batches(BATCH):
             batch = encoded.batch(part)
-            logits = score(self._backbone, self._pack, [self._entry], batch)[0]
+            logits = score(self._backbone, self._pack, batch)[0]
             scores[part] = torch.sigmoid(logits.double()).cpu().numpy()
         return scores.tolist()
 

@@ -18,8 +18,8 @@ from coralx.train.lanes import Lanes, lanes_for, share_out
 from coralx.train.member import Member, StageWork, build_pack
 from coralx.train.pack_run import Ground, PackRun
 
-# Measures P1 of each genome of a pack, without gradients: (pack, entries) -> (K,).
-Examine = Callable[[PackedAdapters, Sequence[int]], Sequence[float]]
+# Measures P1 of each genome of a pack, without gradients: (K,).
+Examine = Callable[[PackedAdapters], Sequence[float]]
 
 
 class StageTrainer:
@@ -60,7 +60,7 @@ class StageTrainer:
     def _prepare(self, members: Sequence[Member]) -> None:
         """Compute what the rows' frozen prefixes still lack; the first to need one pays for it."""
         began = time.perf_counter()
-        for entry in sorted({member.entry for member in members}):
+        for entry in sorted({member.weights.entry for member in members}):
             self._ground.rows.prepare(entry)
         for member in members:
             member.seconds += (time.perf_counter() - began) / len(members)
@@ -92,7 +92,7 @@ class StageTrainer:
     def _effort(self, member: Member) -> float:
         """About what a step of a genome takes, in linear layers: the frozen ones it passes and its
         adapters."""
-        blocks = self._ground.backbone.linears[member.entry :]
+        blocks = self._ground.backbone.linears[member.weights.entry :]
         return sum(len(block) for block in blocks) + len(member.weights.lora)
 
     def _examine(
@@ -103,7 +103,7 @@ class StageTrainer:
             return
         began = time.perf_counter()
         pack = build_pack(going, self._ground.seed, self._ground.backbone.device)
-        skills = examine(pack, [member.entry for member in going])
+        skills = examine(pack)
         for member, skill in zip(going, skills, strict=True):
             member.examine(step, float(skill), plan)
             member.eval_seconds += (time.perf_counter() - began) / len(going)

@@ -142,7 +142,7 @@ class Workbench:
             elif start.kind == "merge":
                 weights = self._merge(genome, start, weights)
             moments = empty_moments(weights)
-        return Member(genome, lora, weights, moments, self.backbone.entry(lora.layers))
+        return Member(genome, lora, weights, moments)
 
     def pack(self, members: Sequence[Member]) -> PackedAdapters:
         """A pack of the members as they are."""
@@ -190,7 +190,7 @@ class Workbench:
             images = [image for image in rows.images if image][:batch]
             encoded = self.encode(rows.take(self._find_widest(rows, batch)))
             self._served = ServedMemory(self.backbone, self.tower, encoded, images)
-        return self._served.measure(member.weights, member.entry, pack)
+        return self._served.measure(member.weights, pack)
 
     def _find_widest(self, rows: Rows, count: int) -> list[int]:
         """Places of the `count` rows of most tokens, one with a picture among them if any row has

@@ -135,8 +135,8 @@ class Worker:
         batch = self.config.training.evaluation_batch
         best: list[float] = []
 
-        def examine(pack: PackedAdapters, entries: Sequence[int]) -> Sequence[float]:
-            found: list[float] = rows.skill(pack, entries, batch, SKILL_SHARE, images).tolist()
+        def examine(pack: PackedAdapters) -> Sequence[float]:
+            found: list[float] = rows.skill(pack, batch, SKILL_SHARE, images).tolist()
             # Of a genome that diverged it is not a number.
             best[:] = sorted(filter(math.isfinite, best + found))[-1:]
             return found
