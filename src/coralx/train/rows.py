@@ -98,6 +98,7 @@ class CheckedFile:
     columns, and of each row that is left out (`on_bad_rows: skip`) its number and what is wrong
     with it. `without_task` counts the usable rows that name none."""
 
+    path: Path
     rows: Rows
     columns: tuple[str, ...]
     left_out: tuple[str, ...]
@@ -154,7 +155,7 @@ def read_rows(
         )
     texts, labels, tasks, images = zip(*good, strict=True)
     rows = Rows(texts, np.array(labels, dtype=np.int8), tasks, images)
-    return CheckedFile(rows, tuple(names), tuple(bad), tuple(numbers), without_task)
+    return CheckedFile(path, rows, tuple(names), tuple(bad), tuple(numbers), without_task)
 
 
 def _check_row(

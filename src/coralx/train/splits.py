@@ -41,9 +41,14 @@ class Splits:
     left_out: Mapping[str, int] = field(default_factory=dict)
 
     @property
+    def measured(self) -> dict[str, Rows]:
+        """The splits whose rows are measured, but for the clean ones."""
+        return {"validation": self.validation, "test": self.test}
+
+    @property
     def classes(self) -> dict[str, dict[str, int]]:
         """Of each split that has both, its unsafe and its safe rows."""
-        splits = {"train": self.train, "validation": self.validation, "test": self.test}
+        splits = {"train": self.train, **self.measured}
         return {name: count_classes(rows.labels) for name, rows in splits.items()}
 
     @property
@@ -51,7 +56,7 @@ class Splits:
         """Of validation and test, the unsafe and the safe rows of each task; none where all rows
         are of one task."""
         found = {}
-        for name, rows in {"validation": self.validation, "test": self.test}.items():
+        for name, rows in self.measured.items():
             known = Counter(zip(rows.tasks, rows.labels.tolist(), strict=True))
             tasks = sorted(set(rows.tasks))
             counts = {task: {word: known[task, n] for n, word in CLASSES} for task in tasks}
@@ -62,7 +67,7 @@ class Splits:
     def picture_classes(self) -> dict[str, dict[str, int]]:
         """Of the rows of validation and test with a picture, the unsafe and the safe ones."""
         found = {}
-        for name, rows in {"validation": self.validation, "test": self.test}.items():
+        for name, rows in self.measured.items():
             pictured = [image is not None for image in rows.images]
             found[name] = count_classes(rows.labels[pictured])
         return found
@@ -77,10 +82,9 @@ class Splits:
     def missing_classes(self) -> dict[str, dict[str, list[str]]]:
         """Of validation and test, the tasks that either has of which rows of a class are missing
         there, and which: `task_skill` leaves these tasks out."""
-        measured = {"validation": self.validation, "test": self.test}
         tasks = sorted({*self.validation.tasks, *self.test.tasks})
         found = {}
-        for name, rows in measured.items():
+        for name, rows in self.measured.items():
             there = set(zip(rows.tasks, rows.labels.tolist(), strict=True))
             lacking = {
                 task: [word for label, word in CLASSES if (task, label) not in there]
@@ -121,13 +125,14 @@ class _LeftOut:
     say: Callable[[str], None]
     counts: dict[str, int] = field(default_factory=dict)
 
-    def add(self, path: Path | None, reasons: Sequence[str], rows: int) -> None:
-        """Of `rows` rows of a file, those that there is a reason to leave out."""
+    def add(self, found: CheckedFile, reasons: Sequence[str]) -> None:
+        """Rows of a file, each with the reason to leave it out."""
         if not reasons:
             return
         shown = "; ".join(reasons[:REASONS]) + ("; ..." if len(reasons) > REASONS else "")
+        rows, path = len(found.rows) + len(found.left_out), f"{found.path}"
         self.say(f"warning: {path}: {len(reasons)} of {rows} rows left out: {shown}")
-        self.counts[f"{path}"] = self.counts.get(f"{path}", 0) + len(reasons)
+        self.counts[path] = self.counts.get(path, 0) + len(reasons)
 
 
 def load_splits(
@@ -148,32 +153,32 @@ def load_splits(
         DataError: unreadable rows, a column that no file has, a row in two splits, or a split that
             lacks one of the classes.
     """
-    paths, left_out = _name_files(settings), _LeftOut(say)
+    left_out = _LeftOut(say)
     files, columns = dict[str, CheckedFile](), dict[str, None]()
-    for name, path in paths.items():
+    for name, path in _name_files(settings).items():
         if path:
             files[name] = found = read_rows(path, settings, name == "clean_holdout", pictures)
             columns |= dict.fromkeys(found.columns)
-            left_out.add(path, found.left_out, len(found.rows) + len(found.left_out))
+            left_out.add(found, found.left_out)
     check_optional(settings, columns)
-    _warn_of_both_labels(files, paths, settings, say)
-    _warn_of_lacking_tasks(files, paths, say)
-    rows = _keep_apart(files, paths, settings.on_bad_rows, left_out)
+    _warn_of_both_labels(files, settings, say)
+    _warn_of_lacking_tasks(files, say)
+    rows = _keep_apart(files, settings.on_bad_rows, left_out)
     whole = rows["train"]
     for salt, name in enumerate(("test", "validation"), start=1):
         if name not in rows:
             rows["train"], rows[name] = set_aside(rows["train"], SET_ASIDE, seed + salt)
-    _check_left(paths, whole, rows["train"])
+    _check_left(files, whole, rows["train"])
     rows = {name: limit(part, settings.max_rows, seed) for name, part in rows.items()}
     for name in ("train", "validation", "test"):
-        _check_classes(paths, name, rows[name])
-    _warn_of_pictures(rows, paths, say)
+        _check_classes(files, name, rows[name])
+    _warn_of_pictures(rows, files, say)
     clean = rows.get("clean_holdout", rows["train"].take([]))
     first, second = halve(clean, seed)
     if len(clean) and not len(first):
         say(
-            f"warning: {paths['clean_holdout']}: of {plural(len(clean), 'clean row')} (copies go "
-            "together) none is left for choices, all are for final figures; give more"
+            f"warning: {files['clean_holdout'].path}: of {plural(len(clean), 'clean row')} "
+            "(copies go together) none is left for choices, all are for final figures; give more"
         )
     measured = rows["validation"], rows["test"], first, second
     return Splits(rows["train"], *measured, left_out.counts)
@@ -186,10 +191,7 @@ def _name_files(settings: DataSettings) -> dict[str, Path | None]:
 
 
 def _warn_of_both_labels(
-    files: Mapping[str, CheckedFile],
-    paths: Mapping[str, Path | None],
-    settings: DataSettings,
-    say: Callable[[str], None],
+    files: Mapping[str, CheckedFile], settings: DataSettings, say: Callable[[str], None]
 ) -> None:
     """Rows that say both of one text and picture teach nothing and bound what can be measured."""
     known = {name: _find_clashes(found.rows) for name, found in files.items()}
@@ -203,7 +205,7 @@ def _warn_of_both_labels(
     for name, clashes in known.items():
         if clashes:
             told = _describe_clashes(clashes, files[name], settings.image_column)
-            say(f"warning: {paths[name]}: {_count_clashes(clashes)} {told}")
+            say(f"warning: {files[name].path}: {_count_clashes(clashes)} {told}")
 
 
 def _find_clashes(rows: Rows) -> list[list[int]]:
@@ -245,24 +247,22 @@ def _name_likeness(exact: Iterable[bool], pictured: bool) -> str:
     return "same text but for case and spaces" + (", same picture" if pictured else "")
 
 
-def _warn_of_lacking_tasks(
-    files: Mapping[str, CheckedFile], paths: Mapping[str, Path | None], say: Callable[[str], None]
-) -> None:
+def _warn_of_lacking_tasks(files: Mapping[str, CheckedFile], say: Callable[[str], None]) -> None:
     """Where rows have tasks, those without one are a task too, with a task's weight in
     `task_skill`. The clean rows are measured whatever their task."""
-    counted = {name: found for name, found in files.items() if name != "clean_holdout"}
-    if all(found.without_task == len(found.rows) for found in counted.values()):
+    counted = [found for name, found in files.items() if name != "clean_holdout"]
+    if all(found.without_task == len(found.rows) for found in counted):
         return
-    for name, found in counted.items():
+    for found in counted:
         if found.without_task:
             say(
-                f"warning: {paths[name]}: {found.without_task} of {len(found.rows)} rows have no "
+                f"warning: {found.path}: {found.without_task} of {len(found.rows)} rows have no "
                 "task, others have; without one they are measured as task 'all'"
             )
 
 
 def _warn_of_pictures(
-    rows: Mapping[str, Rows], paths: Mapping[str, Path | None], say: Callable[[str], None]
+    rows: Mapping[str, Rows], files: Mapping[str, CheckedFile], say: Callable[[str], None]
 ) -> None:
     """Without a picture to train on no vision tower is loaded."""
     if any(rows["train"].images):
@@ -272,16 +272,13 @@ def _warn_of_pictures(
         count = sum(image is not None for image in pictures)
         if count:
             say(
-                f"warning: {paths[name] or paths['train']}: {plural(count, f'{name} row')} with a "
+                f"warning: {_source_of(name, files).path}: {plural(count, f'{name} row')} with a "
                 "picture, and no training row has one; the pictures are not looked at"
             )
 
 
 def _keep_apart(
-    files: Mapping[str, CheckedFile],
-    paths: Mapping[str, Path | None],
-    on_bad_rows: str,
-    left_out: _LeftOut,
+    files: Mapping[str, CheckedFile], on_bad_rows: str, left_out: _LeftOut
 ) -> dict[str, Rows]:
     """A row (its text and picture) may stand in one split: what was trained on says nothing when
     measured. In mode skip the row stays where it is measured and is left out of the others.
@@ -304,11 +301,11 @@ def _keep_apart(
             other, place = seen[own[i]]
             exact.append(found.rows.texts[i] == files[other].rows.texts[place])
             twice.append(
-                f"row {found.numbers[i]} of {paths[name]} is row {files[other].numbers[place]} of "
-                f"{paths[other]}{'' if exact[-1] else ', but for case and spaces'}"
+                f"row {found.numbers[i]} of {found.path} is row {files[other].numbers[place]} of "
+                f"{files[other].path}{'' if exact[-1] else ', but for case and spaces'}"
             )
         if on_bad_rows == "skip":
-            left_out.add(paths[name], twice, len(own) + len(found.left_out))
+            left_out.add(found, twice)
         bad.extend(twice)
         seen.update({own[i]: (name, i) for i in fresh})
         kept[name] = found.rows.take(fresh) if len(fresh) < len(own) else found.rows
@@ -322,27 +319,32 @@ def _keep_apart(
     return {name: kept[name] for name in files}
 
 
-def _check_left(paths: Mapping[str, Path | None], whole: Rows, left: Rows) -> None:
+def _check_left(files: Mapping[str, CheckedFile], whole: Rows, left: Rows) -> None:
     """Setting shares aside has left training rows of each class that there was."""
-    without = [name for name in ("validation", "test") if not paths[name]]
-    shares, files = " and ".join(without), " and ".join(f"data.{name}" for name in without)
+    without = [name for name in ("validation", "test") if name not in files]
+    shares, settings = " and ".join(without), " and ".join(f"data.{name}" for name in without)
     for label, word in CLASSES:
         own = whole.take(np.flatnonzero(whole.labels == label))
         if len(own) and label not in left.labels:
-            distinct, strata = len(set(own.keys())), len(set(own.strata()))
+            source, distinct, strata = files["train"], len(set(own.keys())), len(set(own.strata()))
             raise DataError(
-                f"{paths['train']}: no {word} training row is left after {SET_ASIDE:g} % were set "
+                f"{source.path}: no {word} training row is left after {SET_ASIDE:g} % were set "
                 f"aside for {shares}: of {len(own)} {word} rows {distinct} are distinct (copies go "
                 f"together), in {strata} strata of picture and task, and each stratum gives at "
                 "least one; add rows, name another column as data.task_column, or give files as "
-                f"{files}"
+                f"{settings}"
             )
 
 
-def _check_classes(paths: Mapping[str, Path | None], name: str, rows: Rows) -> None:
-    path, advice = paths[name], "add rows of both"
-    if path is None:  # its rows are a share of the training rows
-        path, advice = paths["train"], f"{advice}, or give {name} a file of its own"
+def _source_of(name: str, files: Mapping[str, CheckedFile]) -> CheckedFile:
+    """The file that a split's rows are from: without one of its own, the training rows'."""
+    return files.get(name, files["train"])
+
+
+def _check_classes(files: Mapping[str, CheckedFile], name: str, rows: Rows) -> None:
+    path, advice = _source_of(name, files).path, "add rows of both"
+    if name not in files:
+        advice += f", or give {name} a file of its own"
     positive = int(rows.labels.sum())
     if positive in (0, len(rows)):
         raise DataError(

@@ -177,9 +177,9 @@ class Workbench:
     def reading(self) -> dict[str, Any]:
         """`max_tokens`, and what `compare_reading` says of the rows."""
         most = self.config.data.max_tokens
-        parts = {"validation": self.splits.validation, "test": self.splits.test}
         measured = {
-            name: EncodedRows(rows, self.backbone, None, most) for name, rows in parts.items()
+            name: EncodedRows(rows, self.backbone, None, most)
+            for name, rows in self.splits.measured.items()
         }
         return {"max_tokens": most, **compare_reading(self.rows, measured, self.has_images)}
 
