@@ -75,6 +75,7 @@ class EncodedRows:
         # Row i's tokens start at offsets[i]; place 0 is the padding.
         self._offsets = 1 + np.concatenate([[0], np.cumsum(self.lengths)])[:-1].astype(np.int64)
         self._images = _encode_images(rows, tower)
+        # What enters a block, by its depth: (1 + all tokens, D), place 0 being the padding's.
         self._kept: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
@@ -94,7 +95,7 @@ class EncodedRows:
 
         def enter(depth: int) -> Tensor:
             if self._keep:
-                self._prefix(depth)
+                self.prepare(depth)
                 return self._enter(depth, places)
             return self._compute(self._enter(None, places), mask, 0, depth)
 
@@ -128,10 +129,28 @@ class EncodedRows:
         order = sorted(rows, key=lambda i: (self.lengths[i], i))
         return [order[i : i + size] for i in range(0, len(order), size)]
 
+    @torch.no_grad()
     def prepare(self, depth: int) -> None:
-        """Compute and keep the prefix up to block `depth` now."""
-        if self._keep:
-            self._prefix(depth)
+        """Compute what enters block `depth` now, if it is to be kept, and keep it, as all that
+        enters other depths in use on the way there."""
+        if not self._keep or depth in self._kept:
+            return
+        below = max((d for d in self._kept if d < depth), default=None)
+        stops = sorted({depth, *(d for d in self._depths if (below or 0) < d < depth)})
+        if self._reopen(stops):
+            self.prepare(depth)
+            return
+        keys = {stop: self._key(stop) for stop in stops}
+        try:
+            made = {stop: self._store.make(keys[stop], *self._form) for stop in stops}
+            self._fill(made, below)
+            for key in keys.values():
+                self._store.keep(key)
+        except BaseException:
+            for key in keys.values():
+                self._store.drop(key)
+            raise
+        self._kept.update(made)
 
     def _places(self, indices: Indices) -> tuple[Tensor, Tensor]:
         """Where each row's tokens lie in the flat store, padded with place 0, and the mask."""
@@ -154,31 +173,6 @@ class EncodedRows:
         for index in range(start, stop):
             hidden = self.backbone.run(hidden, mask, index)
         return hidden
-
-    @torch.no_grad()
-    def _prefix(self, depth: int) -> Tensor:
-        """Flat outputs (1 + all tokens, D) at the entry of block `depth`; place 0 is padding.
-
-        On the way there, the outputs at the other depths in use are kept as well.
-        """
-        if depth in self._kept:
-            return self._kept[depth]
-        below = max((d for d in self._kept if d < depth), default=None)
-        stops = sorted({depth, *(d for d in self._depths if (below or 0) < d < depth)})
-        if self._reopen(stops):
-            return self._prefix(depth)
-        keys = {stop: self._key(stop) for stop in stops}
-        try:
-            made = {stop: self._store.make(keys[stop], *self._form) for stop in stops}
-            self._fill(made, below)
-            for key in keys.values():
-                self._store.keep(key)
-        except BaseException:
-            for key in keys.values():
-                self._store.drop(key)
-            raise
-        self._kept.update(made)
-        return self._kept[depth]
 
     def _fill(self, made: Mapping[int, Tensor], below: int | None) -> None:
         """Compute the outputs at some depths, in order, from those kept at `below`."""
