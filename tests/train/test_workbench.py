@@ -213,7 +213,7 @@ def test_memory_is_measured_on_the_widest_rows_with_a_picture_among_them(
     for own, shown in ((pictured, True), (bench, False)):
         member = own.member(_make_genome("any"), Start())
         monkeypatch.setattr(own, "_served", None)
-        assert own.served_bytes(member, own.pack([member])) == 1
+        assert own.served_bytes(member) == 1
         rows = own._served.rows
         every = own.encode(own.splits.validation).lengths
         assert len(rows) == own.config.training.evaluation_batch

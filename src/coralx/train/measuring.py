@@ -85,8 +85,29 @@ class Measurer:
     def test(self, result: TrainingResult) -> TestResult:
         """Final figures of a trained genome: the test split, with bootstrap intervals, computed
         as an exported adapter is served."""
+        rows = self._bench.test()
+        assert result.checkpoint is not None  # noqa: S101 - front members were trained
+        member = self._restore(result.genome, result.checkpoint)
+        pack = self._bench.pack([member])
+        batch = self._bench.config.training.evaluation_batch
         with self._bench.backbone.products.exact():
-            return self._test(result)
+            scores, alone = rows.score_all(pack, batch, self._bench.has_images)
+        text = None if alone is None else alone[0]
+        draws = self._bench.config.training.bootstrap_draws
+        scaling = Scaling.of(result.details)
+        scaled = scaling.apply(scores[0])
+        objectives, details = rows.measure(scaled, text, draws)
+        details |= rows.measure_decisions(scaled, result.details[SERVED], draws)
+        if scaling != Scaling():
+            details[AS_TRAINED] = rows.calibration(scores[0], draws)
+        objectives = self._complete(objectives, member, rows, scaled)
+        return TestResult(
+            genome=result.genome.id,
+            stage=result.stage,
+            objectives={name: interval(values) for name, values in objectives.items()},
+            details={name: interval(values) for name, values in details.items()},
+            attack_threshold=float(details["threshold"][0]),
+        )
 
     def compare_merged(self, member: Member, start: Start) -> dict[str, float]:
         """P1 of a child of merged weights before its first step, and the higher one of its
@@ -104,31 +125,6 @@ class Measurer:
         member.eval_seconds += time.perf_counter() - began
         return figures
 
-    def _test(self, result: TrainingResult) -> TestResult:
-        rows = self._bench.test()
-        assert result.checkpoint is not None  # noqa: S101 - front members were trained
-        member = self._restore(result.genome, result.checkpoint)
-        pack = self._bench.pack([member])
-        batch = self._bench.config.training.evaluation_batch
-        scores, alone = rows.score_all(pack, batch, self._bench.has_images)
-        text = None if alone is None else alone[0]
-        draws = self._bench.config.training.bootstrap_draws
-        scaling = Scaling.of(result.details)
-        scaled = scaling.apply(scores[0])
-        objectives, details = rows.measure(scaled, text, draws)
-        details |= rows.measure_decisions(scaled, result.details[SERVED], draws)
-        if scaling != Scaling():
-            details[AS_TRAINED] = rows.calibration(scores[0], draws)
-        self._add_own(objectives, rows, scaled, result.genome.id)
-        objectives["memory"] = np.array([float(self._bench.served_bytes(member, pack))])
-        return TestResult(
-            genome=result.genome.id,
-            stage=result.stage,
-            objectives={name: interval(objectives[name]) for name in self._names(objectives)},
-            details={name: interval(values) for name, values in details.items()},
-            attack_threshold=float(details["threshold"][0]),
-        )
-
     def _measure_one(
         self, member: Member, rows: EvaluationSet, scores: Floats, alone: Floats | None
     ) -> Figures:
@@ -142,12 +138,10 @@ class Measurer:
             served = find_threshold(known.scores, known.labels, self._rounding)
             details[SERVED] = scaling.apply(np.array([served]))
             details[SAME] = np.array([share_alike(known.scores, self._rounding)])
-        self._add_own(objectives, rows, scores, member.genome.id)
-        solo = self._bench.pack([member])
-        objectives["memory"] = np.array([float(self._bench.served_bytes(member, solo))])
-        plain = {name: float(objectives[name][0]) for name in self._names(objectives)}
+        objectives = self._complete(objectives, member, rows, scores)
+        plain = {name: float(values[0]) for name, values in objectives.items()}
         figures = {name: float(values[0]) for name, values in details.items()}
-        return plain, {**figures, "auroc": float(objectives["task_skill"][0])}
+        return plain, {**figures, "auroc": plain["task_skill"]}
 
     @property
     def _rounding(self) -> float:
@@ -167,21 +161,20 @@ class Measurer:
         details[AS_TRAINED] = calibration(scores, labels, one)
         return scaling, {"calibration": calibration(held_out, labels, one)}, details
 
-    def _add_own(
-        self, objectives: Measures, rows: EvaluationSet, scores: Floats, genome: str
-    ) -> None:
-        """Nothing where a score is no number: the gates stop such a genome, and a user's function
-        need not know what to say of it."""
-        if not np.isfinite(rows.scored(scores).scores).all():
-            return
-        for name, function in self._own.items():
-            value = apply_objective(name, function, rows.scored(scores), genome)
-            objectives[name] = np.array([value])
-
-    def _names(self, objectives: Measures) -> list[str]:
-        """P1 always, and those of the configuration that could be measured."""
+    def _complete(
+        self, objectives: Measures, member: Member, rows: EvaluationSet, scores: Floats
+    ) -> Measures:
+        """P1 always, and those of the configuration that could be measured: of what is given,
+        memory and the user's own."""
+        every = {**objectives, "memory": np.array([float(self._bench.served_bytes(member))])}
+        # Where a score is no number the gates stop the genome, and a user's function need not know
+        # what to say of it.
+        if np.isfinite(rows.scored(scores).scores).all():
+            for name, function in self._own.items():
+                value = apply_objective(name, function, rows.scored(scores), member.genome.id)
+                every[name] = np.array([value])
         wanted = dict.fromkeys(("task_skill", *self._bench.config.objectives))
-        return [name for name in wanted if name in objectives]
+        return {name: every[name] for name in wanted if name in every}
 
     def _skill(self, member: Member) -> float:
         rows, batch = self._bench.validation(100), self._bench.config.training.evaluation_batch

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from coralx.train.adapters import PackedAdapters, Weights
+from coralx.train.adapters import PackedAdapters, Weights, flatten
 from coralx.train.backbone import Backbone
 from coralx.train.network import score
 from coralx.train.prefix import Batch, EncodedRows
@@ -101,8 +101,7 @@ class ServedMemory:
         with self._backbone.products.exact():
             above = self._adapted_peak(weights, pack, ready)
             below = max(self._prefix_peak(weights.entry, ready.mask), self._tower_peak())
-        own = sum(a.numel() + b.numel() for a, b in weights.lora.values())
-        own += sum(value.numel() for value in weights.extra.values())
+        own = sum(value.numel() for value in flatten(weights).values())
         frozen = self._backbone.weight_bytes() + (self._tower.weight_bytes() if self._tower else 0)
         return frozen + 4 * own + max(above, below)
 

@@ -203,7 +203,7 @@ class NaiveRun:
     def _served_bytes(self) -> float:
         """P4, measured as for a genome of the search: weights' values do not change it."""
         member = self._bench.member(self._genome, Start())
-        return float(self._bench.served_bytes(member, self._bench.pack([member])))
+        return float(self._bench.served_bytes(member))
 
     @torch.no_grad()
     def _score(self, rows: EncodedRows, wanted: Sequence[int], images: bool) -> Floats:

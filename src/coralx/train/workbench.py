@@ -183,14 +183,14 @@ class Workbench:
         }
         return {"max_tokens": most, **compare_reading(self.rows, measured, self.has_images)}
 
-    def served_bytes(self, member: Member, pack: PackedAdapters) -> int:
-        """P4 of the member, of which alone `pack` must consist."""
+    def served_bytes(self, member: Member) -> int:
+        """P4 of the member."""
         if self._served is None:
             rows, batch = self.splits.validation, self.config.training.evaluation_batch
             images = [image for image in rows.images if image][:batch]
             encoded = self.encode(rows.take(self._find_widest(rows, batch)))
             self._served = ServedMemory(self.backbone, self.tower, encoded, images)
-        return self._served.measure(member.weights, pack)
+        return self._served.measure(member.weights, self.pack([member]))
 
     def _find_widest(self, rows: Rows, count: int) -> list[int]:
         """Places of the `count` rows of most tokens, one with a picture among them if any row has
