@@ -46,7 +46,7 @@ def test_growth_leaves_the_logits_as_they_were(
     weights = draw_weights(backbone, small, 1, spread=0.05)
     fresh = draw_weights(backbone, large, 2)
     scales = small.lora_cfg.scale, large.lora_cfg.scale
-    grown = grow(weights, new, *scales, fresh)
+    grown = grow(weights, *scales, fresh)
     batch = encoded_text.batch(range(4))
     with torch.no_grad():
         before, after, without = (
@@ -62,7 +62,7 @@ def test_growth_keeps_old_rows_and_takes_new_ones_from_fresh() -> None:
     a, b = torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0], [4.0]])
     fresh = _weights({"0.q": (torch.tensor([[9.0, 9.0], [5.0, 6.0]]), torch.zeros(2, 2))})
     head = torch.ones(1)
-    grown = grow(_weights({"0.q": (a, b)}, head=head), 2, 8.0, 4.0, fresh)
+    grown = grow(_weights({"0.q": (a, b)}, head=head), 8.0, 4.0, fresh)
     assert grown.lora["0.q"][0].tolist() == [[1, 2], [5, 6]]
     assert grown.lora["0.q"][1].tolist() == [[6, 0], [8, 0]]  # 3 x 8 / 4, 4 x 8 / 4
     assert grown.extra["head"] is head
@@ -82,7 +82,7 @@ def test_grown_moments_are_those_of_the_grown_network() -> None:
     a, b = _pair(0, 2)
     x = torch.randn(7, 6, generator=torch.Generator().manual_seed(1))
     weights, fresh = _weights({"0.q": (a, b)}), _weights({"0.q": _pair(2, 4)})
-    grown = grow(weights, 4, 8.0, 4.0, fresh)
+    grown = grow(weights, 8.0, 4.0, fresh)
     grad_a, grad_b = _gradients(a, b, 8.0, x)
     late_a, late_b = _gradients(*grown.lora["0.q"], 4.0, x)
     first = _weights({"0.q": (0.1 * grad_a, 0.1 * grad_b)})
@@ -103,7 +103,7 @@ def test_one_step_of_adamw_after_growth_by_hand() -> None:
     gradient of 0.5 at step 3 (beta 0.9, 0.999) the new m is 0.185 and v 0.01024."""
     one = torch.ones(1, 1)
     parts = [_weights({"0.q": (0 * one, value * one)}) for value in (2.0, 0.3, 0.04)]
-    grown = grow(parts[0], 2, 8.0, 4.0, _weights({"0.q": (torch.ones(2, 1), torch.zeros(1, 2))}))
+    grown = grow(parts[0], 8.0, 4.0, _weights({"0.q": (torch.ones(2, 1), torch.zeros(1, 2))}))
     moments = grow_moments(Moments(parts[1], parts[2], 2), 2, 8.0, 4.0)
     b = grown.lora["0.q"][1].clone().requires_grad_()
     b.grad = torch.tensor([[0.5, 0.0]])

@@ -22,22 +22,9 @@ class Moments:
     step: int
 
 
-def grow(
-    weights: Weights, rank: int, old_scale: float, new_scale: float, fresh: Weights
-) -> Weights:
-    """The same function at a higher rank.
-
-    New columns of B are zero, new rows of A come from `fresh`, old columns of B are rescaled
-    because alpha / r changed: new_scale x B' A' = old_scale x B A.
-    """
-    lora = {}
-    for target, (a, b) in weights.lora.items():
-        old = a.shape[0]
-        new_a = torch.cat([a, fresh.lora[target][0][old:rank]])
-        new_b = b.new_zeros(b.shape[0], rank)
-        new_b[:, :old] = b * (old_scale / new_scale)
-        lora[target] = (new_a, new_b)
-    return Weights(lora, weights.extra)
+def grow(weights: Weights, old_scale: float, new_scale: float, fresh: Weights) -> Weights:
+    """The same function at the higher rank of `fresh`, from which new rows of A come."""
+    return Weights(transplant(weights, old_scale, new_scale, fresh).lora, weights.extra)
 
 
 def grow_moments(moments: Moments, rank: int, old_scale: float, new_scale: float) -> Moments:
@@ -59,8 +46,9 @@ def grow_moments(moments: Moments, rank: int, old_scale: float, new_scale: float
 def transplant(parent: Weights, old_scale: float, new_scale: float, fresh: Weights) -> Weights:
     """A parent's update carried into a child of other rank, scale or targets.
 
-    Targets that both have are carried over in dW space: exactly when the rank is kept or grows,
-    by truncated SVD (the best approximation of that rank, Eckart & Young 1936) when it shrinks.
+    Targets that both have are carried over in dW space: exactly when the rank is kept or grows
+    (new columns of B are zero, old ones rescaled: new_scale x B' A' = old_scale x B A), by
+    truncated SVD (the best approximation of that rank, Eckart & Young 1936) when it shrinks.
     Targets of the child alone keep their `fresh` weights, whose B is zero. The classification
     layer and projector are the parent's where it has them.
     """

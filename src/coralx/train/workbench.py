@@ -129,7 +129,7 @@ class Workbench:
             if start.grow_to and start.grow_to > lora.r:
                 grown = lora.model_copy(update={"r": start.grow_to})
                 fresh = self._fresh(genome, grown)
-                weights = grow(weights, grown.r, lora.scale, grown.scale, fresh)
+                weights = grow(weights, lora.scale, grown.scale, fresh)
                 moments = grow_moments(moments, grown.r, lora.scale, grown.scale)
                 lora = grown
         else:
