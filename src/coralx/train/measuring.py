@@ -53,33 +53,19 @@ class Measurer:
 
     def measure(
         self, members: Sequence[Member], rows: EvaluationSet, job: Job, images: bool
-    ) -> dict[int, Figures]:
-        """Objectives and details of the members still in, by their place in the pack.
-
-        Where nobody is selected P1 alone is measured.
-        """
-        going = {k: member for k, member in enumerate(members) if member.stop is None}
-        if not going:
-            return {}
+    ) -> list[Figures]:
+        """Objectives and details of each member. Where nobody is selected P1 alone is measured."""
         began = time.perf_counter()
-        found = {}
-        if not self._bench.config.measures_all(job.stage):
-            for k, member in going.items():
-                skill = member.skills[max(member.skills)]
-                found[k] = ({"task_skill": skill}, {"auroc": skill})
+        if self._bench.config.measures_all(job.stage):
+            found = self._measure_all(members, rows, images)
         else:
-            pack = self._bench.pack(list(going.values()))
-            batch = self._bench.config.training.evaluation_batch
-            scores, alone = rows.score_all(pack, batch, images)
-            for place, (k, member) in enumerate(going.items()):
-                text = None if alone is None else alone[place]
-                found[k] = self._measure_one(member, rows, scores[place], text)
-                member.skills.setdefault(len(member.losses), found[k][1]["auroc"])
-        for objectives, _ in found.values():
-            if job.text_only and self._bench.has_images:
+            skills = [member.skills[max(member.skills)] for member in members]
+            found = [({"task_skill": skill}, {"auroc": skill}) for skill in skills]
+        if job.text_only and self._bench.has_images:
+            for objectives, _ in found:
                 objectives["task_skill"] *= PROXY_FACTOR
-        for member in going.values():
-            member.eval_seconds += (time.perf_counter() - began) / len(going)
+        for member in members:
+            member.eval_seconds += (time.perf_counter() - began) / len(members)
         return found
 
     def test(self, result: TrainingResult) -> TestResult:
@@ -124,6 +110,19 @@ class Measurer:
         }
         member.eval_seconds += time.perf_counter() - began
         return figures
+
+    def _measure_all(
+        self, members: Sequence[Member], rows: EvaluationSet, images: bool
+    ) -> list[Figures]:
+        batch = self._bench.config.training.evaluation_batch
+        scores, alone = rows.score_all(self._bench.pack(members), batch, images)
+        found = []
+        for k, member in enumerate(members):
+            text = None if alone is None else alone[k]
+            figures = self._measure_one(member, rows, scores[k], text)
+            member.skills.setdefault(len(member.losses), figures[1]["auroc"])
+            found.append(figures)
+        return found
 
     def _measure_one(
         self, member: Member, rows: EvaluationSet, scores: Floats, alone: Floats | None

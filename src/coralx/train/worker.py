@@ -104,11 +104,11 @@ class Worker:
         self._train_stage(job, members, plan, rows, images, observe)
         broken = [k for k, member in enumerate(members) if member.stop is not None]
         kept = broken or list(range(len(members)))
-        measured = self._measurer.measure([members[k] for k in kept], rows, job, images)
+        nothing: Figures = ({}, {})
+        figures = [nothing] * len(broken) or self._measurer.measure(members, rows, job, images)
         busy, peak = clock.busy_share(), peak_memory(self.bench.device)
         results = []
-        for i, k in enumerate(kept):
-            objectives, details = measured.get(i, ({}, {}))
+        for k, (objectives, details) in zip(kept, figures, strict=True):
             found = objectives, details | begun[k]
             cost = cost_of(members[k], planned, busy, peak)
             results.append(self._result(job, k, members[k], found, cost))
