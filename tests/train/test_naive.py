@@ -14,7 +14,7 @@ from coralx.records import Genome
 from coralx.train import naive
 from coralx.train.adapters import Weights
 from coralx.train.backbone import Backbone
-from coralx.train.naive import NaiveModel, NaiveRun, NaiveTrainer, gather
+from coralx.train.naive import NaiveModel, NaiveRun, NaiveTrainer
 from coralx.train.network import score
 from coralx.train.prefix import EncodedRows
 from coralx.train.rows import Rows
@@ -143,8 +143,8 @@ def test_a_decoder_scores_as_in_a_pack_however_padded_and_stored(
     _fill(model, backbone, weights)
     encoded = EncodedRows(tiny_rows, backbone, tower, 16)
     with torch.no_grad():
-        found = model(*gather(encoded, list(range(16))))
         batch = encoded.batch(range(16))
+        found = model(encoded.token_ids(range(16)), batch)
         packed = score(backbone, build_pack([own], [weights], [0]), batch)[0]
     assert (found - packed).abs().max() < 1e-5
     assert packed.std() > 0.05

@@ -151,5 +151,8 @@ def test_the_first_picture_is_one_like_the_others(
     for row in [i for i, image in enumerate(mixed_rows.images) if image is not None]:
         batch = encoded.batch([row])
         assert batch.images is not None
-        assert encoded.count([row, row]) == (2 * encoded.lengths[row], 2)
-    assert encoded.count(range(16)) == (sum(encoded.lengths), 8)
+        slots, length = batch.images.shape[1], encoded.lengths[row]
+        assert encoded.count([row], batch) == (length + slots, length + slots)
+    batch = encoded.batch(range(16))
+    computed = 16 * (max(encoded.lengths) + slots)
+    assert encoded.count(range(16), batch) == (sum(encoded.lengths) + 8 * slots, computed)

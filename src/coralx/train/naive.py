@@ -27,7 +27,7 @@ from coralx.steps import whole_steps
 from coralx.train.evaluate import EvaluationSet
 from coralx.train.last_block import find_last
 from coralx.train.objectives import Floats, macro_auroc
-from coralx.train.prefix import EncodedRows
+from coralx.train.prefix import Batch, EncodedRows
 from coralx.train.pretrained import load_classifier
 from coralx.train.seeds import hash_name
 from coralx.train.workbench import Workbench
@@ -47,7 +47,7 @@ class NaiveResult:
 
 
 class NaiveModel(nn.Module):
-    """Base + PEFT adapter + projector: token ids and image features -> logits (B,)."""
+    """Base + PEFT adapter + projector: token ids (B, T) and their batch -> logits (B,)."""
 
     def __init__(self, bench: Workbench, genome: Genome) -> None:
         super().__init__()
@@ -68,13 +68,13 @@ class NaiveModel(nn.Module):
         width = bench.tower.width if bench.tower else None
         self.projector = nn.Linear(width, backbone.hidden) if width else None
 
-    def forward(self, ids: Tensor, mask: Tensor, images: Tensor | None, shown: Tensor) -> Tensor:
+    def forward(self, ids: Tensor, batch: Batch) -> Tensor:
         embedding = self.peft.get_input_embeddings()(ids)
-        slots = 0
-        if images is not None and self.projector is not None:
-            tokens = self.projector(images)
+        mask, slots = batch.mask, 0
+        if batch.has_image is not None and self.projector is not None:
+            tokens = self.projector(batch.images)
             slots = tokens.shape[1]
-            seen = shown[:, None].expand(-1, slots).to(mask.dtype)
+            seen = batch.has_image[:, None].expand(-1, slots)
             # Behind the text, so that encoders still pool their first token; before it, so that
             # the last token of decoders sees them.
             turn = -1 if self._causal else 1
@@ -177,10 +177,10 @@ class NaiveRun:
                 yield order[first : first + size]
 
     def _step(self, chosen: NDArray[np.int64]) -> None:
-        batch = gather(self._bench.rows, chosen.tolist())
-        truth = self._bench.labels[chosen]
+        rows, truth = self._bench.rows, self._bench.labels[chosen]
+        ids, batch = rows.token_ids(chosen), rows.batch(chosen)
         with self._precision():
-            logits = self._model(*batch)
+            logits = self._model(ids, batch)
         loss = functional.binary_cross_entropy_with_logits(logits.float(), truth)
         self._optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -188,14 +188,9 @@ class NaiveRun:
         self._optimizer.step()
         self._schedule.step()
         self.steps += 1
-        self._count_tokens(chosen, *batch[1:3])
-
-    def _count_tokens(self, chosen: NDArray[np.int64], mask: Tensor, images: Tensor | None) -> None:
-        """Those of text and pictures alike, as CoralX counts its own."""
-        slots = 0 if images is None else images.shape[1]
-        tokens, pictures = self._bench.rows.count(chosen)
-        self.tokens += tokens + slots * pictures
-        self.computed_tokens += mask.numel() + slots * len(mask)
+        useful, computed = rows.count(chosen, batch)
+        self.tokens += useful
+        self.computed_tokens += computed
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self._bench.device.type, torch.bfloat16, enabled=self._mixed)
@@ -210,9 +205,8 @@ class NaiveRun:
         self._model.eval()
         out = np.zeros(len(rows))
         for chosen in rows.sorted_batches(self._bench.config.training.evaluation_batch, wanted):
-            ids, mask, features, shown = gather(rows, chosen)
             with self._precision():
-                logits = self._model(ids, mask, features if images else None, shown)
+                logits = self._model(rows.token_ids(chosen), rows.batch(chosen, images))
             out[chosen] = torch.sigmoid(logits.double()).cpu().numpy()
         return out
 
@@ -251,12 +245,3 @@ class NaiveTrainer:
         run = NaiveRun(self._bench, genome, self._epochs)
         run.take_over(self._trained[genome.id])
         return run.measure(self._bench.test())
-
-
-def gather(rows: EncodedRows, chosen: list[int]) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
-    """Token ids (B, T), mask (B, T), image features (B, S, V) or None, who has one (B,)."""
-    ids, mask = rows.token_ids(chosen)
-    found = rows.image_features(chosen)
-    if found is None:
-        return ids, mask, None, torch.zeros(len(chosen), dtype=torch.bool, device=ids.device)
-    return ids, mask, *found

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from coralx.records import Stop
@@ -18,7 +17,7 @@ from coralx.train.graphs import Recorder, Step
 from coralx.train.member import Member, StageWork, build_pack
 from coralx.train.optim import PackOptimizer
 from coralx.train.pack_step import PackStep
-from coralx.train.prefix import Batch, EncodedRows
+from coralx.train.prefix import EncodedRows
 from coralx.train.resize import Moments
 from coralx.train.transfer import Reading, send
 
@@ -112,17 +111,12 @@ class PackRun:
         self._optimizer.begin_step()
         targets = self._ground.labels[send(np.asarray(chosen), self._ground.labels.device)]
         found = Reading(self._take_step(batch, targets))
-        self._unread.append((step, found, self._count(chosen, batch)))
+        seen = Seen(len(chosen), *self._ground.rows.count(chosen, batch), batch.images is not None)
+        self._unread.append((step, found, seen))
         # A GPU is given its next step before the last one's figures are waited for.
         behind = int(targets.is_cuda and not last)
         while len(self._unread) > behind:
             self._note(*self._unread.pop(0))
-
-    def _count(self, chosen: NDArray[np.int64], batch: Batch) -> Seen:
-        slots = 0 if batch.images is None else batch.images.shape[1]
-        tokens, pictures = self._ground.rows.count(chosen)
-        computed = batch.mask.numel() + slots * len(batch.mask)
-        return Seen(len(chosen), tokens + pictures * slots, computed, slots > 0)
 
     def _note(self, step: int, found: Reading, seen: Seen) -> None:
         """Keep the figures of a step and what it cost, of all that did not break down in it."""

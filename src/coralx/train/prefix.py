@@ -103,10 +103,9 @@ class EncodedRows:
         features, has_image = found if found is not None else (None, None)
         return Batch(mask, features, has_image, enter)
 
-    def token_ids(self, indices: Indices) -> tuple[Tensor, Tensor]:
-        """Padded token ids (B, T) and their mask (B, T)."""
-        places, mask = self._places(indices)
-        return self._ids[places], mask
+    def token_ids(self, indices: Indices) -> Tensor:
+        """Padded token ids (B, T)."""
+        return self._ids[self._places(indices)[0]]
 
     def image_features(self, indices: Indices) -> tuple[Tensor, Tensor] | None:
         """Features (B, S, V) and who has a picture (B,); None if nobody has."""
@@ -118,10 +117,15 @@ class EncodedRows:
             return None
         return features[send(found.clamp(min=0), device)], send(found >= 0, device)
 
-    def count(self, indices: Indices) -> tuple[int, int]:
-        """Tokens of text and pictures of the rows, without asking the device for them."""
-        pictures = 0 if self._images is None else int((self._images[1][list(indices)] >= 0).sum())
-        return sum(self.lengths[i] for i in indices), pictures
+    def count(self, indices: Indices, batch: Batch) -> tuple[int, int]:
+        """Useful and computed tokens, of texts and pictures, of the rows' batch; the device is not
+        asked for them."""
+        useful, computed = sum(self.lengths[i] for i in indices), batch.mask.numel()
+        if self._images is not None and batch.images is not None:
+            slots = batch.images.shape[1]
+            useful += slots * int((self._images[1][list(indices)] >= 0).sum())
+            computed += slots * len(batch.mask)
+        return useful, computed
 
     def sorted_batches(self, size: int, chosen: Sequence[int] | None = None) -> list[list[int]]:
         """The rows in batches of about equal length, for evaluation."""
