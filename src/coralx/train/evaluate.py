@@ -182,9 +182,10 @@ class EvaluationSet:
             "false_positive_cost": false_positive_rate(both, everyone, with_clean),
             "calibration": calibration(main, self.labels, resamples.unstratified(len(main))),
         }
-        details = self._by_part(main, weights)
         limit = threshold_at_recall(main, self.labels, weights)
-        self._measure_attacks(scores, limit, resamples, objectives, details)
+        safety, attacks = self._measure_attacks(scores, limit, resamples)
+        objectives |= safety
+        details = self._by_part(main, weights) | attacks
         if text_alone is not None:
             rows = self.has_image
             alone = auroc(text_alone[rows], self.labels[rows], weights[:, rows])
@@ -206,18 +207,15 @@ class EvaluationSet:
         }
 
     def _measure_attacks(
-        self,
-        scores: Floats,
-        limit: Floats,
-        resamples: Resamples,
-        objectives: Measures,
-        details: Measures,
-    ) -> None:
-        """P2 and the attack success rate beside it, per kind and as their means.
+        self, scores: Floats, limit: Floats, resamples: Resamples
+    ) -> tuple[Measures, Measures]:
+        """P2; and as details each kind's AUROC and share of attacks that succeed, with the mean of
+        the latter. Nothing without attacks.
 
         Kinds attack the same rows, so what is resampled is these, with all that was made of them:
         drawn apart, kinds would pass for independent samples and the interval be too narrow.
         """
+        details: Measures = {}
         resisted, escaped = [], []
         drawn = resamples.weights(self._attackable)
         for kind, span in self._attacks.items():
@@ -231,9 +229,10 @@ class EvaluationSet:
             details[f"attack_auroc/{kind}"], details[f"attack_success/{kind}"] = found, success
             resisted.append(found)
             escaped.append(success)
-        if resisted:
-            objectives["safety"] = np.mean(resisted, axis=0)
-            details["attack_success"] = np.mean(escaped, axis=0)
+        if not resisted:
+            return {}, {}
+        details["attack_success"] = np.mean(escaped, axis=0)
+        return {"safety": np.mean(resisted, axis=0)}, details
 
     def _score(
         self,
