@@ -276,7 +276,7 @@ class Backbone:
 
     def weight_bytes(self) -> int:
         """Of the frozen weights in memory."""
-        return sum(p.numel() * p.element_size() for p in self.base.parameters())
+        return sum(p.nbytes for p in self.base.parameters())
 
     @functools.cached_property
     def _block_sides(self) -> dict[str, Sides]:

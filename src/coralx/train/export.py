@@ -282,13 +282,11 @@ def import_adapter(folder: Path, backbone: Backbone) -> Weights:
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{folder}: the adapter cannot be read: {error}") from None
     lora = {}
-    for index in range(backbone.depth):
-        for path in backbone.linears[index]:
-            target = f"{index}.{path}"
-            stem = f"base_model.model.{backbone.full_path(target)}"
-            a, b = (tensors.get(f"{stem}.lora_{side}.weight") for side in "AB")
-            if a is not None and b is not None:
-                lora[target] = (a, b)
+    for target in backbone.find_targets(("all-linear",), "all"):
+        stem = f"base_model.model.{backbone.full_path(target)}"
+        a, b = (tensors.get(f"{stem}.lora_{side}.weight") for side in "AB")
+        if a is not None and b is not None:
+            lora[target] = (a, b)
     for part, path in backbone.head_layers.items():
         stem = f"base_model.model.{path}."
         found = {k.removeprefix(stem): v for k, v in tensors.items() if k.startswith(stem)}

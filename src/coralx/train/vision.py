@@ -89,7 +89,7 @@ class VisionTower:
 
     def weight_bytes(self) -> int:
         """Of the frozen weights in memory."""
-        return sum(p.numel() * p.element_size() for p in self._network.parameters())
+        return sum(p.nbytes for p in self._network.parameters())
 
     def _pixels(self, data: bytes) -> Tensor:
         """(3, PIXELS, PIXELS), normalised as the tower was trained."""
