@@ -58,7 +58,7 @@ def _cut_logits(
     """Of our parts with the classifier's own head, the prefix ending at `depth`."""
     extra = {
         name: value
-        for part, path in model.head_layers.items()
+        for part, path in model.family.head.items()
         for name, value in model.classifier.get_submodule(path).named_parameters(prefix=part)
     }
     nothing = {f"{depth}.none": (torch.zeros(1, 1), torch.zeros(1, 1))}
@@ -142,11 +142,11 @@ def test_a_classifier_of_several_labels_is_a_base_without_its_head(
     kind: str, tiny_model: Callable[..., Backbone]
 ) -> None:
     one, three = (tiny_model(kind, num_labels=count) for count in (1, 3))
-    head = three.classifier.get_submodule(three.head_layers["head"]).state_dict()
+    head = three.classifier.get_submodule(three.family.head["head"]).state_dict()
     assert len(head["weight"]) == 1
     assert all(tensor.isfinite().all() for tensor in head.values())
-    others = three.base.state_dict()
-    assert all(torch.equal(own, others[name]) for name, own in one.base.state_dict().items())
+    others = three.family.base.state_dict()
+    assert all(torch.equal(own, others[name]) for name, own in one.family.base.state_dict().items())
     told = ["ignore_mismatched_sizes" in say_loading(model.path, False) for model in (one, three)]
     assert told == [False, True]
 
@@ -181,7 +181,7 @@ def test_pretrained_weights_give_a_roberta_the_same_outputs_as_a_bert(
     )
     with torch.no_grad():
         pooled = backbone.finish(ours.at(5), ours.mask)
-        again = backbone.base.pooler(other.finish(theirs.at(5), theirs.mask)[:, None])
+        again = backbone.family.base.pooler(other.finish(theirs.at(5), theirs.mask)[:, None])
     assert (pooled - again).abs().max() < 1e-6
     assert pooled.std() > 0.01
 
@@ -207,7 +207,7 @@ def test_the_base_is_frozen_and_has_one_logit(backbone: Backbone) -> None:
     assert not any(p.requires_grad for p in backbone.classifier.parameters())
     assert not backbone.classifier.training
     assert backbone.classifier.config.num_labels == 1
-    assert (backbone.depth, backbone.hidden, backbone.causal) == (6, 384, False)
+    assert (backbone.depth, backbone.hidden, backbone.family.causal) == (6, 384, False)
 
 
 @pytest.mark.parametrize(
@@ -383,7 +383,7 @@ def test_a_tokenizer_that_ends_texts_with_padding_pools_as_transformers_does(
         uncut = model.classifier(**stock).logits[:, 0]
     assert (_cut_logits(model, tiny_rows, build_pack, 0) - uncut).abs().max() < 1e-5
     ids, cut = model.tokenize(["", "bake " * 9], 8)
-    assert (len(ids[0]), len(ids[1]), cut) == (1, 7 if model.causal else 8, 1)
+    assert (len(ids[0]), len(ids[1]), cut) == (1, 7 if model.family.causal else 8, 1)
 
 
 def test_a_tokenizer_of_more_ids_than_there_are_embeddings_is_refused(

@@ -107,7 +107,7 @@ def _fill(model: NaiveModel, backbone: Backbone, weights: Weights) -> None:
             layer = inner.get_submodule(backbone.full_path(target))
             layer.lora_A["default"].weight.copy_(a)
             layer.lora_B["default"].weight.copy_(b)
-        head = inner.get_submodule(backbone.head_name).modules_to_save["default"]
+        head = inner.get_submodule(backbone.family.saved[0]).modules_to_save["default"]
         head.weight.copy_(weights.extra["head.weight"])
         model.projector.weight.copy_(weights.extra["projector.weight"])  # type: ignore[union-attr]
         model.projector.bias.copy_(weights.extra["projector.bias"])  # type: ignore[union-attr]

@@ -45,7 +45,7 @@ def _wrap_in_peft(backbone: Backbone, genome: Genome, start: Weights) -> nn.Modu
             layer.lora_A["default"].weight.copy_(a)
             layer.lora_B["default"].weight.copy_(b)
         head = inner.classifier.modules_to_save["default"]
-        for part, path in backbone.head_layers.items():
+        for part, path in backbone.family.head.items():
             layer = head.get_submodule(path.removeprefix("classifier").removeprefix("."))
             layer.weight.copy_(start.extra[f"{part}.weight"])
             layer.bias.copy_(start.extra[f"{part}.bias"])

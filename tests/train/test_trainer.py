@@ -239,7 +239,7 @@ def _count_by_torch(
     with FlopCounterMode(display=False, custom_mapping=IN_PLACE) as counter:
         trainer.train(members, plan, lambda *_: [], lambda *_: None)
     pictures = encoded.batch(chosen).images
-    pooler = 0 if backbone.causal else 2 * backbone.hidden**2
+    pooler = 0 if backbone.family.causal else 2 * backbone.hidden**2
     seen = 0 if pictures is None else pictures.shape[1] * 1280
     others = 2 * (pooler + 3 * backbone.hidden + 2 * backbone.hidden * seen) * len(chosen)
     others = 2 * others + _count_angles(backbone, encoded, chosen, entry)
@@ -252,7 +252,7 @@ def _count_angles(
 ) -> int:
     """FLOPs of the angles of positions, which transformers below 5.18 takes by a matrix product,
     once a block."""
-    if not backbone.causal:
+    if not backbone.family.causal:
         return 0
     longest = max(encoded.lengths[i] for i in chosen)
     with FlopCounterMode(display=False) as counter:

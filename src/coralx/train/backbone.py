@@ -22,8 +22,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from coralx.errors import DataError, ModelError
 from coralx.flops import Sides, training_flops
 from coralx.models import (
-    DECODERS,
-    ROBERTAS,
     check_alone,
     check_direction,
     check_positions,
@@ -32,30 +30,12 @@ from coralx.models import (
 )
 from coralx.train.adapters import AdaptedLinear, AtWork, PackedAdapters, Weights
 from coralx.train.digest import digest_model
+from coralx.train.families import FAMILIES
 from coralx.train.frozen import FrozenProducts
 from coralx.train.hub import fetch_model
-from coralx.train.last_block import find_last, run_decoder, run_encoder
-from coralx.train.pretrained import HEADS, TWO_LAYERS, load_classifier, load_tokenizer
+from coralx.train.pretrained import load_classifier, load_tokenizer
 
 TOKENIZED = 512  # texts at a time
-# Role -> suffixes of module paths inside a block, for each supported family.
-ENCODER_ROLES = {
-    "query": "attention.self.query",
-    "key": "attention.self.key",
-    "value": "attention.self.value",
-    "output": "attention.output.dense",
-    "up": "intermediate.dense",
-    "down": "output.dense",
-}
-DECODER_ROLES = {
-    "query": "self_attn.q_proj",
-    "key": "self_attn.k_proj",
-    "value": "self_attn.v_proj",
-    "output": "self_attn.o_proj",
-    "gate": "mlp.gate_proj",
-    "up": "mlp.up_proj",
-    "down": "mlp.down_proj",
-}
 
 
 class Backbone:
@@ -90,11 +70,8 @@ class Backbone:
         self.tokenizer = load_tokenizer(self.path, trust_remote_code)
         settings: Any = self.classifier.config
         check_direction(base_model, settings.model_type, getattr(settings, "is_decoder", False))
-        self.causal = settings.model_type in DECODERS
-        self.base: Any = getattr(self.classifier, str(self.classifier.base_model_prefix))
-        self.blocks: nn.ModuleList = self.base.layers if self.causal else self.base.encoder.layer
-        self.roles = DECODER_ROLES if self.causal else ENCODER_ROLES
-        self.depth = len(self.blocks)
+        self.family = FAMILIES[settings.model_type](self.classifier)
+        self.depth = len(self.family.blocks)
         if not self.depth:
             raise ModelError(f"base_model: {base_model} has no blocks, so nothing to adapt")
         self.hidden: int = settings.hidden_size
@@ -103,9 +80,7 @@ class Backbone:
             settings.model_type, settings.max_position_embeddings, self._padding or 0
         )
         self.window = _find_window(settings)
-        two = settings.model_type in ROBERTAS
-        self.head_layers = TWO_LAYERS if two else {"head": self.head_name}
-        self._vocabulary: int = self.base.get_input_embeddings().num_embeddings
+        self._vocabulary: int = self.family.base.get_input_embeddings().num_embeddings
         self._check_tokenizer()
         self.products = FrozenProducts(products)
         self._at_work = AtWork()
@@ -121,17 +96,12 @@ class Backbone:
         """Tokens that say nothing of a text: special ones, that of what is unknown among them."""
         return frozenset(self.tokenizer.all_special_ids)
 
-    @property
-    def head_name(self) -> str:
-        """The path of the classification layer, or of both, in the uncut model."""
-        return HEADS[self.causal]
-
     @functools.cached_property
     def given(self) -> dict[str, Tensor]:
         """What a genome trains beside its adapters and starts with as the base has it, by name:
         the bias of the classification layer, at zero, and all of a layer before it."""
-        start = {} if self.causal else {"head.bias": torch.zeros(1)}
-        for part, path in self.head_layers.items():
+        start = {} if self.family.causal else {"head.bias": torch.zeros(1)}
+        for part, path in self.family.head.items():
             if part != "head":
                 layer = self.classifier.get_submodule(path)
                 values = layer.named_parameters(prefix=part)
@@ -159,7 +129,7 @@ class Backbone:
             full = [text for text, own in zip(part, ids, strict=True) if len(own) == max_tokens]
             whole = self.tokenizer(full, verbose=False)["input_ids"] if full else []
             cut += sum(len(own) > max_tokens for own in whole)
-            found += [self._end(own) for own in ids] if self.causal else ids
+            found += [self._end(own) for own in ids] if self.family.causal else ids
         return found, cut
 
     def check_length(self, max_tokens: int) -> None:
@@ -178,20 +148,12 @@ class Backbone:
 
     def embed(self, ids: Tensor) -> Tensor:
         """What enters block 0, of right-padded token ids: (N, T) -> (N, T, D)."""
-        if self.causal:
-            return self.base.embed_tokens(ids)  # type: ignore[no-any-return]
-        return self.base.embeddings(input_ids=ids)  # type: ignore[no-any-return]
+        return self.family.embed(ids)
 
     def norm_input(self, tokens: Tensor, index: int) -> Tensor:
         """Tokens that did not come through the blocks below, scaled as block `index` expects them.
-
-        An encoder norms what leaves each block; a decoder what enters it, which is done there.
-        Tokens of another size than those beside them learn worse.
-        """
-        if self.causal:
-            return tokens
-        before: Any = self.blocks[index - 1].output if index else self.base.embeddings
-        return before.LayerNorm(tokens.to(self.dtype))  # type: ignore[no-any-return]
+        Tokens of another size than those beside them learn worse."""
+        return self.family.norm_input(tokens, index)
 
     def run(
         self,
@@ -208,31 +170,18 @@ class Backbone:
             slots: S, the image tokens before the text; they share position 0.
             pack: adapters to add; N must then be K x B, genome by genome.
         """
-        extras = {}
-        if self.causal:
-            positions = self._positions(hidden, slots)
-            extras = {"position_embeddings": self._rotary(hidden, slots), "position_ids": positions}
         with self._adapted(pack):
-            return self.blocks[index](  # type: ignore[no-any-return]
-                hidden, attention_mask=self._attention_mask(mask), **extras
-            )
+            return self.family.run(index, hidden, mask, slots)
 
     def finish(
         self, hidden: Tensor, mask: Tensor, slots: int = 0, pack: PackedAdapters | None = None
     ) -> Tensor:
         """The last block and pooling, of the pooled token alone: (N, S + T, D) -> (N, D).
 
-        Arguments as of `run`. Encoders pool the first text token, through the pretrained pooler if
-        they have one; decoders take the last token that carries meaning, after the final norm.
+        Arguments as of `run`.
         """
-        block = self.blocks[-1]
         with self._adapted(pack):
-            if not self.causal:
-                out = run_encoder(block, hidden, mask, slots)
-                return out[:, 0] if self.base.pooler is None else self.base.pooler(out)
-            rotary = self._rotary(hidden, slots)
-            out = run_decoder(block, hidden, mask, find_last(mask), rotary)
-            return self.base.norm(out[:, 0])  # type: ignore[no-any-return]
+            return self.family.finish(hidden, mask, slots)
 
     def entry(self, layers: int | str) -> int:
         """The block where adapters of the last `layers` blocks, or "all", begin."""
@@ -250,7 +199,7 @@ class Backbone:
             if not matches:
                 raise ModelError(
                     f"target_modules: {target!r} matches no linear layer of {self.name}; use "
-                    f"all-linear, a role ({', '.join(self.roles)}) or a suffix of "
+                    f"all-linear, a role ({', '.join(self.family.roles)}) or a suffix of "
                     f"{', '.join(self.linears[0])}"
                 )
             found.update(matches)
@@ -260,8 +209,7 @@ class Backbone:
     def full_path(self, target: str) -> str:
         """The path of a `<block>.<path>` target in the uncut model, as peft names it."""
         prefix = self.classifier.base_model_prefix
-        blocks = "layers" if self.causal else "encoder.layer"
-        return f"{prefix}.{blocks}.{target}"
+        return f"{prefix}.{self.family.blocks_path}.{target}"
 
     def linear(self, target: str) -> AdaptedLinear:
         block, _, path = target.partition(".")
@@ -269,19 +217,20 @@ class Backbone:
 
     def training_flops(self, weights: Weights, rows: int, tokens: int, pictured: bool) -> float:
         """Of a step of one genome: see `coralx.flops`."""
-        adapted = {r: weights.lora.get(f"{weights.entry}.{path}") for r, path in self.roles.items()}
+        roles = self.family.roles.items()
+        adapted = {role: weights.lora.get(f"{weights.entry}.{path}") for role, path in roles}
         ranks = {role: len(pair[0]) for role, pair in adapted.items() if pair}
         height = self.depth - weights.entry
         return training_flops(self._block_sides, ranks, height, rows, tokens, pictured)
 
     def weight_bytes(self) -> int:
         """Of the frozen weights in memory."""
-        return sum(p.nbytes for p in self.base.parameters())
+        return sum(p.nbytes for p in self.family.base.parameters())
 
     @functools.cached_property
     def _block_sides(self) -> dict[str, Sides]:
         """What goes into each linear layer of a block and what comes out, by role."""
-        layers = {role: self.linears[0][path].base for role, path in self.roles.items()}
+        layers = {role: self.linears[0][path].base for role, path in self.family.roles.items()}
         return {role: (layer.in_features, layer.out_features) for role, layer in layers.items()}
 
     def _check_tokenizer(self) -> None:
@@ -333,35 +282,17 @@ class Backbone:
             [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
         )
 
-    def _positions(self, hidden: Tensor, slots: int) -> Tensor:
-        """(1, S + T) position of each token; image tokens share position 0."""
-        ticks = torch.arange(hidden.shape[1], device=hidden.device) - slots
-        return ticks.clamp(min=0)[None]
-
-    def _rotary(self, hidden: Tensor, slots: int) -> tuple[Tensor, Tensor]:
-        return self.base.rotary_emb(hidden, position_ids=self._positions(hidden, slots))  # type: ignore[no-any-return]
-
     def _matches(self, target: str, path: str) -> bool:
         if target == "all-linear":
             return True
-        if target in self.roles:
-            return path == self.roles[target]
+        if target in self.family.roles:
+            return path == self.family.roles[target]
         return path == target or path.endswith("." + target)
-
-    def _attention_mask(self, mask: Tensor) -> Tensor:
-        """(N, T) -> (N, 1, 1 or T, T), True where attention may look."""
-        if not self.causal:
-            return mask[:, None, None, :]
-        size = mask.shape[1]
-        earlier = torch.ones(size, size, dtype=torch.bool, device=mask.device).tril()
-        # A padded query must still see something (itself), or its softmax is NaN.
-        own = torch.eye(size, dtype=torch.bool, device=mask.device)
-        return (mask[:, None, None, :] & earlier) | own
 
     def _wrap_linears(self) -> list[dict[str, AdaptedLinear]]:
         """Put an AdaptedLinear around each linear layer of each block."""
         wrapped: list[dict[str, AdaptedLinear]] = []
-        for index, block in enumerate(self.blocks):
+        for index, block in enumerate(self.family.blocks):
             paths = [n for n, m in block.named_modules() if isinstance(m, nn.Linear)]
             if not paths:
                 raise ModelError(f"base_model: {self.name} has no linear layers to adapt")

@@ -204,7 +204,7 @@ def _peft_settings(backbone: Backbone, lora_cfg: LoRAConfig, weights: Weights) -
         lora_dropout=lora_cfg.dropout,
         use_rslora=lora_cfg.use_rslora,
         target_modules=targets,
-        modules_to_save=[backbone.head_name],
+        modules_to_save=list(backbone.family.saved),
         inference_mode=True,
     )
     settings.target_modules = targets  # PEFT made a set of them, in another order each process
@@ -219,7 +219,7 @@ def _peft_tensors(backbone: Backbone, weights: Weights) -> dict[str, Tensor]:
         tensors[f"{path}.lora_A.weight"], tensors[f"{path}.lora_B.weight"] = a, b
     for name, value in weights.extra.items():
         part, _, kind = name.partition(".")
-        if layer := backbone.head_layers.get(part):
+        if layer := backbone.family.head.get(part):
             tensors[f"base_model.model.{layer}.{kind}"] = value
     return tensors
 
@@ -287,7 +287,7 @@ def import_adapter(folder: Path, backbone: Backbone) -> Weights:
         a, b = (tensors.get(f"{stem}.lora_{side}.weight") for side in "AB")
         if a is not None and b is not None:
             lora[target] = (a, b)
-    for part, path in backbone.head_layers.items():
+    for part, path in backbone.family.head.items():
         stem = f"base_model.model.{path}."
         found = {k.removeprefix(stem): v for k, v in tensors.items() if k.startswith(stem)}
         extra |= {f"{part}.{name}": value for name, value in found.items()}

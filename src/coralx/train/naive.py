@@ -61,10 +61,10 @@ class NaiveModel(nn.Module):
             lora_dropout=lora.dropout,
             use_rslora=lora.use_rslora,
             target_modules=[backbone.full_path(target) for target in targets],
-            modules_to_save=[backbone.head_name],
+            modules_to_save=list(backbone.family.saved),
         )
         self.peft: Any = get_peft_model(base, config)
-        self._causal, self._head = backbone.causal, backbone.head_name
+        self._causal, self._head = backbone.family.causal, backbone.family.head["head"]
         width = bench.tower.width if bench.tower else None
         self.projector = nn.Linear(width, backbone.hidden) if width else None
 

@@ -44,7 +44,7 @@ def score(backbone: Backbone, pack: PackedAdapters, batch: Batch) -> Tensor:
     pooled = backbone.finish(hidden, seen, slots, pack).view(pack.size, len(mask), -1)
     if present != list(range(pack.size)):
         pooled = pooled[pack.index([present.index(k) for k in range(pack.size)])]
-    return _classify(pack, pooled)
+    return _classify(backbone, pack, pooled)
 
 
 def _project(pack: PackedAdapters, batch: Batch) -> Tensor | None:
@@ -66,12 +66,13 @@ def _enter(prefix: Tensor, images: Tensor | None, count: int) -> Tensor:
     return torch.cat([images.flatten(0, 1).to(prefix.dtype), fresh], dim=1)
 
 
-def _classify(pack: PackedAdapters, pooled: Tensor) -> Tensor:
-    """(K, B, D) -> (K, B) through each genome's own classification layer, or both of RoBERTa's."""
+def _classify(backbone: Backbone, pack: PackedAdapters, pooled: Tensor) -> Tensor:
+    """(K, B, D) -> (K, B) through each genome's own classification layer, or both."""
     pooled = pooled.float()
     if "dense.weight" in pack.extra:
         dense = pack.extra["dense.weight"].transpose(1, 2)
-        pooled = torch.tanh(torch.bmm(pooled, dense) + pack.extra["dense.bias"][:, None])
+        pooled = torch.bmm(pooled, dense) + pack.extra["dense.bias"][:, None]
+        pooled = backbone.family.activate(pooled)
     logits = torch.bmm(pooled, pack.extra["head.weight"].transpose(1, 2)).squeeze(2)
     bias = pack.extra.get("head.bias")
     return logits if bias is None else logits + bias

@@ -14,10 +14,8 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from transformers.utils import logging as transformers_logging
 
 from coralx.errors import ModelError
-from coralx.models import DECODERS, check_type
-
-HEADS = ("classifier", "score")  # of an encoder and of a decoder
-TWO_LAYERS = {"head": "classifier.out_proj", "dense": "classifier.dense"}  # of RoBERTa's head
+from coralx.models import check_type
+from coralx.train.families import FAMILIES
 
 
 def load_tokenizer(path: str, trust_remote_code: bool) -> Any:
@@ -70,9 +68,11 @@ def load_classifier(
         raise
     except Exception as error:  # transformers and safetensors raise many kinds
         raise ModelError(_explain_loading(path, error)) from None
-    _check_report(path, report, HEADS[kind in DECODERS] + ".")
-    if f"{TWO_LAYERS['dense']}.weight" in report["missing_keys"]:
-        _draw(model.get_submodule(TWO_LAYERS["dense"]), model.config.initializer_range)
+    family = FAMILIES[kind]
+    _check_report(path, report, tuple(f"{name}." for name in family.saved))
+    dense = family.head.get("dense")
+    if f"{dense}.weight" in report["missing_keys"]:
+        _draw(model.get_submodule(dense), model.config.initializer_range)
     return model  # type: ignore[no-any-return]
 
 
@@ -101,8 +101,8 @@ def _draw(layer: nn.Linear, spread: float) -> None:
     layer.bias.zero_()
 
 
-def _check_report(path: str, report: Mapping[str, Any], head: str) -> None:
-    """Pass if all weights were there, those of the head (whose names begin so) aside."""
+def _check_report(path: str, report: Mapping[str, Any], head: tuple[str, ...]) -> None:
+    """Pass if all weights were there, those of the head aside, whose names begin so."""
     if missing := sorted(key for key in report["missing_keys"] if not key.startswith(head)):
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise ModelError(

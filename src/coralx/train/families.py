@@ -1,0 +1,164 @@
+"""What differs between the families of base models: where their parts lie, how tokens enter and
+pass a block, and what the classification layer sees.
+
+A further family is a class here, under its types in FAMILIES and in `coralx.models`, where sizes
+are read without torch. Tests of all types hold it against transformers and peft.
+
+Letters: N sequences, T tokens, D features, S image tokens before the text.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from coralx.train.last_block import find_last, run_decoder, run_encoder
+
+
+class Family(abc.ABC):
+    """A loaded classifier of transformers in parts. Its text path is that of the uncut model.
+
+    Attributes:
+        causal: a token sees those before it alone, and the last one of a text is pooled.
+        blocks_path: of the blocks, in the base model.
+        roles: of a block's linear layers, each with its path in the block.
+        head: the classification layer, `head`, and one before it that is trained as well, `dense`;
+            each with its path in the classifier.
+        saved: the modules of the classifier that hold these, as peft is told of them.
+    """
+
+    causal: ClassVar[bool] = False
+    blocks_path: ClassVar[str]
+    roles: ClassVar[Mapping[str, str]]
+    head: ClassVar[Mapping[str, str]] = {"head": "classifier"}
+    saved: ClassVar[tuple[str, ...]] = ("classifier",)
+
+    def __init__(self, classifier: nn.Module) -> None:
+        parts: Any = classifier
+        self.base: Any = getattr(parts, parts.base_model_prefix)
+        self.blocks: Any = self.base.get_submodule(self.blocks_path)
+
+    @abc.abstractmethod
+    def embed(self, ids: Tensor) -> Tensor:
+        """What enters block 0, of right-padded token ids: (N, T) -> (N, T, D)."""
+
+    @abc.abstractmethod
+    def norm_input(self, tokens: Tensor, index: int) -> Tensor:
+        """Tokens that did not come through the blocks below, scaled as block `index` expects them.
+        Tokens of another size than those beside them learn worse."""
+
+    @abc.abstractmethod
+    def run(self, index: int, hidden: Tensor, mask: Tensor, slots: int) -> Tensor:
+        """One block: (N, S + T, D) -> the same shape; mask: (N, S + T), True where a token carries
+        meaning; `slots` is S, and these tokens share position 0."""
+
+    @abc.abstractmethod
+    def finish(self, hidden: Tensor, mask: Tensor, slots: int) -> Tensor:
+        """The last block and pooling: (N, S + T, D) -> (N, D)."""
+
+    def activate(self, x: Tensor) -> Tensor:
+        """What follows the layer before the last one, where there is one."""
+        return torch.tanh(x)
+
+
+class Bert(Family):
+    """Norms what leaves each block; pools the first token, through a pooler if there is one."""
+
+    blocks_path = "encoder.layer"
+    roles: ClassVar = {
+        "query": "attention.self.query",
+        "key": "attention.self.key",
+        "value": "attention.self.value",
+        "output": "attention.output.dense",
+        "up": "intermediate.dense",
+        "down": "output.dense",
+    }
+
+    def embed(self, ids: Tensor) -> Tensor:
+        return self.base.embeddings(input_ids=ids)  # type: ignore[no-any-return]
+
+    def norm_input(self, tokens: Tensor, index: int) -> Tensor:
+        before = self.blocks[index - 1].output if index else self.base.embeddings
+        return _norm(before.LayerNorm, tokens)
+
+    def run(self, index: int, hidden: Tensor, mask: Tensor, slots: int) -> Tensor:
+        return self.blocks[index](hidden, attention_mask=mask[:, None, None])  # type: ignore[no-any-return]
+
+    def finish(self, hidden: Tensor, mask: Tensor, slots: int) -> Tensor:
+        out = run_encoder(self.blocks[-1], hidden, mask, slots)
+        return out[:, 0] if self.base.pooler is None else self.base.pooler(out)
+
+
+class Roberta(Bert):
+    """BERT with a classification layer of two and without a pooler."""
+
+    head: ClassVar = {"head": "classifier.out_proj", "dense": "classifier.dense"}
+
+
+class Decoder(Family):
+    """Llama and its kin: norms what enters each block; pools the last token, after a final norm."""
+
+    causal = True
+    blocks_path = "layers"
+    roles: ClassVar = {
+        "query": "self_attn.q_proj",
+        "key": "self_attn.k_proj",
+        "value": "self_attn.v_proj",
+        "output": "self_attn.o_proj",
+        "gate": "mlp.gate_proj",
+        "up": "mlp.up_proj",
+        "down": "mlp.down_proj",
+    }
+    head: ClassVar = {"head": "score"}
+    saved = ("score",)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        return self.base.embed_tokens(ids)  # type: ignore[no-any-return]
+
+    def norm_input(self, tokens: Tensor, index: int) -> Tensor:
+        return tokens
+
+    def run(self, index: int, hidden: Tensor, mask: Tensor, slots: int) -> Tensor:
+        positions = count_positions(hidden, slots)
+        return self.blocks[index](  # type: ignore[no-any-return]
+            hidden,
+            attention_mask=_mask_later(mask),
+            position_embeddings=self.base.rotary_emb(hidden, position_ids=positions),
+            position_ids=positions,
+        )
+
+    def finish(self, hidden: Tensor, mask: Tensor, slots: int) -> Tensor:
+        rotary = self.base.rotary_emb(hidden, position_ids=count_positions(hidden, slots))
+        out = run_decoder(self.blocks[-1], hidden, mask, find_last(mask), rotary)
+        return self.base.norm(out[:, 0])  # type: ignore[no-any-return]
+
+
+FAMILIES: Mapping[str, type[Family]] = {
+    "bert": Bert,
+    **dict.fromkeys(("roberta", "xlm-roberta"), Roberta),
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), Decoder),
+}
+
+
+def count_positions(hidden: Tensor, slots: int) -> Tensor:
+    """(1, S + T) position of each token; image tokens share position 0."""
+    ticks = torch.arange(hidden.shape[1], device=hidden.device) - slots
+    return ticks.clamp(min=0)[None]
+
+
+def _norm(norm: nn.LayerNorm, tokens: Tensor) -> Tensor:
+    return norm(tokens.to(norm.weight.dtype))  # type: ignore[no-any-return]
+
+
+def _mask_later(mask: Tensor) -> Tensor:
+    """(N, T) -> (N, 1, T, T), True where attention may look: what carries meaning and is not
+    later."""
+    size = mask.shape[1]
+    earlier = torch.ones(size, size, dtype=torch.bool, device=mask.device).tril()
+    # A padded query must still see something (itself), or its softmax is NaN.
+    own = torch.eye(size, dtype=torch.bool, device=mask.device)
+    return (mask[:, None, None] & earlier) | own
