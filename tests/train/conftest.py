@@ -263,7 +263,8 @@ def distance() -> Callable[[Weights, Weights], float]:
 def _save_tiny(folder: Path, kind: str, **more: Any) -> Path:
     """A model of random weights with its tokenizer; `more` goes into its config."""
     torch.manual_seed(0)
-    decoder = {"num_key_value_heads": 2, "head_dim": 8} if kind in DECODERS else {}
+    own = {"num_key_value_heads": 2, "head_dim": 8} if kind in DECODERS else {}
+    own |= {"hidden_dim": 48} if kind == "distilbert" else {}
     tokenizer = _split_bytes() if kind == "qwen2" else _split_words()
     sizes = {
         "vocab_size": 320 if kind == "qwen2" else 40,
@@ -278,7 +279,7 @@ def _save_tiny(folder: Path, kind: str, **more: Any) -> Path:
         "num_labels": 1,
         "initializer_range": 0.3,
     }
-    config = AutoConfig.for_model(kind, **sizes | decoder | more)
+    config = AutoConfig.for_model(kind, **sizes | own | more)
     model = AutoModelForSequenceClassification.from_config(config)
     model.to(more.get("dtype", torch.float32)).save_pretrained(folder)
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]")  # noqa: S106

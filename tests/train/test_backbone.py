@@ -87,7 +87,7 @@ def test_tiny_models_score_as_transformers_does(
     assert min(map(len, ids)) > 1
 
 
-@pytest.mark.parametrize("kind", ["bert", "roberta", "llama", "qwen3"])
+@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "llama", "qwen3"])
 def test_each_norm_stands_where_transformers_has_it(
     kind: str,
     tiny_model: Callable[[str], Backbone],
@@ -137,7 +137,7 @@ def test_the_real_model_scores_as_transformers_does(
     assert uncut.std() > 1e-3
 
 
-@pytest.mark.parametrize("kind", ["bert", "roberta", "llama"])
+@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "llama"])
 def test_a_classifier_of_several_labels_is_a_base_without_its_head(
     kind: str, tiny_model: Callable[..., Backbone]
 ) -> None:
@@ -186,16 +186,17 @@ def test_pretrained_weights_give_a_roberta_the_same_outputs_as_a_bert(
     assert pooled.std() > 0.01
 
 
+@pytest.mark.parametrize("kind", ["roberta", "distilbert"])
 def test_a_layer_before_the_last_starts_as_it_was_trained(
-    tiny_model: Callable[..., Backbone], tmp_path: Path
+    kind: str, tiny_model: Callable[..., Backbone], tmp_path: Path
 ) -> None:
-    """As that of a RoBERTa that was fine-tuned; of a bare one, always the same."""
-    tuned = tiny_model("roberta", num_labels=3)
+    """As that of a base that was fine-tuned; of a bare one, always the same."""
+    tuned = tiny_model(kind, num_labels=3)
     stored = load_file(Path(tuned.path) / "model.safetensors")
-    assert torch.equal(tuned.given["dense.weight"], stored["classifier.dense.weight"])
+    assert torch.equal(tuned.given["dense.weight"], stored[f"{tuned.family.head['dense']}.weight"])
     assert tuned.given.keys() == {"head.bias", "dense.weight", "dense.bias"}
     shutil.copytree(tuned.path, tmp_path, dirs_exist_ok=True)
-    RobertaModel.from_pretrained(tmp_path).save_pretrained(tmp_path)
+    AutoModel.from_pretrained(tmp_path).save_pretrained(tmp_path)
     bare, again = (Backbone(str(tmp_path), torch.device("cpu"), torch.float32) for _ in range(2))
     assert torch.equal(bare.given["dense.weight"], again.given["dense.weight"])
     assert bare.given["dense.weight"].std().item() == pytest.approx(0.3, rel=0.1)
@@ -263,7 +264,7 @@ def test_an_unknown_target_is_refused_with_what_there_is(unknown: str, backbone:
         assert name in str(caught.value)
 
 
-@pytest.mark.parametrize("kind", ["bert", "xlm-roberta", "qwen3"])
+@pytest.mark.parametrize("kind", ["bert", "xlm-roberta", "distilbert", "qwen3"])
 def test_full_paths_name_layers_of_the_uncut_model(
     kind: str, tiny_model: Callable[[str], Backbone]
 ) -> None:
@@ -278,7 +279,7 @@ def test_weights_are_four_bytes_each(backbone: Backbone) -> None:
 
 def test_a_model_of_another_type_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
-    with pytest.raises(ModelError, match="type 'gpt2'; supported are bert, roberta, xlm-roberta"):
+    with pytest.raises(ModelError, match="type 'gpt2'; supported are bert, distilbert, roberta"):
         Backbone(str(tmp_path), torch.device("cpu"), torch.float32)
 
 

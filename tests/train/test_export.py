@@ -141,7 +141,9 @@ def test_stock_peft_finds_the_base_of_an_adapter_by_itself(
     assert read(tmp_path / "a" / SIDECAR)["base_model"] == backbone.name == "all-minilm-l6-v2"
 
 
-def test_stock_peft_scores_with_both_layers_of_a_robertas_head(
+@pytest.mark.parametrize("kind", ["roberta", "distilbert"])
+def test_stock_peft_scores_with_both_layers_of_a_head(
+    kind: str,
     tmp_path: Path,
     tiny_model: Callable[[str], Backbone],
     tiny_rows: Rows,
@@ -149,7 +151,7 @@ def test_stock_peft_scores_with_both_layers_of_a_robertas_head(
     draw_weights: Any,
     build_pack: Callable[..., Any],
 ) -> None:
-    base, own = tiny_model("roberta"), genome(r=2, layers=2, target_modules=("all-linear",))
+    base, own = tiny_model(kind), genome(r=2, layers=2, target_modules=("all-linear",))
     weights = draw_weights(base, own, spread=0.1)
     weights.extra["dense.bias"][:] = torch.linspace(-1, 1, base.hidden)
     export_adapter(tmp_path / "a", base, own, own.lora_cfg, weights, {})

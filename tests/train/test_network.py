@@ -34,7 +34,7 @@ def _wrap_in_peft(backbone: Backbone, genome: Genome, start: Weights) -> nn.Modu
         lora_alpha=genome.lora_cfg.alpha,
         use_rslora=genome.lora_cfg.use_rslora,
         target_modules=[backbone.full_path(target) for target in start.lora],
-        modules_to_save=["classifier"],
+        modules_to_save=list(backbone.family.saved),
         lora_dropout=0.0,
     )
     model = peft.get_peft_model(base, config).eval()
@@ -44,9 +44,9 @@ def _wrap_in_peft(backbone: Backbone, genome: Genome, start: Weights) -> nn.Modu
             layer = inner.get_submodule(backbone.full_path(target))
             layer.lora_A["default"].weight.copy_(a)
             layer.lora_B["default"].weight.copy_(b)
-        head = inner.classifier.modules_to_save["default"]
         for part, path in backbone.family.head.items():
-            layer = head.get_submodule(path.removeprefix("classifier").removeprefix("."))
+            module, _, within = path.partition(".")
+            layer = inner.get_submodule(f"{module}.modules_to_save.default").get_submodule(within)
             layer.weight.copy_(start.extra[f"{part}.weight"])
             layer.bias.copy_(start.extra[f"{part}.bias"])
     return model
@@ -111,7 +111,9 @@ def test_a_packed_genome_has_the_loss_curve_of_stock_peft(
     assert abs(alone[-1] - alone[0]) > 0.01  # it did learn something
 
 
-def test_a_roberta_trains_both_layers_of_its_head_as_stock_peft_does(
+@pytest.mark.parametrize("kind", ["bert", "xlm-roberta", "distilbert"])
+def test_an_encoder_of_each_family_trains_as_stock_peft_does(
+    kind: str,
     tiny_model: Callable[[str], Backbone],
     tiny_rows: Any,
     genome: Callable[..., Genome],
@@ -119,7 +121,7 @@ def test_a_roberta_trains_both_layers_of_its_head_as_stock_peft_does(
     train: Callable[..., Any],
     plan: Plan,
 ) -> None:
-    model = tiny_model("xlm-roberta")
+    model = tiny_model(kind)
     genomes = [
         genome(3e-3, 0.1, r=2, target_modules=("query", "value"), layers=1),
         genome(1e-3, r=6, target_modules=("all-linear",), layers="all"),
@@ -131,7 +133,7 @@ def test_a_roberta_trains_both_layers_of_its_head_as_stock_peft_does(
         alone = _train_in_peft(model, encoded, own, starts[k], plan)
         assert np.abs(packed.losses[:, k] - alone).max() < 1e-4
         assert abs(alone[-1] - alone[0]) > 0.01
-        for name in ("dense.weight", "dense.bias"):
+        for name in starts[k].extra:  # all layers of its head
             moved = packed.weights[k].extra[name] - starts[k].extra[name]
             assert moved.abs().max() > 5e-3
 

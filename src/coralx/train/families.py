@@ -16,7 +16,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from coralx.train.last_block import find_last, run_decoder, run_encoder
+from coralx.models import DECODERS, ROBERTAS
+from coralx.train.last_block import find_last, run_bert, run_decoder, run_distilbert
 
 
 class Family(abc.ABC):
@@ -89,7 +90,7 @@ class Bert(Family):
         return self.blocks[index](hidden, attention_mask=mask[:, None, None])  # type: ignore[no-any-return]
 
     def finish(self, hidden: Tensor, mask: Tensor, slots: int) -> Tensor:
-        out = run_encoder(self.blocks[-1], hidden, mask, slots)
+        out = run_bert(self.blocks[-1], hidden, mask, slots)
         return out[:, 0] if self.base.pooler is None else self.base.pooler(out)
 
 
@@ -97,6 +98,38 @@ class Roberta(Bert):
     """BERT with a classification layer of two and without a pooler."""
 
     head: ClassVar = {"head": "classifier.out_proj", "dense": "classifier.dense"}
+
+
+class DistilBert(Family):
+    """BERT with other names, without a pooler and with a classification layer of two."""
+
+    blocks_path = "transformer.layer"
+    roles: ClassVar = {
+        "query": "attention.q_lin",
+        "key": "attention.k_lin",
+        "value": "attention.v_lin",
+        "output": "attention.out_lin",
+        "up": "ffn.lin1",
+        "down": "ffn.lin2",
+    }
+    head: ClassVar = {"head": "classifier", "dense": "pre_classifier"}
+    saved = ("pre_classifier", "classifier")
+
+    def embed(self, ids: Tensor) -> Tensor:
+        return self.base.embeddings(input_ids=ids)  # type: ignore[no-any-return]
+
+    def norm_input(self, tokens: Tensor, index: int) -> Tensor:
+        below = self.blocks[index - 1].output_layer_norm if index else None
+        return _norm(below or self.base.embeddings.LayerNorm, tokens)
+
+    def run(self, index: int, hidden: Tensor, mask: Tensor, slots: int) -> Tensor:
+        return self.blocks[index](hidden, attention_mask=mask[:, None, None])  # type: ignore[no-any-return]
+
+    def finish(self, hidden: Tensor, mask: Tensor, slots: int) -> Tensor:
+        return run_distilbert(self.blocks[-1], hidden, mask, slots)[:, 0]
+
+    def activate(self, x: Tensor) -> Tensor:
+        return torch.relu(x)
 
 
 class Decoder(Family):
@@ -139,8 +172,9 @@ class Decoder(Family):
 
 FAMILIES: Mapping[str, type[Family]] = {
     "bert": Bert,
-    **dict.fromkeys(("roberta", "xlm-roberta"), Roberta),
-    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), Decoder),
+    "distilbert": DistilBert,
+    **dict.fromkeys(ROBERTAS, Roberta),
+    **dict.fromkeys(DECODERS, Decoder),
 }
 
 

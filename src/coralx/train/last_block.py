@@ -17,7 +17,7 @@ from torch.nn import functional
 from transformers.models.llama.modeling_llama import rotate_half
 
 
-def run_encoder(block: Any, hidden: Tensor, mask: Tensor, place: int) -> Tensor:
+def run_bert(block: Any, hidden: Tensor, mask: Tensor, place: int) -> Tensor:
     """The output of a BERT block at token `place` of each row: (N, T, D) -> (N, 1, D).
 
     Args:
@@ -30,6 +30,18 @@ def run_encoder(block: Any, hidden: Tensor, mask: Tensor, place: int) -> Tensor:
                   for part in (inner.key, inner.value))  # fmt: skip
     context = _attend(query, key, value, mask, inner.scaling)
     return block.feed_forward_chunk(block.attention.output(context, own))  # type: ignore[no-any-return]
+
+
+def run_distilbert(block: Any, hidden: Tensor, mask: Tensor, place: int) -> Tensor:
+    """As `run_bert`, of a DistilBERT block."""
+    inner = block.attention
+    width = inner.dim // inner.n_heads
+    own = hidden[:, place : place + 1]
+    query = _split(inner.q_lin(own), width)
+    key, value = (_split(part(hidden), width) for part in (inner.k_lin, inner.v_lin))
+    after = inner.out_lin(_attend(query, key, value, mask, width**-0.5))
+    after = block.sa_layer_norm(after + own)
+    return block.output_layer_norm(block.ffn(after) + after)  # type: ignore[no-any-return]
 
 
 def run_decoder(
