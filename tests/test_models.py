@@ -10,7 +10,7 @@ import pytest
 from coralx.errors import ModelError
 from coralx.models import adapted_heights, check_layers, read_shape
 from coralx.records import ModelShape
-from coralx.search.footprint import block_parameters
+from coralx.search.footprint import adapted_linears, block_parameters
 from coralx.settings.genes import DEFAULT_SPACE, Choice, Integer
 
 
@@ -28,6 +28,24 @@ def test_a_decoders_shape_has_its_gate_and_shared_keys(tmp_path: Path) -> None:
     assert read_shape(str(tmp_path)) == ModelShape(2, 64, 96, 10, 4, 0, True, 128, 64)
     path.write_text(json.dumps({"model_type": "bert", **sizes, **heads}), encoding="utf-8")
     assert read_shape(str(tmp_path)) == ModelShape(2, 64, 96, 10)
+
+
+def test_a_distilberts_sizes_have_names_of_their_own(tmp_path: Path) -> None:
+    sizes = {"n_layers": 2, "dim": 64, "hidden_dim": 96, "n_heads": 4, "vocab_size": 10}
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"model_type": "distilbert", **sizes}), encoding="utf-8")
+    assert read_shape(str(tmp_path)) == ModelShape(2, 64, 96, 10, deep_head=True)
+
+
+def test_a_modernberts_linears_are_fused(tmp_path: Path) -> None:
+    sizes = {"num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 96, "vocab_size": 10}
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"model_type": "modernbert", **sizes}), encoding="utf-8")
+    shape = read_shape(str(tmp_path))
+    assert shape == ModelShape(2, 64, 96, 10, fused=True)
+    assert shape is not None
+    assert block_parameters(shape) == 4 * 64 * 64 + 3 * 64 * 96
+    assert adapted_linears(("value", "query", "gate"), shape) == ("qkv", "up")
 
 
 def test_layers_reach_no_further_than_the_base_but_for_the_defaults() -> None:

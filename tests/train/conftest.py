@@ -265,6 +265,8 @@ def _save_tiny(folder: Path, kind: str, **more: Any) -> Path:
     torch.manual_seed(0)
     own = {"num_key_value_heads": 2, "head_dim": 8} if kind in DECODERS else {}
     own |= {"hidden_dim": 48} if kind == "distilbert" else {}
+    # Few near tokens, so that short texts reach beyond them.
+    own |= {"local_attention": 4} if kind == "modernbert" else {}
     tokenizer = _split_bytes() if kind == "qwen2" else _split_words()
     sizes = {
         "vocab_size": 320 if kind == "qwen2" else 40,

@@ -28,6 +28,7 @@ from coralx.records import Genome, LoRAConfig
 from coralx.train import backbone as backbone_module
 from coralx.train.adapters import Weights
 from coralx.train.backbone import Backbone
+from coralx.train.families import FAMILIES
 from coralx.train.network import score
 from coralx.train.prefix import EncodedRows
 from coralx.train.rows import Rows
@@ -87,7 +88,28 @@ def test_tiny_models_score_as_transformers_does(
     assert min(map(len, ids)) > 1
 
 
-@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "llama", "qwen3"])
+def test_each_type_that_is_supported_has_a_family() -> None:
+    assert set(FAMILIES) == set(SUPPORTED)
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+@pytest.mark.parametrize("reach", [2, 128])
+def test_a_modernbert_pools_and_attends_as_its_settings_say(
+    pooling: str,
+    reach: int,
+    tiny_model: Callable[..., Backbone],
+    tiny_rows: Rows,
+    build_pack: Callable[..., object],
+) -> None:
+    settings = {"classifier_pooling": pooling, "local_attention": reach}
+    model = tiny_model("modernbert", **settings)
+    uncut = _uncut_logits(model, tiny_rows)
+    assert (_cut_logits(model, tiny_rows, build_pack, 1) - uncut).abs().max() < 1e-5
+    other = tiny_model("modernbert", classifier_pooling=pooling, local_attention=130 - reach)
+    assert (_uncut_logits(other, tiny_rows) - uncut).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "modernbert", "llama", "qwen3"])
 def test_each_norm_stands_where_transformers_has_it(
     kind: str,
     tiny_model: Callable[[str], Backbone],
@@ -137,7 +159,7 @@ def test_the_real_model_scores_as_transformers_does(
     assert uncut.std() > 1e-3
 
 
-@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "llama"])
+@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "modernbert", "llama"])
 def test_a_classifier_of_several_labels_is_a_base_without_its_head(
     kind: str, tiny_model: Callable[..., Backbone]
 ) -> None:
@@ -247,6 +269,21 @@ def test_targets_of_a_decoder(
 
 
 @pytest.mark.parametrize(
+    ("targets", "paths"),
+    [
+        (("query", "value"), ["attn.Wqkv"]),
+        (("qkv", "output"), ["attn.Wqkv", "attn.Wo"]),
+        (("gate", "down"), ["mlp.Wi", "mlp.Wo"]),
+        (("Wo",), ["attn.Wo", "mlp.Wo"]),
+    ],
+)
+def test_targets_of_fused_linears(
+    targets: tuple[str, ...], paths: list[str], tiny_model: Callable[[str], Backbone]
+) -> None:
+    assert tiny_model("modernbert").find_targets(targets, 1) == [f"2.{path}" for path in paths]
+
+
+@pytest.mark.parametrize(
     ("layers", "blocks"), [(1, "5"), (3, "345"), ("all", "012345"), (99, "012345")]
 )
 def test_layers_count_from_the_last_block(
@@ -264,7 +301,7 @@ def test_an_unknown_target_is_refused_with_what_there_is(unknown: str, backbone:
         assert name in str(caught.value)
 
 
-@pytest.mark.parametrize("kind", ["bert", "xlm-roberta", "distilbert", "qwen3"])
+@pytest.mark.parametrize("kind", ["bert", "xlm-roberta", "distilbert", "modernbert", "qwen3"])
 def test_full_paths_name_layers_of_the_uncut_model(
     kind: str, tiny_model: Callable[[str], Backbone]
 ) -> None:

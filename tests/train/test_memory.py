@@ -296,7 +296,7 @@ def long_rows() -> Rows:
     return Rows(("how do i make bread now " * 4,) * 16, labels, ("all",) * 16, (None,) * 16)
 
 
-def _check_decoder(
+def _check_forecast(
     base: Backbone,
     folder: str,
     rows: EncodedRows,
@@ -335,8 +335,35 @@ def test_the_memory_of_a_decoders_pack_is_foretold(
     rows = EncodedRows(long_rows, base, None, max_tokens=24)
     adapters = [LoRAConfig(**facts) for facts in DECODER_PACKS[name]]
     weights = [draw_weights(base, Genome(lora_cfg=a), k) for k, a in enumerate(adapters)]
-    shape = _check_decoder(base, folder, rows, adapters, weights)
+    shape = _check_forecast(base, folder, rows, adapters, weights)
     assert base_bytes(shape) == pytest.approx(base.weight_bytes(), rel=0.02)
+
+
+MODERN = {
+    "hidden_size": 128,
+    "intermediate_size": 352,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "local_attention": 16,
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("name", DECODER_PACKS)
+def test_the_memory_of_a_modernberts_pack_is_foretold(
+    name: str,
+    dtype: torch.dtype,
+    long_rows: Rows,
+    tiny_model: Callable[..., Backbone],
+    draw_weights: Callable[..., Weights],
+) -> None:
+    folder = tiny_model("modernbert", **MODERN).path
+    base = Backbone(folder, torch.device("cpu"), dtype)
+    rows = EncodedRows(long_rows, base, None, max_tokens=24)
+    adapters = [LoRAConfig(**facts) for facts in DECODER_PACKS[name]]
+    weights = [draw_weights(base, Genome(lora_cfg=a), k) for k, a in enumerate(adapters)]
+    shape = _check_forecast(base, folder, rows, adapters, weights)
+    assert base_bytes(shape) == pytest.approx(base.weight_bytes(), rel=0.03)
 
 
 LONG_DECODER = {**DECODER, "num_key_value_heads": 2, "max_position_embeddings": 1536}
@@ -359,4 +386,4 @@ def test_the_memory_of_a_decoder_with_long_texts_is_foretold(
     assert max(rows.lengths) == 1536
     adapters = [LoRAConfig(**facts) for facts in DECODER_PACKS[name]]
     weights = [draw_weights(base, Genome(lora_cfg=a), k) for k, a in enumerate(adapters)]
-    _check_decoder(base, folder, rows, adapters, weights)
+    _check_forecast(base, folder, rows, adapters, weights)

@@ -239,7 +239,8 @@ def _count_by_torch(
     with FlopCounterMode(display=False, custom_mapping=IN_PLACE) as counter:
         trainer.train(members, plan, lambda *_: [], lambda *_: None)
     pictures = encoded.batch(chosen).images
-    pooler = 0 if backbone.family.causal else 2 * backbone.hidden**2
+    passes = 3 if "dense" in backbone.family.head else 2  # one that learns, or a frozen pooler
+    pooler = 0 if backbone.family.causal else passes * backbone.hidden**2
     seen = 0 if pictures is None else pictures.shape[1] * 1280
     others = 2 * (pooler + 3 * backbone.hidden + 2 * backbone.hidden * seen) * len(chosen)
     others = 2 * others + _count_angles(backbone, encoded, chosen, entry)
@@ -252,12 +253,16 @@ def _count_angles(
 ) -> int:
     """FLOPs of the angles of positions, which transformers below 5.18 takes by a matrix product,
     once a block."""
-    if not backbone.family.causal:
+    rotary = getattr(backbone.family.base, "rotary_emb", None)
+    if rotary is None:
         return 0
     longest = max(encoded.lengths[i] for i in chosen)
+    tokens = torch.empty(1, longest, backbone.hidden)
     with FlopCounterMode(display=False) as counter:
-        backbone._rotary(torch.empty(1, longest, backbone.hidden), 0)
-    return counter.get_total_flops() * (backbone.depth - entry)
+        for block in backbone.family.blocks[entry:]:
+            kind = {"layer_type": block.attention_type} if not backbone.family.causal else {}
+            rotary(tokens, position_ids=torch.arange(longest)[None], **kind)
+    return counter.get_total_flops()
 
 
 TARGETS = [
@@ -291,16 +296,18 @@ def test_flops_are_those_that_torch_counts(
     assert noted == counted
 
 
+@pytest.mark.parametrize("kind", ["llama", "modernbert", "distilbert"])
 @pytest.mark.parametrize("layers", [1, 2, "all"])
-@pytest.mark.parametrize("targets", [("all-linear",), ("gate",), ("value",)], ids=str)
-def test_flops_of_a_decoder_are_those_that_torch_counts(
+@pytest.mark.parametrize("targets", [("all-linear",), ("up",), ("value",)], ids=str)
+def test_flops_of_other_families_are_those_that_torch_counts(
+    kind: str,
     tiny_model: Callable[..., Backbone],
     tiny_rows: Rows,
     draw_weights: Callable[..., Weights],
     layers: Any,
     targets: tuple[str, ...],
 ) -> None:
-    backbone = tiny_model("llama")
+    backbone = tiny_model(kind)
     lora = LoRAConfig(r=2, layers=layers, target_modules=targets)
     encoded = EncodedRows(tiny_rows, backbone, None, max_tokens=16)
     noted, counted = _count_by_torch(backbone, encoded, draw_weights, lora, [0, 1, 2])

@@ -16,7 +16,12 @@ from coralx.records import Genome, LoRAConfig, ModelShape, TrainingStage
 from coralx.rows.tokens import estimate_lengths
 from coralx.search import budget
 from coralx.search.breeding import draw_founders
-from coralx.search.footprint import adapted_blocks, base_bytes, block_linears
+from coralx.search.footprint import (
+    adapted_blocks,
+    adapted_linears,
+    base_bytes,
+    block_linears,
+)
 from coralx.search.jobs import grown_rank, make_packs, pack_cost
 from coralx.search.space import relative_diversity
 from coralx.steps import (
@@ -261,10 +266,10 @@ def _flops_per_row(
     Module names that are no roles count as the MLP's way up."""
     block, total = block_linears(shape), 0.0
     for adapter in adapters:
-        names = block if "all-linear" in adapter.target_modules else adapter.target_modules
+        names = adapted_linears(adapter.target_modules, shape)
         ranks = {name if name in block else "up": adapter.r for name in names}
         height = adapted_blocks(adapter, shape)
-        total += training_flops(block, ranks, height, 1, tokens, pictured)
+        total += training_flops(block, ranks, height, 1, tokens, pictured, shape.fused)
     return total / len(adapters)
 
 

@@ -9,14 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from coralx.records import LoRAConfig, ModelShape
+from coralx.records import FUSED_ROLES, LoRAConfig, ModelShape
 
 # Weight, gradient and AdamW's two moments of a trained parameter, in fp32.
 _BYTES_PER_TRAINED = 16
 _FP32_BYTES = 4
 _ATTENTION = ("query", "key", "value")
+_LOCAL = 2 / 3  # of ModernBERT's blocks attend to near tokens alone, by a mask of all pairs
 # What enters a linear, by its role; to others something of their own does.
-_ENTERS = {**dict.fromkeys(_ATTENTION, "attention"), "gate": "mlp", "up": "mlp"}
+_ENTERS = {**dict.fromkeys((*_ATTENTION, "qkv"), "attention"), "gate": "mlp", "up": "mlp"}
 
 
 def added_bytes(
@@ -31,13 +32,13 @@ def added_bytes(
     present from its lowest adapted block up. When the backward pass reaches the blocks below it,
     what the last block kept is gone, so it counts only where it is alone.
 
-    Within 10 % of what is measured for packs of a BERT encoder and 15 % for those of decoders of
-    up to 1,536 tokens, evaluation within 10 % for both (tests/train/test_memory.py). But too much
-    in training by a quarter where few blocks of a decoder adapt their MLPs alone, by up to a half
-    where an encoder adapts its last block alone; too little by up to a third where a qwen3 in
-    bfloat16 adapts keys of its last block alone. Module names that are not roles count as hidden x
-    intermediate. Where cores outnumber `evaluated`, each still evaluates a row. What training
-    measures is P4, not this.
+    Within 10 % of what is measured for packs of a BERT encoder and 15 % for those of ModernBERT and
+    of decoders of up to 1,536 tokens, evaluation within 10 % for all (tests/train/test_memory.py).
+    But too much in training by a quarter where few blocks of a decoder adapt their MLPs alone, by
+    up to a half where an encoder adapts its last block alone; too little by up to a third where a
+    qwen3 in bfloat16 adapts keys of its last block alone. Module names that are not roles count as
+    hidden x intermediate. Where cores outnumber `evaluated`, each still evaluates a row. What
+    training measures is P4, not this.
     """
     depths = [adapted_blocks(adapter, shape) for adapter in adapters]
     trained = len(adapters) * (1 + shape.hidden + shape.hidden * _beside(shape))
@@ -47,19 +48,22 @@ def added_bytes(
         trained += len(adapters) * sum(
             rank * sum(_sides(n, shape)) for n, (rank, _) in linears.items()
         )
-        if height > 1:
+        if height > 1 or shape.fused:
             below += sum(depth >= height for depth in depths) * _kept(linears, shape, tokens)
         elif max(depths) == 1:
             alone = len(adapters) * _kept(linears, shape, tokens, last=True)
     count, above = len(adapters), sum(depth > 1 for depth in depths)
-    # Genomes that join others in the last block stay a while as they entered it.
-    forward = count * _scoring_last(shape) + (above and count - above) * shape.hidden
-    if above:
-        backward = max(above * _passing(shape), count * _returning(shape))
+    if shape.fused:  # its last block is like the others
+        training, scoring = below + count * _passing(shape), count * _scoring(shape, tokens)
     else:
-        backward = alone + count * _passing_last(shape)
-    training = below + max(forward, backward)
-    scoring = max(above * _scoring(shape, tokens), forward)
+        # Genomes that join others in the last block stay a while as they entered it.
+        forward = count * _scoring_last(shape) + (above and count - above) * shape.hidden
+        if above:
+            backward = max(above * _passing(shape), count * _returning(shape))
+        else:
+            backward = alone + count * _passing_last(shape)
+        training = below + max(forward, backward)
+        scoring = max(above * _scoring(shape, tokens), forward)
     values = max(rows * training, evaluated * scoring) * tokens
     return trained * _BYTES_PER_TRAINED + round(values * shape.value_bytes)
 
@@ -78,12 +82,21 @@ def block_parameters(shape: ModelShape) -> int:
 def block_linears(shape: ModelShape) -> dict[str, tuple[int, int]]:
     """The linears of one block by role, four of attention and two or three of the MLP: what goes in
     and what comes out."""
-    return {name: _sides(name, shape) for name in _targets(("all-linear",), shape)}
+    return {name: _sides(name, shape) for name in adapted_linears(("all-linear",), shape)}
 
 
 def adapted_blocks(adapter: LoRAConfig, shape: ModelShape) -> int:
     """How many blocks of the model the adapter reaches, the last one first."""
     return shape.layers if adapter.layers == "all" else min(adapter.layers, shape.layers)
+
+
+def adapted_linears(names: Sequence[str], shape: ModelShape) -> Sequence[str]:
+    """The linears of a block that these names adapt, by role; what is no role as it is named."""
+    if "all-linear" not in names:
+        return tuple(dict.fromkeys(map(_fuse, names))) if shape.fused else names
+    if shape.fused:
+        return ("qkv", "output", "up", "down")
+    return (*_ATTENTION, "output", *(["gate"] if shape.decoder else []), "up", "down")
 
 
 def _beside(shape: ModelShape) -> int:
@@ -98,7 +111,7 @@ def _adapted(
     """The linears that a block adapts for anybody: their padded rank, and whether any drops."""
     found: dict[str, tuple[int, bool]] = {}
     for adapter, depth in zip(adapters, depths, strict=True):
-        for name in _targets(adapter.target_modules, shape) if depth >= height else ():
+        for name in adapted_linears(adapter.target_modules, shape) if depth >= height else ():
             rank, drops = found.get(name, (0, False))
             found[name] = (max(rank, adapter.r), drops or adapter.dropout > 0)
     return found
@@ -129,10 +142,13 @@ def _kept_by_base(shape: ModelShape, tokens: int, last: bool) -> float:
     """In an encoder attention keeps query, key, value and context, two norms their inputs, the
     activation function its own: 6 x hidden + intermediate. In a decoder norms keep theirs in fp32,
     keys and values are repeated until they are as wide as queries, attention keeps its mask of all
-    pairs of tokens, and the MLP gate, its activation and the way up. The last block keeps keys,
+    pairs of tokens, and the MLP gate, its activation and the way up; ModernBERT likewise, with all
+    of the linear that makes keys, queries and values. The last block keeps keys,
     values and its input alone, as all else is for one token a row; in a decoder not even that, as
     it enters by a norm that nothing trains.
     """
+    if shape.fused:
+        return 8 * shape.hidden + _LOCAL * tokens + 3 * shape.intermediate
     if not shape.decoder:
         return 3 * shape.hidden if last else 6 * shape.hidden + shape.intermediate
     norm = shape.hidden * _FP32_BYTES / shape.value_bytes
@@ -143,7 +159,7 @@ def _kept_by_base(shape: ModelShape, tokens: int, last: bool) -> float:
 def _passing(shape: ModelShape) -> float:
     """Values per token that pass at once beside what is kept where a block has most of them: in its
     MLP."""
-    return (3 if shape.decoder else 2) * shape.intermediate
+    return (3 if shape.decoder or shape.fused else 2) * shape.intermediate
 
 
 def _passing_last(shape: ModelShape) -> float:
@@ -167,6 +183,9 @@ def _scoring(shape: ModelShape, tokens: int) -> float:
     works on. A decoder holds a mask of all pairs of tokens, a byte for each, and attention makes
     values of it, beside queries, keys, values, these two repeated, and the context.
     """
+    if shape.fused:
+        mlp = 5 * shape.hidden + 4 * shape.intermediate
+        return max(mlp, 9 * shape.hidden + tokens) + 2 * tokens / shape.value_bytes
     if not shape.decoder:
         return 3 * shape.hidden + 2 * shape.intermediate
     queries, keys = _sides("query", shape)[1], _keys(shape)
@@ -190,15 +209,18 @@ def _keys(shape: ModelShape) -> int:
     return _sides("key", shape)[1]
 
 
-def _targets(names: Sequence[str], shape: ModelShape) -> Sequence[str]:
-    if "all-linear" not in names:
-        return names
-    return (*_ATTENTION, "output", *(["gate"] if shape.decoder else []), "up", "down")
+def _fuse(name: str) -> str:
+    """The role of the linear that does a role's work where linears are fused."""
+    return FUSED_ROLES.get(name, name)
 
 
 def _sides(name: str, shape: ModelShape) -> tuple[int, int]:
     """What goes into a linear and what comes out."""
-    if name in ("query", "output"):
+    if name == "qkv":
+        inner = 3 * shape.hidden
+    elif name == "up" and shape.fused:
+        inner = 2 * shape.intermediate
+    elif name in ("query", "output"):
         inner = shape.queries or shape.hidden
     elif name in ("key", "value"):
         inner = shape.keys or shape.hidden

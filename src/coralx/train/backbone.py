@@ -221,11 +221,14 @@ class Backbone:
         adapted = {role: weights.lora.get(f"{weights.entry}.{path}") for role, path in roles}
         ranks = {role: len(pair[0]) for role, pair in adapted.items() if pair}
         height = self.depth - weights.entry
-        return training_flops(self._block_sides, ranks, height, rows, tokens, pictured)
+        whole = self.family.pools_all
+        return training_flops(self._block_sides, ranks, height, rows, tokens, pictured, whole)
 
     def weight_bytes(self) -> int:
-        """Of the frozen weights in memory."""
-        return sum(p.nbytes for p in self.family.base.parameters())
+        """Of the frozen weights in memory: all but the layers that each genome has its own of."""
+        own = tuple(f"{name}." for name in self.family.saved)
+        named = self.classifier.named_parameters()
+        return sum(p.nbytes for name, p in named if not name.startswith(own))
 
     @functools.cached_property
     def _block_sides(self) -> dict[str, Sides]:
@@ -285,8 +288,9 @@ class Backbone:
     def _matches(self, target: str, path: str) -> bool:
         if target == "all-linear":
             return True
-        if target in self.family.roles:
-            return path == self.family.roles[target]
+        role = self.family.aliases.get(target, target)
+        if role in self.family.roles:
+            return path == self.family.roles[role]
         return path == target or path.endswith("." + target)
 
     def _wrap_linears(self) -> list[dict[str, AdaptedLinear]]:

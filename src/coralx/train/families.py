@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from coralx.models import DECODERS, ROBERTAS
+from coralx.records import FUSED_ROLES
 from coralx.train.last_block import find_last, run_bert, run_decoder, run_distilbert
 
 
@@ -27,21 +28,24 @@ class Family(abc.ABC):
         causal: a token sees those before it alone, and the last one of a text is pooled.
         blocks_path: of the blocks, in the base model.
         roles: of a block's linear layers, each with its path in the block.
+        aliases: roles of other families, and the one that does their work here.
         head: the classification layer, `head`, and one before it that is trained as well, `dense`;
             each with its path in the classifier.
         saved: the modules of the classifier that hold these, as peft is told of them.
+        pools_all: all tokens of the last block are computed, not the pooled one alone.
     """
 
     causal: ClassVar[bool] = False
     blocks_path: ClassVar[str]
     roles: ClassVar[Mapping[str, str]]
+    aliases: ClassVar[Mapping[str, str]] = {}
     head: ClassVar[Mapping[str, str]] = {"head": "classifier"}
     saved: ClassVar[tuple[str, ...]] = ("classifier",)
+    pools_all: ClassVar[bool] = False
 
-    def __init__(self, classifier: nn.Module) -> None:
-        parts: Any = classifier
-        self.base: Any = getattr(parts, parts.base_model_prefix)
-        self.blocks: Any = self.base.get_submodule(self.blocks_path)
+    def __init__(self, classifier: Any) -> None:
+        self.classifier, self.base = classifier, classifier.base_model
+        self.blocks = self.base.get_submodule(self.blocks_path)
 
     @abc.abstractmethod
     def embed(self, ids: Tensor) -> Tensor:
@@ -132,6 +136,48 @@ class DistilBert(Family):
         return torch.relu(x)
 
 
+class ModernBert(Family):
+    """Norms what enters each block but the first, and turns queries and keys by their position.
+    Most blocks attend to near tokens alone. Pools all tokens or the first, through a frozen head.
+    """
+
+    blocks_path = "layers"
+    roles: ClassVar = {
+        "qkv": "attn.Wqkv",
+        "output": "attn.Wo",
+        "up": "mlp.Wi",
+        "down": "mlp.Wo",
+    }
+    aliases: ClassVar = FUSED_ROLES
+    pools_all = True
+
+    def embed(self, ids: Tensor) -> Tensor:
+        return self.base.embeddings(input_ids=ids)  # type: ignore[no-any-return]
+
+    def norm_input(self, tokens: Tensor, index: int) -> Tensor:
+        return tokens if index else _norm(self.base.embeddings.norm, tokens)
+
+    def run(self, index: int, hidden: Tensor, mask: Tensor, slots: int) -> Tensor:
+        block, positions = self.blocks[index], count_positions(hidden, slots)
+        seen = mask[:, None, None]
+        if block.attention_type == "sliding_attention":
+            reach = self.classifier.config.local_attention // 2
+            # A padded query must still see something, or its softmax is NaN.
+            near = (positions.T - reach <= positions) & (positions <= positions.T + reach)
+            own = torch.eye(len(near), dtype=torch.bool, device=near.device)
+            seen = (seen & near) | own
+        rotary = self.base.rotary_emb(hidden, positions, block.attention_type)
+        return block(hidden, attention_mask=seen, position_embeddings=rotary)  # type: ignore[no-any-return]
+
+    def finish(self, hidden: Tensor, mask: Tensor, slots: int) -> Tensor:
+        out = self.base.final_norm(self.run(len(self.blocks) - 1, hidden, mask, slots))
+        if self.classifier.config.classifier_pooling == "cls":
+            pooled = out[:, slots]
+        else:
+            pooled = (out * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+        return self.classifier.head(pooled)  # type: ignore[no-any-return]
+
+
 class Decoder(Family):
     """Llama and its kin: norms what enters each block; pools the last token, after a final norm."""
 
@@ -173,6 +219,7 @@ class Decoder(Family):
 FAMILIES: Mapping[str, type[Family]] = {
     "bert": Bert,
     "distilbert": DistilBert,
+    "modernbert": ModernBert,
     **dict.fromkeys(ROBERTAS, Roberta),
     **dict.fromkeys(DECODERS, Decoder),
 }
