@@ -154,7 +154,9 @@ def _differences(one: Weights, two: Weights) -> Tensor:
     return torch.cat([(x - y).abs().flatten() for x, y in pairs])
 
 
-@pytest.mark.parametrize("kind", ["all-minilm-l6-v2", "roberta", "distilbert", "modernbert", "qwen3"])
+@pytest.mark.parametrize(
+    "kind", ["all-minilm-l6-v2", "roberta", "distilbert", "modernbert", "qwen3"]
+)
 def test_pack_size_and_depth_of_the_others_change_no_genome(
     kind: str,
     request: pytest.FixtureRequest,
