@@ -131,7 +131,7 @@ def test_each_norm_stands_where_transformers_has_it(
     assert (_cut_logits(model, tiny_rows, build_pack, 2) - uncut).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("kind", ["bert", "roberta", "llama"])
+@pytest.mark.parametrize("kind", ["bert", "roberta", "modernbert", "llama"])
 def test_in_bfloat16_a_model_is_that_of_transformers(
     kind: str, tiny_model: Callable[..., Backbone]
 ) -> None:
