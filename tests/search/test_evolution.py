@@ -354,15 +354,20 @@ def test_survivors_are_the_best_of_parents_newly_trained_and_copies(
 
 def test_hypervolume_does_not_move_with_the_memory_of_genomes_that_failed(settings, answer) -> None:
     def swell(result: TrainingResult) -> TrainingResult:
-        memory = {"memory": 1e9 * (1 + 9 * result.generation)}
+        memory = {"memory": 1e9 * (result.objectives["task_skill"] + 9 * result.generation)}
         facts = {"objectives": {**result.objectives, **memory}}
         return result.model_copy(
             update={**facts, "stopped": NAN_STOP} if result.generation else facts
         )
 
     config = settings(objectives=("task_skill", "memory"), evolution={"generations": 2})
-    first, second = run(Evolution(config), answer, spoil=swell).closed
+    evolution = run(Evolution(config), answer, spoil=swell)
+    first, second = evolution.closed
     assert second.hypervolume == first.hypervolume
+    front, names = evolution.front(), config.objectives
+    known = [result for result in evolution.results if result.generation == 0]
+    bounds = selection.observed_bounds(known, names)
+    assert second.hypervolume == selection.hypervolume(front, names, bounds) > 0
 
 
 def test_a_closed_generation_says_what_it_was(settings, answer) -> None:

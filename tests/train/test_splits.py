@@ -310,9 +310,12 @@ def test_clean_rows_are_safe_ones_whether_labelled_or_not(tmp_path: Path) -> Non
 
 
 def test_max_rows_keeps_a_stratified_share(tmp_path: Path) -> None:
-    path = _write(tmp_path / "train.jsonl", [0, 0, 0, 1] * 50)
-    train = load_splits(DataSettings(train=path, max_rows=40), seed=0).train
-    assert np.bincount(train.labels).tolist() == [30, 10]
+    names = ("train", "validation", "test")
+    files = {name: _write(tmp_path / f"{name}.jsonl", [0, 0, 0, 1] * 50) for name in names}
+    settings = DataSettings(**files, max_rows=40)
+    one, other = (load_splits(settings, seed).train for seed in (0, 1))
+    assert np.bincount(one.labels).tolist() == [30, 10]
+    assert one.texts != other.texts, "the run's seed draws them"
 
 
 def test_max_rows_holds_for_clean_rows_too(tmp_path: Path) -> None:
