@@ -48,6 +48,8 @@ def test_what_was_for_nothing_is_added() -> None:
     assert (total.tokens, total.computed_tokens, total.flops) == (100, 120, 1200)
     assert (total.eval_seconds, total.train_seconds) == (4, 16)
     assert add_lost(own, [], seconds=20.0) == own
+    again = add_lost(total, [other], seconds=30.0)
+    assert (again.lost_steps, again.kept_steps) == (9, 4), "whatever was lost before"
 
 
 def _make_member(losses: list[float], norms: list[float]) -> Member:
