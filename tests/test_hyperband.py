@@ -201,16 +201,42 @@ MODES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def train_briefly(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], list[TrainingResult]]:
+    """Two genomes with pictures through two stages; one of them grows on entering the second."""
+    stage = {"epoch_budget": 0.3, "data_percentage": 100, "survival_rate": 1.0}
+    stages = [{"name": name, **stage} for name in ("S1_shakeout", "S2_serious")]
+    settings = {
+        "data": {"max_rows": 48},
+        "training": {"attack_rows": 2},
+        "hyperband": {"training_stages": stages},
+    }
+
+    def train() -> list[TrainingResult]:
+        return HyperbandTrainer(settings, tmp_path_factory.mktemp("brief")).train_population(
+            GENOMES[1:3]
+        )
+
+    return train
+
+
+@pytest.fixture(scope="module")
+def brief(train_briefly: Callable[[], list[TrainingResult]]) -> list[TrainingResult]:
+    return train_briefly()
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_the_callers_modes_of_torch_change_nothing(
-    mode: str, results: list[TrainingResult], tmp_path: Path
+    mode: str, brief: list[TrainingResult], train_briefly: Callable[[], list[TrainingResult]]
 ) -> None:
     with MODES[mode]():
-        again = HyperbandTrainer(SETTINGS, tmp_path).train_population(GENOMES)
+        again = train_briefly()
     assert [(r.checkpoint, r.objectives) for r in again] == [
-        (r.checkpoint, r.objectives) for r in results
+        (r.checkpoint, r.objectives) for r in brief
     ]
     assert torch.is_grad_enabled()
+    assert {r.lora_cfg.r for r in brief} == {8, 16}, "one has grown"
+    assert all("cross_modal_gain" in r.objectives for r in brief)
 
 
 def test_threads_are_each_trainers_own(tmp_path: Path) -> None:
