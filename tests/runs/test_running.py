@@ -25,6 +25,7 @@ from coralx.runs.watcher import Watcher
 from coralx.search.selection import front
 from coralx.store import JOURNAL, History, Store, read_history
 from coralx.summary import summarize
+from coralx.train.workbench import Workbench
 
 # No stage of one step reaches an AUROC of 1.
 DOOMED = {
@@ -159,6 +160,17 @@ def test_a_run_that_could_select_nobody_is_refused_before_it_trains(tmp_path: Pa
         store.append("run_started", {"config": config.model_dump(mode="json")})
     with pytest.raises(ConfigError, match=said):
         resume_run(tmp_path / "run", Watcher())
+
+
+def test_a_run_that_can_select_nobody_and_has_results_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load_config({**SOUND, "objectives": ["cross_modal_gain"]})
+    monkeypatch.setattr(Workbench, "check_objectives", lambda _: None)  # as there was none once
+    start_run(config, tmp_path / "whole", Watcher())
+    monkeypatch.undo()
+    cut(tmp_path / "whole", tmp_path / "run", 3)
+    assert resume_run(tmp_path / "run", Watcher()).finished
 
 
 def test_a_run_begun_with_layers_beyond_the_base_goes_on(
