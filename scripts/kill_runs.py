@@ -61,7 +61,7 @@ SHARE = 0.4  # of an undisturbed run's time: the longest a sitting lasts before 
 CONFIG: dict[str, Any] = {
     "vision_tower": None,
     "objectives": ["task_skill", "false_positive_cost", "memory", "calibration"],
-    "data": {"image_column": None, "max_rows": 64, "max_tokens": 16},
+    "data": {"image_column": None, "max_rows": 40, "max_tokens": 8},
     "space": {
         "r": {"kind": "choice", "values": [2, 4]},
         "layers": {"kind": "choice", "values": [1, 2]},
