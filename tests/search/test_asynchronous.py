@@ -361,6 +361,15 @@ def test_a_population_given_is_all_that_trains(asha, answer, funnel) -> None:
     assert list(funnel(search)[0].values()) == [4, 4, 2, 1]
 
 
+def test_a_later_result_of_a_genome_that_was_stopped_is_refused(asha, answer) -> None:
+    search = new_search(asha())
+    result = answer(search.ask(1)[0])[0]
+    search.tell(result.model_copy(update={"stopped": NAN_STOP}))
+    later = result.model_copy(update={"stage": "S1_shakeout", "stage_index": 1})
+    with pytest.raises(CoralXError, match="must be one that was asked for"):
+        search.tell(later)
+
+
 @pytest.mark.parametrize("asked", [True, False])
 @pytest.mark.parametrize(
     "change",
