@@ -216,6 +216,19 @@ def test_the_highest_rung_goes_first_and_of_equals_the_oldest_generation(asha, a
     assert found == [(2, 1)] * 2 + [(1, 0)] * 4 + [(1, 2), (0, 2)]
 
 
+def test_the_last_call_of_a_generation_waits_for_all_that_are_under_way(asha, answer) -> None:
+    """The first of two told in S2 would be the best so far; alone it is called at the end."""
+    config = asha(training={"pack_size": 1}, evolution={"population": 4, "generations": 1})
+    search = new_search(config)
+    while not any(r.stage_index == 2 for r in search.results):
+        jobs = search.ask(4)
+        for result in answer(max(jobs, key=lambda job: job.stage_index)):
+            search.tell(result)
+    assert all(job.stage_index < 3 for job in search.ask(4))
+    Workers(4, SEEDED(0), answer).run(search)
+    assert sum(result.stage_index == 3 for result in search.results) == 1
+
+
 def test_a_parent_that_a_gate_stopped_since_does_not_breed(asha, answer) -> None:
     """Of 32 genomes who may breed is reckoned anew after every second result alone."""
     config = asha(training={"pack_size": 1}, evolution={"population": 32})
