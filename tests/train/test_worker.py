@@ -302,7 +302,7 @@ def test_a_stage_is_planned_as_the_run_is_configured(worker: Worker, planned: An
 def test_a_long_stage_is_examined_before_its_first_step_where_something_was_trained(
     index: int, before: list[int], worker: Worker, planned: Any
 ) -> None:
-    long = worker.config.hyperband.stages[1].model_copy(update={"epoch_budget": 16.0})
+    long = worker.config.hyperband.stages[1].model_copy(update={"epoch_budget": 32.0})
     _, plan = planned(make_job(worker, HEALTHY[:1], index).model_copy(update={"stage": long}))
     steps = len(plan.batches)
     assert steps % 2 == 0
