@@ -259,8 +259,8 @@ def compare(config: Config, work: Path) -> dict[str, Any] | None:
         "naive": {"seconds": naive, "mixed_seconds": mixed, "steps": steps},
         "speedup_steps": steps / coralx["steps"] if steps else None,
         "samples_saved": 1 - coralx["steps"] / steps if steps else None,
-        "speedup_wall_clock": naive and own and naive / own,
-        "speedup_over_mixed_naive": mixed and own and mixed / own,
+        "speedup_wall_clock": naive / own if naive and own else None,
+        "speedup_over_mixed_naive": mixed / own if mixed and own else None,
         **compare_quality(config, genomes, coralx, folder),
     }
 
@@ -406,7 +406,7 @@ def shown(value: float | None, form: str, unit: str = "") -> str:
 
 
 def read_all(folder: Path) -> list[dict[str, Any]]:
-    """Training figures; those of the test rows are named otherwise."""
+    """All training figures of a folder; those of test rows lie beside them under other names."""
     paths = sorted(p for p in folder.glob("*.json") if not p.name.endswith(".test.json"))
     return [read(path) for path in paths]
 

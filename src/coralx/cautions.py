@@ -10,7 +10,7 @@ from coralx.steps import LEAST_SCALED
 from coralx.wording import absent, bounds, label, of_splits, plural, rho, share, stage_pairs
 
 LEAST_ROWS = 30  # of a class: below, AUROC and false-positive rate are mostly chance
-LISTED = 3  # tasks that a warning names
+_TASKS_NAMED = 3  # tasks that a warning names
 Classes = Mapping[str, int]  # how many rows are `unsafe`, and how many `safe`
 
 
@@ -65,8 +65,8 @@ def one_sided(missing: Mapping[str, Mapping[str, Sequence[str]]]) -> list[str]:
     found = []
     for name, tasks in missing.items():
         shown = [f"{task!r:.40} (no {' and no '.join(words)} row)" for task, words in tasks.items()]
-        if len(shown) > LISTED:
-            shown[LISTED:] = [f"{len(shown) - LISTED} more"]
+        if len(shown) > _TASKS_NAMED:
+            shown[_TASKS_NAMED:] = [f"{len(shown) - _TASKS_NAMED} more"]
         if shown:
             found.append(
                 f"task_skill on {name} rows leaves out tasks without both classes: "
@@ -148,8 +148,8 @@ def _few_of_tasks(tasks: Mapping[str, Classes], whole: Classes) -> list[str]:
     few = {task: _few(own, whole) for task, own in tasks.items() if all(own.values())}
     worst = sorted((task for task in few if few[task]), key=lambda t: min(few[t].values()))
     shown = [f"{_say(few[task])} of task {task!r:.40}" for task in worst]
-    if len(shown) > LISTED:
-        shown[LISTED:] = [f"few of {plural(len(shown) - LISTED, 'more task')}"]
+    if len(shown) > _TASKS_NAMED:
+        shown[_TASKS_NAMED:] = [f"few of {plural(len(shown) - _TASKS_NAMED, 'more task')}"]
     return shown
 
 

@@ -186,8 +186,8 @@ class Config(Settings):
         return reasons
 
 
-# The settings by the last word of their place, "" for those at the top. Of two names of a section
-# errors give the later one.
+# The settings by the last word of their place, "" for those at the top. ALIAS stands first: of two
+# names of one section the last one is told where a key is in the wrong place.
 SECTIONS: dict[str, type[BaseModel]] = {
     ALIAS: HyperbandSettings,
     "": Config,

@@ -6,7 +6,6 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,8 +55,9 @@ class HyperbandTrainer:
         self._folder = Path(tempfile.mkdtemp(prefix="coralx-"))
         weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self.checkpoints = Path(checkpoints or self._folder / "checkpoints").absolute()
+        self._worker: Worker | None = None
 
-    @cached_property
+    @property
     def worker(self) -> Worker:
         """The base model and rows, loaded when first needed.
 
@@ -66,10 +66,12 @@ class HyperbandTrainer:
         """
         from coralx.train.worker import Worker
 
-        prefix = self._folder / PREFIX_FOLDER
-        worker = Worker(self.config, self.checkpoints, self._say, prefix)
-        warn_of_rows(run_facts(self.config, worker), self.config, self._say)
-        return worker
+        if self._worker is None:
+            prefix = self._folder / PREFIX_FOLDER
+            self._worker = Worker(self.config, self.checkpoints, self._say, prefix)
+            # Said once it is kept: a caller may make errors of warnings.
+            warn_of_rows(run_facts(self.config, self._worker), self.config, self._say)
+        return self._worker
 
     def train_population(self, genomes: Iterable[Genome]) -> list[TrainingResult]:
         """Train genomes through all stages; one result per genome and stage it entered.

@@ -161,7 +161,7 @@ def run_simulation(config: Config, genomes: Sequence[Genome], names: Sequence[st
 
 
 def as_result(way: str, genome: Genome, objectives: Mapping[str, float]) -> TrainingResult:
-    """What a genome came to by another way than CoralX's stages, as selection takes it."""
+    """What a genome came to by a way of training, as selection takes it: as if of one stage."""
     return TrainingResult(
         job=way,
         genome=genome,

@@ -56,8 +56,8 @@ def iterate_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def read_columns(path: Path, wanted: Collection[str]) -> tuple[list[str], Iterable[dict[str, Any]]]:
-    """The names of all columns, and the rows with those that are wanted; of a Parquet file they are
-    read as they are asked for.
+    """The names of all columns, and the rows with those that are wanted. Rows of a Parquet file are
+    read as they are iterated over, and values that cannot be read are told then.
 
     Raises:
         DataError: as `iterate_rows`, or the file has no rows.

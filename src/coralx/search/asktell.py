@@ -207,7 +207,8 @@ class Search(ABC):
     def _record(
         self, candidates: Sequence[TrainingResult], survivors: Sequence[TrainingResult]
     ) -> Generation:
-        """The oldest open generation, were it to close with these candidates and survivors."""
+        """What is recorded of the oldest open generation if it closes with these candidates and
+        survivors."""
         names, front = self._config.objectives, self.front()
         if not self._bounds:  # those of the first generation, so that hypervolumes compare
             self._bounds = selection.observed_bounds(self.results, names)

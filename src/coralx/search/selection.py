@@ -250,6 +250,6 @@ def _boxed(matrix: Matrix, names: Sequence[str], bounds: Bounds) -> Matrix:
 def _scale(name: str, column: Matrix, low: float, high: float) -> Matrix:
     """A column to be minimised onto 0 (best bound) to 1 (worst, and what is missing)."""
     best = low if minimised(name) else -high
-    with np.errstate(over="ignore", invalid="ignore"):  # bounds may be further apart than floats go
+    with np.errstate(over="ignore", invalid="ignore"):  # of bounds further apart than floats go
         place = (column - best) / ((high - low) or 1.0)
     return np.clip(np.nan_to_num(place, nan=1.0), 0.0, 1.0)

@@ -199,7 +199,7 @@ def has_order(gene: Gene) -> bool:
 
 
 def is_number(value: object) -> TypeGuard[int | float]:
-    """To Python truths are numbers, too."""
+    """Whether it is a number, and not a truth, which Python counts as one."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

@@ -65,7 +65,8 @@ class PackedAdapters:
     """The trainable weights of K genomes in one flat matrix, a row per genome.
 
     Each tensor of the pack is a view of `values` (K, P) whose gradient is a view of `gradients`
-    (K, P): clipping and AdamW then work on whole rows.
+    (K, P): clipping and AdamW then work on whole rows. `entries`: of each genome, the block where
+    its adapters begin.
 
     Args:
         weights: of each genome; a target that a genome does not adapt stays zero for it.

@@ -67,7 +67,7 @@ def _enter(prefix: Tensor, images: Tensor | None, count: int) -> Tensor:
 
 
 def _classify(backbone: Backbone, pack: PackedAdapters, pooled: Tensor) -> Tensor:
-    """(K, B, D) -> (K, B) through each genome's own classification layer, or both."""
+    """(K, B, D) -> (K, B) through each genome's own classification layer, or its two."""
     pooled = pooled.float()
     if "dense.weight" in pack.extra:
         dense = pack.extra["dense.weight"].transpose(1, 2)

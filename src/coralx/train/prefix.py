@@ -118,8 +118,8 @@ class EncodedRows:
         return features[send(found.clamp(min=0), device)], send(found >= 0, device)
 
     def count(self, indices: Indices, batch: Batch) -> tuple[int, int]:
-        """Useful and computed tokens, of texts and pictures, of the rows' batch; the device is not
-        asked for them."""
+        """Useful and computed tokens, of texts and pictures, of the batch that was made of these
+        rows; the device is not asked for them."""
         useful, computed = sum(self.lengths[i] for i in indices), batch.mask.numel()
         if self._images is not None and batch.images is not None:
             slots = batch.images.shape[1]

@@ -104,8 +104,9 @@ class Worker:
         self._train_stage(job, members, plan, rows, images, observe)
         broken = [k for k, member in enumerate(members) if member.stop is not None]
         kept = broken or list(range(len(members)))
-        nothing: Figures = ({}, {})
-        figures = [nothing] * len(broken) or self._measurer.measure(members, rows, job, images)
+        figures: list[Figures] = [({}, {})] * len(broken)
+        if not broken:
+            figures = self._measurer.measure(members, rows, job, images)
         busy, peak = clock.busy_share(), peak_memory(self.bench.device)
         results = []
         for k, (objectives, details) in zip(kept, figures, strict=True):
