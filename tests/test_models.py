@@ -35,6 +35,9 @@ def test_a_distilberts_sizes_have_names_of_their_own(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text(json.dumps({"model_type": "distilbert", **sizes}), encoding="utf-8")
     assert read_shape(str(tmp_path)) == ModelShape(2, 64, 96, 10, deep_head=True)
+    sizes = {"num_hidden_layers": 2, "hidden_size": 64, "hidden_dim": 96, "vocab_size": 10}
+    path.write_text(json.dumps({"model_type": "distilbert", **sizes}), encoding="utf-8")
+    assert read_shape(str(tmp_path)) == ModelShape(2, 64, 96, 10, deep_head=True)
 
 
 def test_a_modernberts_linears_are_fused(tmp_path: Path) -> None:

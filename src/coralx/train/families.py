@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from coralx.errors import ModelError
 from coralx.models import DECODERS, ROBERTAS
 from coralx.records import FUSED_ROLES
 from coralx.train.last_block import find_last, run_bert, run_decoder, run_distilbert
@@ -31,7 +32,7 @@ class Family(abc.ABC):
         aliases: roles of other families, and the one that does their work here.
         head: the classification layer, `head`, and one before it that is trained as well, `dense`;
             each with its path in the classifier.
-        saved: the modules of the classifier that hold these, as peft is told of them.
+        saved: the modules of the classifier that hold these, which peft keeps with an adapter.
         pools_all: all tokens of the last block are computed, not the pooled one alone.
     """
 
@@ -151,6 +152,11 @@ class ModernBert(Family):
     aliases: ClassVar = FUSED_ROLES
     pools_all = True
 
+    def __init__(self, classifier: Any) -> None:
+        super().__init__(classifier)
+        if (reach := classifier.config.local_attention) < 0:
+            raise ModelError(f"base_model: local_attention must be 0 or more, got {reach}")
+
     def embed(self, ids: Tensor) -> Tensor:
         return self.base.embeddings(input_ids=ids)  # type: ignore[no-any-return]
 
@@ -171,6 +177,10 @@ class ModernBert(Family):
 
     def finish(self, hidden: Tensor, mask: Tensor, slots: int) -> Tensor:
         out = self.base.final_norm(self.run(len(self.blocks) - 1, hidden, mask, slots))
+        return self.pool(out, mask, slots)
+
+    def pool(self, out: Tensor, mask: Tensor, slots: int) -> Tensor:
+        """What the classification layer sees of the base's output: (N, S + T, D) -> (N, D)."""
         if self.classifier.config.classifier_pooling == "cls":
             pooled = out[:, slots]
         else:
@@ -214,6 +224,10 @@ class Decoder(Family):
         rotary = self.base.rotary_emb(hidden, position_ids=count_positions(hidden, slots))
         out = run_decoder(self.blocks[-1], hidden, mask, find_last(mask), rotary)
         return self.base.norm(out[:, 0])  # type: ignore[no-any-return]
+
+    def pool(self, out: Tensor, mask: Tensor, _: int) -> Tensor:
+        """What the classification layer sees of the base's output: (N, S + T, D) -> (N, D)."""
+        return out[torch.arange(len(mask), device=mask.device), find_last(mask)]
 
 
 FAMILIES: Mapping[str, type[Family]] = {

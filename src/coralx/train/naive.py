@@ -22,10 +22,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import get_linear_schedule_with_warmup
 
+from coralx.errors import ModelError
 from coralx.records import Genome, Start
 from coralx.steps import whole_steps
 from coralx.train.evaluate import EvaluationSet
-from coralx.train.last_block import find_last
+from coralx.train.families import Decoder, ModernBert
 from coralx.train.objectives import Floats, macro_auroc
 from coralx.train.prefix import Batch, EncodedRows
 from coralx.train.pretrained import load_classifier
@@ -64,7 +65,9 @@ class NaiveModel(nn.Module):
             modules_to_save=list(backbone.family.saved),
         )
         self.peft: Any = get_peft_model(base, config)
-        self._causal, self._head = backbone.family.causal, backbone.family.head["head"]
+        base.config.use_cache = False
+        self._family, self._head = type(backbone.family)(base), backbone.family.head["head"]
+        self._check_room(bench)
         width = bench.tower.width if bench.tower else None
         self.projector = nn.Linear(width, backbone.hidden) if width else None
 
@@ -76,26 +79,40 @@ class NaiveModel(nn.Module):
             slots = tokens.shape[1]
             seen = batch.has_image[:, None].expand(-1, slots)
             # Behind the text, so that encoders still pool their first token; before it, so that
-            # the last token of decoders sees them.
-            turn = -1 if self._causal else 1
+            # the last token of decoders sees them, or what is near, whatever the padding.
+            turn = -1 if isinstance(self._family, Decoder | ModernBert) else 1
             embedding = torch.cat([embedding, tokens][::turn], dim=1)
             mask = torch.cat([mask, seen][::turn], dim=1)
-        if self._causal:
-            return self._score_last(embedding, mask, slots)
+        if isinstance(self._family, Decoder | ModernBert):
+            return self._score(self._family, embedding, mask, slots)
         out = self.peft(inputs_embeds=embedding, attention_mask=mask)
         return out.logits.squeeze(-1)  # type: ignore[no-any-return]
 
-    def _score_last(self, embedding: Tensor, mask: Tensor, slots: int) -> Tensor:
-        """Logits of a decoder at each row's last token, which transformers would look for at the
-        end of the padding: it is given no ids. The `slots` image tokens share position 0."""
-        model = self.peft.base_model.model
+    def _score(
+        self, family: Decoder | ModernBert, embedding: Tensor, mask: Tensor, slots: int
+    ) -> Tensor:
+        """Logits where `slots` image tokens, which share position 0, come first: transformers would
+        pool one of them, or look for a decoder's last token at the end of the padding."""
         positions = (torch.arange(mask.shape[1], device=mask.device) - slots).clamp(min=0)[None]
-        out = getattr(model, model.base_model_prefix)(
-            inputs_embeds=embedding, attention_mask=mask, position_ids=positions, use_cache=False
-        )
-        rows = torch.arange(len(mask), device=mask.device)
-        pooled = out.last_hidden_state[rows, find_last(mask)]
-        return model.get_submodule(self._head)(pooled).squeeze(-1)  # type: ignore[no-any-return]
+        out = family.base(inputs_embeds=embedding, attention_mask=mask, position_ids=positions)
+        pooled = family.pool(out.last_hidden_state, mask, slots)
+        return family.classifier.get_submodule(self._head)(pooled).squeeze(-1)  # type: ignore[no-any-return]
+
+    def _check_room(self, bench: Workbench) -> None:
+        """Pass if image tokens have places behind the longest text, where they have any.
+
+        Raises:
+            ModelError: they have not.
+        """
+        slots = bench.tower.tokens if bench.tower else 0
+        room = bench.backbone.positions - slots
+        turned = isinstance(self._family, Decoder | ModernBert)  # positions are no embeddings
+        if bench.config.data.max_tokens > room and not turned:
+            raise ModelError(
+                f"data.max_tokens: naive training puts {slots} image tokens behind a text, and "
+                f"{bench.backbone.name} has {bench.backbone.positions} positions, got "
+                f"{bench.config.data.max_tokens}; set {room} or fewer to compare"
+            )
 
 
 class NaiveRun:

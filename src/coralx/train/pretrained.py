@@ -105,10 +105,13 @@ def _check_report(path: str, report: Mapping[str, Any], head: tuple[str, ...]) -
     """Pass if all weights were there, those of the head aside, whose names begin so."""
     if missing := sorted(key for key in report["missing_keys"] if not key.startswith(head)):
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise ModelError(
-            f"base_model: {path} lacks the weights {missing[0]}{more}; "
-            "save the whole model there with save_pretrained"
-        )
+        advice = "save the whole model there with save_pretrained"
+        if all(key.startswith("head.") for key in missing):  # of a ModernBERT saved by AutoModel
+            advice = (
+                "load it with AutoModelForSequenceClassification and save that: what is drawn for "
+                "its head then stays the same"
+            )
+        raise ModelError(f"base_model: {path} lacks the weights {missing[0]}{more}; {advice}")
     other = sorted(found for found in report["mismatched_keys"] if not found[0].startswith(head))
     if other:
         name, stored, wanted = other[0]
@@ -122,6 +125,10 @@ def _explain_loading(path: str, error: Exception) -> str:
     """Transformers' own words, and what to do where they leave that open."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     cause = lines[0] if lines else type(error).__name__
+    if cause.endswith(":"):  # of one setting; what is wrong with it comes next
+        cause = " ".join(lines[:2])
+    if isinstance(error, KeyError):
+        cause = f"unknown {cause}"
     if "trust_remote_code" in str(error):
         advice = (
             "CoralX runs no code of a model; if you trust this one, set trust_remote_code: true or "
