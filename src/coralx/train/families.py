@@ -48,9 +48,9 @@ class Family(abc.ABC):
         self.classifier, self.base = classifier, classifier.base_model
         self.blocks = self.base.get_submodule(self.blocks_path)
 
-    @abc.abstractmethod
     def embed(self, ids: Tensor) -> Tensor:
         """What enters block 0, of right-padded token ids: (N, T) -> (N, T, D)."""
+        return self.base.embeddings(input_ids=ids)  # type: ignore[no-any-return]
 
     @abc.abstractmethod
     def norm_input(self, tokens: Tensor, index: int) -> Tensor:
@@ -84,9 +84,6 @@ class Bert(Family):
         "down": "output.dense",
     }
 
-    def embed(self, ids: Tensor) -> Tensor:
-        return self.base.embeddings(input_ids=ids)  # type: ignore[no-any-return]
-
     def norm_input(self, tokens: Tensor, index: int) -> Tensor:
         before = self.blocks[index - 1].output if index else self.base.embeddings
         return _norm(before.LayerNorm, tokens)
@@ -105,7 +102,7 @@ class Roberta(Bert):
     head: ClassVar = {"head": "classifier.out_proj", "dense": "classifier.dense"}
 
 
-class DistilBert(Family):
+class DistilBert(Bert):
     """BERT with other names, without a pooler and with a classification layer of two."""
 
     blocks_path = "transformer.layer"
@@ -120,15 +117,9 @@ class DistilBert(Family):
     head: ClassVar = {"head": "classifier", "dense": "pre_classifier"}
     saved = ("pre_classifier", "classifier")
 
-    def embed(self, ids: Tensor) -> Tensor:
-        return self.base.embeddings(input_ids=ids)  # type: ignore[no-any-return]
-
     def norm_input(self, tokens: Tensor, index: int) -> Tensor:
         below = self.blocks[index - 1].output_layer_norm if index else None
         return _norm(below or self.base.embeddings.LayerNorm, tokens)
-
-    def run(self, index: int, hidden: Tensor, mask: Tensor, slots: int) -> Tensor:
-        return self.blocks[index](hidden, attention_mask=mask[:, None, None])  # type: ignore[no-any-return]
 
     def finish(self, hidden: Tensor, mask: Tensor, slots: int) -> Tensor:
         return run_distilbert(self.blocks[-1], hidden, mask, slots)[:, 0]
@@ -156,9 +147,6 @@ class ModernBert(Family):
         super().__init__(classifier)
         if (reach := classifier.config.local_attention) < 0:
             raise ModelError(f"base_model: local_attention must be 0 or more, got {reach}")
-
-    def embed(self, ids: Tensor) -> Tensor:
-        return self.base.embeddings(input_ids=ids)  # type: ignore[no-any-return]
 
     def norm_input(self, tokens: Tensor, index: int) -> Tensor:
         return tokens if index else _norm(self.base.embeddings.norm, tokens)
