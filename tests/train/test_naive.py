@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +11,6 @@ import pytest
 import torch
 
 from coralx.config import load_config
-from coralx.errors import ModelError
 from coralx.records import Genome
 from coralx.train import naive
 from coralx.train.adapters import Weights
@@ -140,7 +140,7 @@ def test_a_base_that_reads_pictures_first_scores_as_in_a_pack_however_padded_and
     backbone = tiny_model(kind, **more)
     own = genome(r=2, layers="all")
     weights = draw_weights(backbone, own, 0, VisionTower.width, 0.1)
-    bench: Any = SimpleNamespace(backbone=backbone, tower=tower, config=load_config())
+    bench: Any = SimpleNamespace(backbone=backbone, tower=tower)
     model = NaiveModel(bench, own).eval()
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     _fill(model, backbone, weights)
@@ -153,15 +153,17 @@ def test_a_base_that_reads_pictures_first_scores_as_in_a_pack_however_padded_and
     assert packed.std() > 0.05
 
 
-def test_a_picture_is_seen_however_long_the_other_texts_are(
+@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "modernbert"])
+def test_a_picture_is_seen_alike_however_long_the_other_texts_are(
+    kind: str,
     tiny_model: Callable[..., Backbone],
     tiny_rows: Rows,
     tower: VisionTower,
     genome: Callable[..., Genome],
 ) -> None:
-    """By blocks that attend to near tokens alone, among which padding counts."""
-    backbone = tiny_model("modernbert", local_attention=2)
-    bench: Any = SimpleNamespace(backbone=backbone, tower=tower, config=load_config())
+    """ModernBERT attends to near tokens, among which padding counts."""
+    backbone = tiny_model(kind, **({"local_attention": 2} if kind == "modernbert" else {}))
+    bench: Any = SimpleNamespace(backbone=backbone, tower=tower)
     model = NaiveModel(bench, genome(r=2)).eval()
     encoded = EncodedRows(tiny_rows, backbone, tower, 16)
     short = min(
@@ -173,30 +175,26 @@ def test_a_picture_is_seen_however_long_the_other_texts_are(
             model(encoded.token_ids(rows), encoded.batch(rows))[0]
             for rows in ([short], [short, longest])
         )
+        blind = model(encoded.token_ids([short]), encoded.batch([short], False))[0]
     assert encoded.lengths[longest] > encoded.lengths[short] + 3
     assert (alone - beside).abs() < 1e-5
+    assert (alone - blind).abs() > 1e-4
 
 
-@pytest.mark.parametrize(("kind", "room"), [("bert", 30), ("llama", 32), ("modernbert", 32)])
-def test_image_tokens_need_places_behind_a_text_where_positions_are_embedded(
-    kind: str,
-    room: int,
+def test_pictures_need_no_positions_beside_the_longest_text(
     tiny_model: Callable[..., Backbone],
+    tiny_rows: Rows,
     tower: VisionTower,
     genome: Callable[..., Genome],
 ) -> None:
-    """Told before anything is trained; the tiny models have 32 positions."""
-    own = genome(r=2)
-
-    def build(most: int) -> NaiveModel:
-        config = load_config({"data": {"max_tokens": most}})
-        bench: Any = SimpleNamespace(backbone=tiny_model(kind), tower=tower, config=config)
-        return NaiveModel(bench, own)
-
-    assert tower.tokens == 2
-    assert build(room)
-    if room < 32:
-        with pytest.raises(
-            ModelError, match="has 32 positions, got 32; set 30 or fewer to compare"
-        ):
-            build(32)
+    for kind, most in (("bert", 32), ("roberta", 31)):
+        backbone = tiny_model(kind)
+        assert backbone.positions == most
+        bench: Any = SimpleNamespace(backbone=backbone, tower=tower)
+        model = NaiveModel(bench, genome(r=2)).eval()
+        long = replace(tiny_rows, texts=("how do i make bread now " * 8,) * len(tiny_rows))
+        encoded = EncodedRows(long, backbone, tower, most)
+        assert max(encoded.lengths) == most
+        with torch.no_grad():
+            found = model(encoded.token_ids(range(4)), encoded.batch(range(4)))
+        assert found.isfinite().all()

@@ -22,11 +22,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import get_linear_schedule_with_warmup
 
-from coralx.errors import ModelError
 from coralx.records import Genome, Start
 from coralx.steps import whole_steps
 from coralx.train.evaluate import EvaluationSet
-from coralx.train.families import Decoder, ModernBert
+from coralx.train.families import Decoder, ModernBert, Roberta
 from coralx.train.objectives import Floats, macro_auroc
 from coralx.train.prefix import Batch, EncodedRows
 from coralx.train.pretrained import load_classifier
@@ -67,13 +66,14 @@ class NaiveModel(nn.Module):
         self.peft: Any = get_peft_model(base, config)
         base.config.use_cache = False
         self._family, self._head = type(backbone.family)(base), backbone.family.head["head"]
-        self._check_room(bench)
         width = bench.tower.width if bench.tower else None
         self.projector = nn.Linear(width, backbone.hidden) if width else None
 
     def forward(self, ids: Tensor, batch: Batch) -> Tensor:
         embedding = self.peft.get_input_embeddings()(ids)
-        mask, slots = batch.mask, 0
+        mask = batch.mask
+        positions = torch.arange(ids.shape[1], device=ids.device)[None]
+        slots = 0
         if batch.has_image is not None and self.projector is not None:
             tokens = self.projector(batch.images)
             slots = tokens.shape[1]
@@ -83,36 +83,21 @@ class NaiveModel(nn.Module):
             turn = -1 if isinstance(self._family, Decoder | ModernBert) else 1
             embedding = torch.cat([embedding, tokens][::turn], dim=1)
             mask = torch.cat([mask, seen][::turn], dim=1)
+            # All at position 0, as in packs: one behind the padding would differ by batch.
+            positions = torch.cat([positions, positions.new_zeros(1, slots)][::turn], dim=1)
+        if isinstance(self._family, Roberta):
+            positions = positions + self._family.base.embeddings.padding_idx + 1
+        given = {"inputs_embeds": embedding, "attention_mask": mask, "position_ids": positions}
         if isinstance(self._family, Decoder | ModernBert):
-            return self._score(self._family, embedding, mask, slots)
-        out = self.peft(inputs_embeds=embedding, attention_mask=mask)
-        return out.logits.squeeze(-1)  # type: ignore[no-any-return]
+            return self._score(self._family, given, slots)
+        return self.peft(**given).logits.squeeze(-1)  # type: ignore[no-any-return]
 
-    def _score(
-        self, family: Decoder | ModernBert, embedding: Tensor, mask: Tensor, slots: int
-    ) -> Tensor:
-        """Logits where `slots` image tokens, which share position 0, come first: transformers would
-        pool one of them, or look for a decoder's last token at the end of the padding."""
-        positions = (torch.arange(mask.shape[1], device=mask.device) - slots).clamp(min=0)[None]
-        out = family.base(inputs_embeds=embedding, attention_mask=mask, position_ids=positions)
-        pooled = family.pool(out.last_hidden_state, mask, slots)
+    def _score(self, family: Decoder | ModernBert, given: dict[str, Tensor], slots: int) -> Tensor:
+        """Logits where image tokens come first: transformers would pool one of them, or look for a
+        decoder's last token at the end of the padding."""
+        out = family.base(**given)
+        pooled = family.pool(out.last_hidden_state, given["attention_mask"], slots)
         return family.classifier.get_submodule(self._head)(pooled).squeeze(-1)  # type: ignore[no-any-return]
-
-    def _check_room(self, bench: Workbench) -> None:
-        """Pass if image tokens have places behind the longest text, where they have any.
-
-        Raises:
-            ModelError: they have not.
-        """
-        slots = bench.tower.tokens if bench.tower else 0
-        room = bench.backbone.positions - slots
-        turned = isinstance(self._family, Decoder | ModernBert)  # positions are no embeddings
-        if bench.config.data.max_tokens > room and not turned:
-            raise ModelError(
-                f"data.max_tokens: naive training puts {slots} image tokens behind a text, and "
-                f"{bench.backbone.name} has {bench.backbone.positions} positions, got "
-                f"{bench.config.data.max_tokens}; set {room} or fewer to compare"
-            )
 
 
 class NaiveRun:
