@@ -279,6 +279,13 @@ DECODER = {
     "num_key_value_heads": 1,
     "head_dim": 32,
 }
+MODERN = {
+    "hidden_size": 128,
+    "intermediate_size": 352,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "local_attention": 16,
+}
 DECODER_PACKS: dict[str, list[dict[str, Any]]] = {
     "one, last block": [{"layers": 1}],
     "four alike": [{"layers": 3}] * 4,
@@ -320,9 +327,9 @@ def _check_forecast(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "modernbert"])
 @pytest.mark.parametrize("name", DECODER_PACKS)
-def test_the_memory_of_a_decoders_pack_is_foretold(
+def test_the_memory_of_a_pack_of_other_families_is_foretold(
     name: str,
     kind: str,
     dtype: torch.dtype,
@@ -330,34 +337,7 @@ def test_the_memory_of_a_decoders_pack_is_foretold(
     tiny_model: Callable[..., Backbone],
     draw_weights: Callable[..., Weights],
 ) -> None:
-    folder = tiny_model(kind, **DECODER).path
-    base = Backbone(folder, torch.device("cpu"), dtype)
-    rows = EncodedRows(long_rows, base, None, max_tokens=24)
-    adapters = [LoRAConfig(**facts) for facts in DECODER_PACKS[name]]
-    weights = [draw_weights(base, Genome(lora_cfg=a), k) for k, a in enumerate(adapters)]
-    shape = _check_forecast(base, folder, rows, adapters, weights)
-    assert base_bytes(shape) == pytest.approx(base.weight_bytes(), rel=0.02)
-
-
-MODERN = {
-    "hidden_size": 128,
-    "intermediate_size": 352,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "local_attention": 16,
-}
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-@pytest.mark.parametrize("name", DECODER_PACKS)
-def test_the_memory_of_a_modernberts_pack_is_foretold(
-    name: str,
-    dtype: torch.dtype,
-    long_rows: Rows,
-    tiny_model: Callable[..., Backbone],
-    draw_weights: Callable[..., Weights],
-) -> None:
-    folder = tiny_model("modernbert", **MODERN).path
+    folder = tiny_model(kind, **(MODERN if kind == "modernbert" else DECODER)).path
     base = Backbone(folder, torch.device("cpu"), dtype)
     rows = EncodedRows(long_rows, base, None, max_tokens=24)
     adapters = [LoRAConfig(**facts) for facts in DECODER_PACKS[name]]
