@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from coralx.config import load_config
 from coralx.records import Genome, Job, LoRAConfig, Start
@@ -173,14 +174,17 @@ def test_what_is_measured_after_a_stage_ends_its_curve(pictured: Worker) -> None
 def test_the_seconds_of_a_pack_are_shared_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With those of encoding rows, for which the first job pays."""
+    """With those of encoding rows, for which the first job pays, and of measuring."""
     worker = Worker(load_config(SETTINGS | {"objectives": ["task_skill"]}), tmp_path)
     rows = worker.bench.validation(100)
+    score_all = rows.score_all
     monkeypatch.setattr(worker.bench, "validation", lambda _: time.sleep(0.5) or rows)
+    monkeypatch.setattr(rows, "score_all", lambda *of: time.sleep(0.2) or score_all(*of))
     began = time.perf_counter()
     results = worker.train(make_job(worker, "abcd"))
     wall = time.perf_counter() - began
-    assert 0 < sum(r.cost.train_seconds + r.cost.eval_seconds for r in results) <= wall
+    assert sum(r.cost.eval_seconds for r in results) >= 0.7
+    assert sum(r.cost.train_seconds + r.cost.eval_seconds for r in results) <= wall
 
 
 def test_final_figures_are_of_test_rows_with_their_pictures(pictured: Worker) -> None:
@@ -198,6 +202,13 @@ def test_final_figures_are_of_test_rows_with_their_pictures(pictured: Worker) ->
     assert found.attack_threshold == pytest.approx(float(threshold[0]))
     for figure in (found.objectives["task_skill"], found.details["as_served/recall"]):
         assert figure.low < figure.high
+
+
+def test_final_figures_are_the_same_under_a_callers_autocast(pictured: Worker) -> None:
+    (result,) = pictured.train(make_job(pictured, "a"))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = pictured.test(result)
+    assert found == pictured.test(result)
 
 
 def test_a_genome_is_tested_as_it_was_trained(pictured: Worker) -> None:

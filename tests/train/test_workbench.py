@@ -14,15 +14,22 @@ import torch
 from coralx.cautions import scarce
 from coralx.config import load_config
 from coralx.records import Genome, LoRAConfig, Start
-from coralx.settings.sections import DataSettings
+from coralx.settings.sections import DataSettings, TrainingSettings
 from coralx.train import workbench as workbench_module
 from coralx.train.adapters import Weights
 from coralx.train.checkpoint import Checkpoint, save_checkpoint
 from coralx.train.data import subset
+from coralx.train.merge import merge
 from coralx.train.prefix import EncodedRows
 from coralx.train.resize import Moments
 from coralx.train.splits import LEAST_SHARE, load_splits
-from coralx.train.workbench import TEST_ATTACKS, Workbench
+from coralx.train.workbench import (
+    LEAST_ATTACKS,
+    TEST_ATTACKS,
+    Workbench,
+    choose_device,
+    count_threads,
+)
 
 TEXT: dict[str, Any] = {
     "vision_tower": None,
@@ -35,6 +42,7 @@ TEXT: dict[str, Any] = {
 PICTURED = {
     **TEXT,
     "vision_tower": "efficientnet-lite0",
+    "image_tokens": 3,
     "data": {"max_rows": 60, "max_tokens": 64},
     "training": {**TEXT["training"], "evaluation_batch": 2},  # the two widest have no picture
 }
@@ -105,6 +113,16 @@ def test_an_heir_has_its_parents_function_whatever_the_scales(
         torch.testing.assert_close(own, _update(known.lora_cfg, known.weights, target))
 
 
+def test_a_copy_has_the_rank_to_which_it_would_have_grown(
+    bench: Workbench, draw_weights: Callable[..., Weights]
+) -> None:
+    known = _save(bench, _make_genome("source"), draw_weights, 4)
+    start = Start(kind="inherit", checkpoint=known.genome, grow_to=8)
+    copy = bench.member(_make_genome("copy"), start)
+    assert copy.lora_cfg.r == 8
+    assert {len(a) for a, _ in copy.weights.lora.values()} == {8}
+
+
 def test_a_merged_child_has_its_parents_shares(
     bench: Workbench, draw_weights: Callable[..., Weights]
 ) -> None:
@@ -120,6 +138,34 @@ def test_a_merged_child_has_its_parents_shares(
         assert (first - second).abs().max() > 0.1
 
 
+def test_parents_are_merged_as_the_run_is_configured(
+    bench: Workbench, draw_weights: Callable[..., Weights], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Any] = []
+    settings = bench.config.evolution.model_copy(
+        update={"crossover_weights": "dare", "merge_density": 0.3}
+    )
+    monkeypatch.setattr(bench, "config", bench.config.model_copy(update={"evolution": settings}))
+    monkeypatch.setattr(workbench_module, "merge", lambda *of: told.extend(of[3:5]) or merge(*of))
+    one, two = (_save(bench, _make_genome(name), draw_weights, 5) for name in ("one", "two"))
+    start = Start(kind="merge", checkpoint=one.genome, second=two.genome)
+    bench.member(_make_genome("merged"), start)
+    assert told == ["dare", 0.3]
+
+
+def test_new_weights_are_the_genomes_own_and_the_runs(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def draw(name: str) -> torch.Tensor:
+        return bench.member(_make_genome(name), Start()).weights.extra["head.weight"]
+
+    first, again, other = draw("new"), draw("new"), draw("other")
+    monkeypatch.setattr(bench, "seed", bench.seed + 1)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert not torch.equal(first, draw("new")), "the same in a run of another seed"
+
+
 def test_genomes_enter_where_the_genes_of_the_space_say(bench: Workbench) -> None:
     """An integer gene of 1 to 3 of the last blocks, of six."""
     assert bench.depths == [3, 4, 5]
@@ -129,6 +175,7 @@ def test_final_figures_are_of_rows_that_chose_nothing(bench: Workbench) -> None:
     test, splits = bench.test(), bench.splits
     assert test.rows.keys() == splits.test.keys()
     assert test.clean.keys() == splits.clean_test.keys()
+    assert bench.validation(100).clean.keys() == splits.clean_validation.keys()
     for part in (splits.validation, splits.clean_validation):
         assert not set(part.keys()) & {*test.rows.keys(), *test.clean.keys()}
     most = TEST_ATTACKS * bench.config.training.attack_rows
@@ -142,6 +189,18 @@ def test_early_stages_are_measured_on_a_share_that_says_something(bench: Workben
         kept = subset(whole, least, bench.seed)
         assert bench.validation(share).rows.keys() == whole.take(kept).keys()
     assert len(subset(whole, LEAST_SHARE, bench.seed)) > len(subset(whole, 5, bench.seed))
+
+
+def test_early_stages_are_attacked_often_enough_to_say_something(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fifth of the three rows of a kind and class would be one."""
+    monkeypatch.setattr(bench, "_parts", {})
+    for least, kept in ((2, 2), (LEAST_ATTACKS, 3)):
+        monkeypatch.setattr(workbench_module, "LEAST_ATTACKS", least)
+        bench._parts.clear()
+        attacked = bench.validation(20).attacked.values()
+        assert {int((own.rows.labels == 1).sum()) for own in attacked} == {kept}
 
 
 def test_rows_that_stages_choose_by_are_counted(
@@ -168,6 +227,60 @@ def test_the_early_stages_of_the_built_in_job_have_rows_enough(
     assert bench.stage_classes["S1_shakeout"]["unsafe"] < splits.classes["validation"]["unsafe"]
     known = {"classes": splits.classes, "stage_classes": bench.stage_classes}
     assert scarce(known | {"task_classes": {}, "picture_classes": {}}, ()) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "threads"),
+    [({"workers": 3}, 2), ({"workers": 16}, 1), ({"workers": 1}, None),
+     ({"workers": 3, "threads": 5}, 5)],
+)  # fmt: skip
+def test_workers_share_the_cores(
+    settings: dict[str, int], threads: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    assert count_threads(TrainingSettings(**settings)) == threads
+
+
+@pytest.mark.parametrize("available", [True, False])
+def test_a_cuda_device_is_used_where_there_is_one(
+    available: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
+    assert choose_device("auto").type == ("cuda" if available else "cpu")
+    assert choose_device("cpu").type == "cpu"
+
+
+def test_pictures_are_seen_as_so_many_tokens(pictured: Workbench) -> None:
+    shown = next(i for i, image in enumerate(pictured.splits.train.images) if image)
+    images = pictured.rows.batch([shown]).images
+    assert images is not None
+    assert images.shape[1] == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "on_disk"),
+    [({"prefix_memory_gb": 0.1}, False), ({"prefix_memory_gb": 1e-4}, True),
+     ({"prefix_memory_gb": 1e-4, "prefix_cache": False}, False)],
+)  # fmt: skip
+def test_frozen_outputs_are_kept_as_configured(
+    settings: dict[str, Any], on_disk: bool, tmp_path: Path
+) -> None:
+    """About 1.5 MB a depth, in the folder that the worker is given."""
+    config = load_config(TEXT, {"training": settings})
+    own = Workbench(config, tmp_path / "checkpoints", prefix=tmp_path / "own")
+    own.rows.prepare(own.depths[0])
+    assert any(path.is_file() for path in (tmp_path / "own").rglob("*")) is on_disk
+
+
+def test_packs_are_sized_by_the_format_and_the_tower_in_use(
+    pictured: Workbench, bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert [(own.shape.vision, own.shape.value_bytes) for own in (bench, pictured)] == [
+        (0, 4),
+        (pictured.tower.width, 4),
+    ]
+    monkeypatch.setattr(bench.backbone, "dtype", torch.bfloat16)
+    assert bench.shape.value_bytes == 2
 
 
 class Noted:
@@ -217,6 +330,9 @@ def test_memory_is_measured_on_the_widest_rows_with_a_picture_among_them(
         rows = own._served.rows
         every = own.encode(own.splits.validation).lengths
         assert len(rows) == own.config.training.evaluation_batch
+        assert len(own._served.images) == (len(rows) if shown else 0), (
+            "as many as are scored at once"
+        )
         assert sorted(rows.lengths)[1:] == sorted(every)[-len(rows) :][1:]
         assert (rows.batch(range(len(rows))).images is not None) is shown
 

@@ -19,6 +19,7 @@ from kill_runs import CONFIG
 
 from coralx.config import load_config
 from coralx.records import Genome, Job, LoRAConfig, Progress, Start, Stop, TrainingResult
+from coralx.steps import stage_steps
 from coralx.train import pack_step
 from coralx.train.adapters import Weights
 from coralx.train.checkpoint import load_checkpoint
@@ -26,6 +27,7 @@ from coralx.train.data import batches, subset
 from coralx.train.evaluate import EvaluationSet
 from coralx.train.hook import Turn
 from coralx.train.member import Member, StageWork
+from coralx.train.optim import PackOptimizer
 from coralx.train.parting import is_shortage, train_parted
 from coralx.train.worker import SKILL_SHARE, Worker
 
@@ -95,13 +97,14 @@ def test_one_that_breaks_down_leaves_no_trace_in_the_others(worker: Worker, plac
     assert [result.genome.id for result in results] == [genome.id for genome in genomes]
     broken = results.pop(place)
     assert timeless(results) == timeless(without)
-    assert all(result.checkpoint for result in without)
+    assert all(result.checkpoint and result.pack is None for result in without)
     assert all(result.pack == ("a", "b", "c") for result in results)
     assert broken.stopped is not None
     assert broken.stopped.gate == "non_finite"
     assert "step" in broken.stopped.reason
     assert broken.checkpoint is None
     assert broken.cost.steps >= 4, "what the others trained in vain is on its account"
+    assert broken.cost.lost_steps < sum(r.cost.steps for r in without), "they stop when it does"
 
 
 def test_who_breaks_down_has_its_own_figures_and_pays_for_all(
@@ -215,8 +218,6 @@ def test_nan_in_the_gradient_alone_is_found(
     without = worker.train(make_job(worker, HEALTHY))
     pack = worker.bench.pack
     assert pack is not None
-    from coralx.train.optim import PackOptimizer
-
     clip = PackOptimizer.clip
 
     def spoil(self: PackOptimizer, limit: float | None) -> torch.Tensor:
@@ -243,8 +244,10 @@ def test_what_broke_down_is_not_computed_further(
 ) -> None:
     taken, score = [], pack_step.score
     monkeypatch.setattr(pack_step, "score", lambda *of: taken.append(of) or score(*of))
-    (broken,) = worker.train(make_job(worker, [DOOMED]))
+    told: list[Progress] = []
+    (broken,) = worker.train(make_job(worker, [DOOMED]), told.append)
     assert broken.stopped is not None
+    assert (told[0].alive, told[-1].alive) == (1, 0)
     assert len(taken) == broken.cost.steps + 1, "the step in which it broke down is the last"
 
 
@@ -293,7 +296,7 @@ def test_a_stage_is_planned_as_the_run_is_configured(worker: Worker, planned: An
         own = batches(chosen, bench.rows.lengths, settings.batch_size, count, key)
         assert np.concatenate(plan.batches).tolist() == np.concatenate(own).tolist()
         assert (plan.index, plan.last) == (index, index == 2)
-        assert plan.warmup_epoch == bench.steps_per_epoch
+        assert plan.warmup_epoch == math.ceil(len(bench.splits.train) / settings.batch_size)
         assert (plan.patience, plan.least_gain) == (settings.patience, settings.least_gain)
     assert settings.least_gain
 
@@ -331,6 +334,34 @@ def test_a_stage_is_measured_on_its_own_share(
     for index in (0, 2):
         planned(make_job(worker, HEALTHY[:1], index))
     assert asked == [50, 100]
+
+
+def test_what_a_stage_cost_is_told(worker: Worker) -> None:
+    """The steps planned are not rounded."""
+    job = make_job(worker, HEALTHY[:1], 0)
+    (result,) = worker.train(job)
+    planned = stage_steps(job.stage, worker.bench.steps_per_epoch)
+    assert result.cost.planned_steps == float(planned) != result.cost.steps
+    assert 0 < result.cost.busy_share <= 1
+    assert result.cost.peak_memory > 2**20
+
+
+def test_the_gates_are_told_of_the_gradients(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before they are clipped."""
+    norms: list[float] = []
+    clip = PackOptimizer.clip
+
+    def note(self: PackOptimizer, limit: float | None) -> torch.Tensor:
+        found = clip(self, limit)
+        norms.extend(found.tolist())
+        return found
+
+    monkeypatch.setattr(PackOptimizer, "clip", note)
+    (result,) = worker.train(make_job(worker, HEALTHY[:1]))
+    assert len(norms) == result.cost.steps
+    assert result.details["grad_norm"] == pytest.approx(np.median(norms))
 
 
 def test_who_left_early_says_so(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
