@@ -194,6 +194,28 @@ def test_a_row_that_could_not_be_written_again_is_named(
         next(scored)
 
 
+@pytest.mark.parametrize("text", ["fine", ""])
+def test_bytes_do_not_come_back_however_deep_they_lie(
+    text: str, predictor: Predictor, tmp_path: Path
+) -> None:
+    """As in a Parquet column of several pictures a row; JSON would hold their Python source."""
+    picture = {"bytes": b"\x89PNG", "path": "a.png"}
+    row = {"text": text, "all": [picture, picture], "bare": [b"\x89PNG", "b"], "one": b"\x89PNG"}
+    row |= {"pairs": [("key", bytearray(b"1"))], "struct": {"in": picture, "n": 1}}
+    (found,) = predictor.predict([row], tmp_path, skip=True)
+    file = io.StringIO()
+    write_lines([{name: found.get(name) for name in row}], file)
+    assert json.loads(file.getvalue()) == {
+        "text": text,
+        "all": [{"path": "a.png"}, {"path": "a.png"}],
+        "bare": [None, "b"],
+        "one": None,  # as `get` says of what is not there
+        "pairs": [["key", None]],
+        "struct": {"in": {"path": "a.png"}, "n": 1},
+    }
+    assert "one" not in found
+
+
 @pytest.mark.parametrize(("name", "skip"), [("score", False), ("unsafe", True), ("error", True)])
 def test_columns_of_the_users_are_not_replaced(
     predictor: Predictor, tmp_path: Path, name: str, skip: bool

@@ -353,11 +353,18 @@ def write_lines(rows: Iterable[Row], file: TextIO) -> int:
 
 
 def _echo(row: Row) -> dict[str, Any]:
-    """The row's fields without bytes, which JSON cannot hold, bare or in a mapping."""
-    kept = {}
-    for name, value in row.items():
-        if isinstance(value, Mapping):
-            value = {k: v for k, v in value.items() if not isinstance(v, bytes)}
-        if not isinstance(value, bytes):
-            kept[name] = value
-    return kept
+    """The row's fields without bytes, which JSON cannot hold, however deep they lie."""
+    return {name: _without_bytes(value) for name, value in row.items() if not _is_bytes(value)}
+
+
+def _without_bytes(value: Any) -> Any:
+    """Mappings lose the keys of bytes; lists, whose places mean something, hold None instead."""
+    if isinstance(value, Mapping):
+        return {key: _without_bytes(item) for key, item in value.items() if not _is_bytes(item)}
+    if isinstance(value, list | tuple):
+        return [None if _is_bytes(item) else _without_bytes(item) for item in value]
+    return value
+
+
+def _is_bytes(value: Any) -> bool:
+    return isinstance(value, bytes | bytearray | memoryview)
