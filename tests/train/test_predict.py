@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import shutil
 import warnings
 from collections.abc import Callable
@@ -489,10 +490,12 @@ def test_an_adapter_without_a_tower_says_once_that_pictures_are_not_looked_at(
     facts = {**FACTS, "vision_tower": None}
     export_adapter(tmp_path, backbone, own, own.lora_cfg, weights, facts)
     said: list[str] = []
-    rows = [{"text": "a", "image": ""}, {"text": "b", "image": "x.png"}, {"text": "c", "image": 1}]
-    assert len(list(Predictor(tmp_path, "cpu", say=said.append).predict(rows, tmp_path))) == 3
+    # How files say that there is none: a CSV cell, pandas, and what `datasets` writes.
+    missing = [None, "", math.nan, {"bytes": None, "path": None}]
+    rows = [{"text": "a", "image": image} for image in (*missing, "x.png", 1)]
+    assert len(list(Predictor(tmp_path, "cpu", say=said.append).predict(rows, tmp_path))) == 6
     assert len(said) == 1
-    assert "row 2 has a picture ('image')" in said[0]
+    assert "row 5 has a picture ('image')" in said[0]
 
 
 def test_pictures_in_a_column_of_another_name_are_missed(folder: Path, tmp_path: Path) -> None:

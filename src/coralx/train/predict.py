@@ -25,7 +25,7 @@ from coralx.train.frozen import FORMATS
 from coralx.train.network import score
 from coralx.train.own_modes import own_modes
 from coralx.train.prefix import EncodedRows
-from coralx.train.rows import Rows, read_image
+from coralx.train.rows import Rows, has_picture, read_image
 from coralx.train.vision import VisionTower
 from coralx.train.workbench import choose_device
 
@@ -237,7 +237,7 @@ class Predictor:
                 return text, read_image(image, folder, allow_outside)
         except DataError as error:
             raise DataError(f"{place}: {error}") from None
-        if image and not self._warned:
+        if not self._warned and has_picture(image):
             self._warned = True
             self._say(
                 f"warning: {place} has a picture ({image_column!r}); this adapter was trained "

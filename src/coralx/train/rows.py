@@ -204,6 +204,14 @@ def read_image(value: Any, folder: Path, allow_outside: bool = False) -> bytes |
     return keep_small(data)
 
 
+def has_picture(value: Any) -> bool:
+    """Whether a row's cell is of a picture, which may be one that cannot be read."""
+    try:
+        return _find_picture(value) is not None
+    except DataError:
+        return True
+
+
 def _mark(value: Any) -> bytes | None:
     """What stands for a picture that is not opened: a digest of its path or bytes.
 
