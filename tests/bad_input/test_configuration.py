@@ -313,6 +313,12 @@ def test_paths_that_are_no_file_are_refused(tmp_path: Path, name: str, said: str
         assert said in result.stderr
 
 
+@pytest.mark.parametrize("label", ["text", "3"])
+def test_pictures_left_out_share_no_column_with_a_refused_label(job: Any, label: str) -> None:
+    text = f"data: {{label_column: {label}, image_column: null}}"
+    assert "image_column" not in job.refuse("1 problem(s)", "data.label_column", text=text)
+
+
 def test_every_problem_of_a_file_is_said_at_once(job: Any) -> None:
     texts = (
         "base_modle: x",

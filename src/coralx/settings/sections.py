@@ -83,7 +83,8 @@ class DataSettings(Settings):
     @classmethod
     def _check_own_column(cls, column: str | None, info: ValidationInfo) -> str | None:
         for other in ("text_column", "label_column"):
-            if info.data.get(other) == column:
+            # One that was refused is not there, and no picture column is none of its name.
+            if column is not None and info.data.get(other) == column:
                 raise ValueError(f"must not be that of {other}, got {column!r}; name another")
         return column
 
