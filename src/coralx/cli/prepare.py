@@ -19,8 +19,9 @@ def plan(
     config: ConfigFile = None,
     steps_per_epoch: Annotated[
         float | None,
+        # Typer's own bounds hold what they name, so that its help would let 0 pass.
         typer.Option(
-            min=0, help="Batches in an epoch of all rows; counted from the data if left out."
+            help="Batches in an epoch of all rows, above 0; counted from the data if left out."
         ),
     ] = None,
     population: Population = None,
