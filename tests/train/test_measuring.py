@@ -176,14 +176,20 @@ def test_the_seconds_of_a_pack_are_shared_out(
 ) -> None:
     """With those of encoding rows, for which the first job pays, and of measuring."""
     worker = Worker(load_config(SETTINGS | {"objectives": ["task_skill"]}), tmp_path)
-    rows = worker.bench.validation(100)
-    score_all = rows.score_all
+    rows, measure, taken = worker.bench.validation(100), worker._measurer._measure_all, [0.0]
+
+    def note(*of: Any) -> Any:
+        began = time.perf_counter()
+        found = measure(*of)
+        taken[0] += time.perf_counter() - began
+        return found
+
     monkeypatch.setattr(worker.bench, "validation", lambda _: time.sleep(0.5) or rows)
-    monkeypatch.setattr(rows, "score_all", lambda *of: time.sleep(0.2) or score_all(*of))
+    monkeypatch.setattr(worker._measurer, "_measure_all", note)
     began = time.perf_counter()
     results = worker.train(make_job(worker, "abcd"))
     wall = time.perf_counter() - began
-    assert sum(r.cost.eval_seconds for r in results) >= 0.7
+    assert sum(r.cost.eval_seconds for r in results) >= 0.5 + taken[0] > 0.5
     assert sum(r.cost.train_seconds + r.cost.eval_seconds for r in results) <= wall
 
 
@@ -209,6 +215,20 @@ def test_final_figures_are_the_same_under_a_callers_autocast(pictured: Worker) -
     with torch.autocast("cpu", torch.bfloat16):
         found = pictured.test(result)
     assert found == pictured.test(result)
+
+
+def test_a_merged_child_is_compared_with_its_better_parent(
+    pictured: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [str(r.checkpoint) for r in pictured.train(make_job(pictured, "ab"))]
+    child = pictured.bench.member(Genome(id="c", lora_cfg=LoRAConfig(r=2, layers=1)), Start())
+    for skills in ([0.6, 0.8, 0.7], [0.8, 0.6, 0.7]):  # of the parents, then of the child
+        rounds = iter(skills)
+        monkeypatch.setattr(EvaluationSet, "skill", lambda *_, left=rounds: [next(left)])
+        monkeypatch.setattr(pictured._measurer, "_parents", {})
+        start = Start(kind="merge", checkpoint=names[0], second=names[1])
+        found = pictured._measurer.compare_merged(child, start)
+        assert found == {"auroc_at_start": 0.7, "auroc_of_better_parent": 0.8}
 
 
 def test_a_genome_is_tested_as_it_was_trained(pictured: Worker) -> None:
@@ -277,7 +297,17 @@ def test_an_own_objective_is_of_scaled_probabilities(
     (result,) = worker.train(make_job(worker, "a", 0))
     assert Scaling.of(result.details) != Scaling()
     assert result.objectives[own] != pytest.approx(result.details[AS_TRAINED])
+    told: list[Any] = []
+    for name in ("measure", "measure_decisions"):
+        usual = getattr(EvaluationSet, name)
+
+        def note(rows: Any, scores: Any, *of: Any, usual: Any = usual) -> Any:
+            told.append(scores)
+            return usual(rows, scores, *of)
+
+        monkeypatch.setattr(EvaluationSet, name, note)
     tested = worker.test(result)
+    assert np.array_equal(*told), "decisions are taken on what is measured"
     assert tested.objectives[own].value == pytest.approx(tested.objectives["calibration"].value)
     assert tested.objectives[own].value != pytest.approx(tested.details[AS_TRAINED].value)
 

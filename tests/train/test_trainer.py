@@ -18,7 +18,7 @@ from coralx.settings.sections import TrainingSettings
 from coralx.train.adapters import PackedAdapters, Weights, largest_difference
 from coralx.train.backbone import Backbone
 from coralx.train.member import Member, StageWork, build_pack, empty_moments
-from coralx.train.optim import PackOptimizer
+from coralx.train.optim import PackOptimizer, RowByRow
 from coralx.train.pack_run import Ground
 from coralx.train.prefix import EncodedRows
 from coralx.train.rows import Rows
@@ -371,6 +371,45 @@ def test_rates_go_by_the_steps_of_a_genome_over_all_stages(
     for index in (0, 1):
         _train_alone(backbone, encoded_mixed, member, [np.array([0, 1])] * 2, index)
     assert seen == [[0], [1], [2], [3]]
+
+
+def test_rates_fall_over_the_whole_stage_whoever_has_left(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half-way, when those who stay get a pack of their own."""
+    rates: list[float] = []
+    usual = RowByRow.set_rates
+
+    def note(self: RowByRow, each: Sequence[float]) -> None:
+        rates.append(each[0])
+        usual(self, each)
+
+    monkeypatch.setattr(RowByRow, "set_rates", note)
+    _, left = train([[0.5, 0.5], [0.6, 0.505], [0.7, 0.509], [0.8], [0.9]], last=True)[0]
+    assert left.left_early
+    assert rates == pytest.approx([1e-3 * (STEPS - step) / STEPS for step in range(STEPS)])
+
+
+def test_each_row_is_trained_on_its_own_label(
+    backbone: Backbone, encoded_mixed: EncodedRows, draw_weights: Callable[..., Weights]
+) -> None:
+    """In whatever order they come in a batch."""
+    labels = encoded_mixed.rows.labels
+    one, two = (next(i for i, own in enumerate(labels) if own == label) for label in (0, 1))
+    members = [_make_member(backbone, draw_weights) for _ in range(2)]
+    for member, order in zip(members, ([one, two], [two, one]), strict=True):
+        _train_alone(backbone, encoded_mixed, member, [np.array(order)])
+    assert members[0].losses == pytest.approx(members[1].losses, abs=1e-5)
+
+
+def test_dropout_is_at_work_in_training(
+    backbone: Backbone, encoded_mixed: EncodedRows, draw_weights: Callable[..., Weights]
+) -> None:
+    dropping, whole = (_make_member(backbone, draw_weights) for _ in range(2))
+    whole.lora_cfg = whole.lora_cfg.model_copy(update={"dropout": 0.0})
+    for member in (dropping, whole):
+        _train_alone(backbone, encoded_mixed, member, [np.array([0, 1])] * 2)
+    assert largest_difference(dropping.weights, whole.weights) > 1e-5
 
 
 def test_each_member_trains_by_its_own_genes_and_count(

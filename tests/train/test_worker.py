@@ -248,6 +248,7 @@ def test_what_broke_down_is_not_computed_further(
     (broken,) = worker.train(make_job(worker, [DOOMED]), told.append)
     assert broken.stopped is not None
     assert (told[0].alive, told[-1].alive) == (1, 0)
+    assert f"at step {len(taken)} of" in broken.stopped.reason
     assert len(taken) == broken.cost.steps + 1, "the step in which it broke down is the last"
 
 
@@ -453,6 +454,20 @@ def test_what_ran_out_of_memory_is_paid_for(
     assert results[0].cost.tokens == 4 * alone[0].cost.tokens
     assert results[0].curve == alone[0].curve
     assert all(r.cost.train_seconds > 0 for r in results)
+
+
+def test_an_attempt_that_came_to_no_members_is_paid_for(worker: Worker) -> None:
+    def attempt(part: Job, _: list[Member]) -> list[TrainingResult]:
+        if len(part.genomes) > 1:
+            time.sleep(0.1)
+            raise MemoryError
+        return [part.result(0)]
+
+    genomes = [genome(name) for name in "abcd"]
+    seconds = [r.cost.train_seconds for r in train_parted(make_job(worker, genomes), attempt)]
+    assert seconds[0] >= 0.2, "all four, then the first two"
+    assert seconds[2] >= 0.1
+    assert seconds[1] == seconds[3] == 0
 
 
 def test_the_seconds_of_a_pack_that_broke_off_are_counted_once(
