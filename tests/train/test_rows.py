@@ -114,6 +114,18 @@ def test_tasks_become_strings_and_a_missing_one_is_all(write: Write) -> None:
     assert read_rows(path, DataSettings()).without_task == 2
 
 
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.parquet"])
+def test_a_task_that_pandas_has_none_for_is_none(tmp_path: Path, name: str) -> None:
+    rows = [{"text": f"{i}", "label": i, "task": task} for i, task in enumerate((math.nan, 2.5))]
+    path = tmp_path / name
+    if path.suffix == ".parquet":
+        _write_parquet(path, rows)
+    else:
+        path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    found = read_rows(path, DataSettings())
+    assert (found.rows.tasks, found.without_task) == (("all", "2.5"), 1)
+
+
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.csv", "rows.parquet"])
 def test_texts_that_look_like_something_else_are_texts(name: str, write: Write) -> None:
     texts = ["2024-01-01", "2024-01-02 10:00:00", "2024-01-01T10:00:00Z"]

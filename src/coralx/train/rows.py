@@ -183,7 +183,8 @@ def _read_task(value: Any) -> str:
 
 
 def _names_no_task(value: Any) -> bool:
-    return value is None or (isinstance(value, str) and not value.strip())
+    missing = value is None or value != value  # NaN, as pandas writes it
+    return missing or (isinstance(value, str) and not value.strip())
 
 
 def read_image(value: Any, folder: Path, allow_outside: bool = False) -> bytes | None:
