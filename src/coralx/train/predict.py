@@ -352,17 +352,13 @@ def write_lines(rows: Iterable[Row], file: TextIO) -> int:
     return count
 
 
-def _echo(row: Row) -> dict[str, Any]:
-    """The row's fields without bytes, which JSON cannot hold, however deep they lie."""
-    return {name: _without_bytes(value) for name, value in row.items() if not _is_bytes(value)}
-
-
-def _without_bytes(value: Any) -> Any:
-    """Mappings lose the keys of bytes; lists, whose places mean something, hold None instead."""
+def _echo(value: Any) -> Any:
+    """A row, or what lies in it, without bytes, which JSON cannot hold. Mappings lose the keys of
+    these; lists, whose places mean something, hold None instead."""
     if isinstance(value, Mapping):
-        return {key: _without_bytes(item) for key, item in value.items() if not _is_bytes(item)}
+        return {key: _echo(item) for key, item in value.items() if not _is_bytes(item)}
     if isinstance(value, list | tuple):
-        return [None if _is_bytes(item) else _without_bytes(item) for item in value]
+        return [None if _is_bytes(item) else _echo(item) for item in value]
     return value
 
 
