@@ -51,6 +51,14 @@ def test_a_modernberts_linears_are_fused(tmp_path: Path) -> None:
     assert adapted_linears(("value", "query", "gate"), shape) == ("qkv", "up")
 
 
+def test_a_debertas_heads_and_layer_before_the_last_count(tmp_path: Path) -> None:
+    sizes = {"num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 96, "vocab_size": 10}
+    path = tmp_path / "config.json"
+    config = {"model_type": "deberta-v2", "num_attention_heads": 4, **sizes}
+    path.write_text(json.dumps(config), encoding="utf-8")
+    assert read_shape(str(tmp_path)) == ModelShape(2, 64, 96, 10, deep_head=True, apart=4)
+
+
 def test_layers_reach_no_further_than_the_base_but_for_the_defaults() -> None:
     check_layers("tiny", {}, 2)
     check_layers("tiny", {"layers": Choice(values=(1, 2, "all"))}, 2)

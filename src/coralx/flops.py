@@ -2,10 +2,10 @@
 no more. Training counts its steps so, and a plan those to come.
 
 Counted are the products of the blocks' linear layers and of the adapters, 2 FLOPs a multiply-add;
-not those of attention, nor of what takes in a token or a picture of each row alone (pooler,
-classification layer, projector). The backward pass ends where nothing below learns: where rows of
-text enter, queries, keys and values are taken of the frozen prefix, which needs no gradient.
-Image tokens, which a projector that learns has made, do.
+not those of attention and of the distances that DeBERTa's looks at, nor of what takes in a token or
+a picture of each row alone (pooler, classification layer, projector). The backward pass ends where
+nothing below learns: where rows of text enter, queries, keys and values are taken of the frozen
+prefix, which needs no gradient. Image tokens, which a projector that learns has made, do.
 """
 
 from __future__ import annotations

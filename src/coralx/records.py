@@ -393,7 +393,8 @@ class ModelShape:
     fp32; `queries` and `keys` are as wide as `hidden` if 0, and values are as wide as keys.
     `deep_head`: the classification layer has another of width `hidden` before it, trained as well.
     `fused`: built like ModernBERT, with one linear for query, key and value and one for gate and
-    way up, and a last block of which all tokens are pooled.
+    way up, and a last block of which all tokens are pooled. `apart`: heads of attention that sees
+    contents and distances apart, as DeBERTa's does; 0 of others.
     """
 
     layers: int
@@ -407,6 +408,7 @@ class ModelShape:
     keys: int = 0
     deep_head: bool = False
     fused: bool = False
+    apart: int = 0
 
 
 class Interval(Record):

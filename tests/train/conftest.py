@@ -34,6 +34,16 @@ from coralx.train.splits import Splits, load_splits
 from coralx.train.vision import VisionTower
 
 CPU = torch.device("cpu")
+# Few buckets, so that short texts have distances that share one.
+DEBERTA = {
+    "relative_attention": True,
+    "position_buckets": 4,
+    "norm_rel_ebd": "layer_norm",
+    "share_att_key": True,
+    "pos_att_type": ["p2c", "c2p"],
+    "position_biased_input": False,
+    "type_vocab_size": 0,
+}
 WORDS = [
     "how",
     "do",
@@ -267,6 +277,7 @@ def _save_tiny(folder: Path, kind: str, **more: Any) -> Path:
     own |= {"hidden_dim": 48} if kind == "distilbert" else {}
     # Few near tokens, so that short texts reach beyond them.
     own |= {"local_attention": 4} if kind == "modernbert" else {}
+    own |= DEBERTA if kind == "deberta-v2" else {}
     tokenizer = _split_bytes() if kind == "qwen2" else _split_words()
     sizes = {
         "vocab_size": 320 if kind == "qwen2" else 40,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,9 @@ def test_a_modernbert_pools_and_attends_as_its_settings_say(
     assert (_uncut_logits(other, tiny_rows) - uncut).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "modernbert", "llama", "qwen3"])
+@pytest.mark.parametrize(
+    "kind", ["bert", "roberta", "distilbert", "deberta-v2", "modernbert", "llama", "qwen3"]
+)
 def test_each_norm_stands_where_transformers_has_it(
     kind: str,
     tiny_model: Callable[[str], Backbone],
@@ -131,7 +134,7 @@ def test_each_norm_stands_where_transformers_has_it(
     assert (_cut_logits(model, tiny_rows, build_pack, 2) - uncut).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("kind", ["bert", "roberta", "modernbert", "llama"])
+@pytest.mark.parametrize("kind", ["bert", "roberta", "deberta-v2", "modernbert", "llama"])
 def test_in_bfloat16_a_model_is_that_of_transformers(
     kind: str, tiny_model: Callable[..., Backbone]
 ) -> None:
@@ -159,7 +162,9 @@ def test_the_real_model_scores_as_transformers_does(
     assert uncut.std() > 1e-3
 
 
-@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "modernbert", "llama"])
+@pytest.mark.parametrize(
+    "kind", ["bert", "roberta", "distilbert", "deberta-v2", "modernbert", "llama"]
+)
 def test_a_classifier_of_several_labels_is_a_base_without_its_head(
     kind: str, tiny_model: Callable[..., Backbone]
 ) -> None:
@@ -208,7 +213,7 @@ def test_pretrained_weights_give_a_roberta_the_same_outputs_as_a_bert(
     assert pooled.std() > 0.01
 
 
-@pytest.mark.parametrize("kind", ["roberta", "distilbert"])
+@pytest.mark.parametrize("kind", ["roberta", "distilbert", "deberta-v2"])
 def test_a_layer_before_the_last_starts_as_it_was_trained(
     kind: str, tiny_model: Callable[..., Backbone], tmp_path: Path
 ) -> None:
@@ -301,7 +306,9 @@ def test_an_unknown_target_is_refused_with_what_there_is(unknown: str, backbone:
         assert name in str(caught.value)
 
 
-@pytest.mark.parametrize("kind", ["bert", "xlm-roberta", "distilbert", "modernbert", "qwen3"])
+@pytest.mark.parametrize(
+    "kind", ["bert", "xlm-roberta", "distilbert", "deberta-v2", "modernbert", "qwen3"]
+)
 def test_full_paths_name_layers_of_the_uncut_model(
     kind: str, tiny_model: Callable[[str], Backbone]
 ) -> None:
@@ -337,6 +344,9 @@ def test_a_config_that_cannot_be_read_is_refused(text: str, tmp_path: Path) -> N
         ),
         ("modernbert", {"local_attention": -2}, "local_attention must be 0 or more, got -2"),
         ("modernbert", {"head_dim": 6}, "loads .* and cannot run it: RuntimeError"),
+        ("deberta-v2", {"relative_attention": False}, "relative_attention must be true"),
+        ("deberta-v2", {"share_att_key": False}, "lacks the weights .*pos_key_proj"),
+        ("deberta-v2", {"conv_kernel_size": 3}, "lacks the weights .*conv"),
         ("roberta", {"pad_token_id": None}, "loads .* and cannot run it: TypeError"),
         ("modernbert", {"classifier_activation": "none such"}, "unknown 'none such'"),
     ],
@@ -352,6 +362,48 @@ def test_settings_that_do_not_fit_are_told(
     path = tmp_path / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | settings))
     with pytest.raises(ModelError, match=message):
+        Backbone(str(tmp_path), torch.device("cpu"), torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"share_att_key": False}, "share_att_key must be true"),
+        ({"conv_kernel_size": 3}, "conv_kernel_size must be 0, got 3"),
+    ],
+)
+def test_a_deberta_of_another_build_is_refused(
+    settings: dict[str, Any], message: str, tiny_model: Callable[..., Backbone]
+) -> None:
+    with pytest.raises(ModelError, match=message):
+        tiny_model("deberta-v2", **settings)
+
+
+@pytest.mark.parametrize("kinds", [[], ["c2p"], ["p2c"]])
+@pytest.mark.parametrize("buckets", [-1, 4])
+def test_a_deberta_attends_as_its_settings_say(
+    kinds: list[str],
+    buckets: int,
+    tiny_model: Callable[..., Backbone],
+    tiny_rows: Rows,
+    build_pack: Callable[..., object],
+) -> None:
+    more = {"norm_rel_ebd": "none", "position_biased_input": True}  # as older ones have them
+    model = tiny_model("deberta-v2", pos_att_type=kinds, position_buckets=buckets, **more)
+    uncut = _uncut_logits(model, tiny_rows)
+    assert (_cut_logits(model, tiny_rows, build_pack, 1) - uncut).abs().max() < 1e-5
+
+
+def test_a_tokenizer_that_needs_another_package_is_told(
+    tiny_model: Callable[..., Backbone], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a DeBERTa on the hub, where transformers asks for what would not help."""
+    shutil.copytree(tiny_model("deberta-v2").path, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "tokenizer.json").unlink()
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    (tmp_path / "spm.model").write_bytes(b"\n\x0b")
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)
+    with pytest.raises(ModelError, match="not here: pip install sentencepiece protobuf"):
         Backbone(str(tmp_path), torch.device("cpu"), torch.float32)
 
 

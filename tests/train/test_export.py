@@ -141,7 +141,7 @@ def test_stock_peft_finds_the_base_of_an_adapter_by_itself(
     assert read(tmp_path / "a" / SIDECAR)["base_model"] == backbone.name == "all-minilm-l6-v2"
 
 
-@pytest.mark.parametrize("kind", ["roberta", "distilbert"])
+@pytest.mark.parametrize("kind", ["roberta", "distilbert", "deberta-v2"])
 def test_stock_peft_scores_with_both_layers_of_a_head(
     kind: str,
     tmp_path: Path,

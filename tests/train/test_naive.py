@@ -110,6 +110,9 @@ def _fill(model: NaiveModel, backbone: Backbone, weights: Weights) -> None:
             layer.lora_B["default"].weight.copy_(b)
         head = inner.get_submodule(backbone.family.saved[0]).modules_to_save["default"]
         head.weight.copy_(weights.extra["head.weight"])
+        if "dense" in backbone.family.head:
+            dense = inner.get_submodule(backbone.family.saved[1]).modules_to_save["default"].dense
+            dense.weight.copy_(weights.extra["dense.weight"])
         model.projector.weight.copy_(weights.extra["projector.weight"])  # type: ignore[union-attr]
         model.projector.bias.copy_(weights.extra["projector.bias"])  # type: ignore[union-attr]
 
@@ -122,6 +125,7 @@ def _fill(model: NaiveModel, backbone: Backbone, weights: Weights) -> None:
         ("llama", {"dtype": torch.bfloat16}),
         ("mistral", {}),
         ("qwen3", {}),
+        ("deberta-v2", {}),
         ("modernbert", {"local_attention": 64}),
         ("modernbert", {"local_attention": 64, "classifier_pooling": "mean"}),
     ],
@@ -153,7 +157,7 @@ def test_a_base_that_reads_pictures_first_scores_as_in_a_pack_however_padded_and
     assert packed.std() > 0.05
 
 
-@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "modernbert"])
+@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "deberta-v2", "modernbert"])
 def test_a_picture_is_seen_alike_however_long_the_other_texts_are(
     kind: str,
     tiny_model: Callable[..., Backbone],

@@ -111,7 +111,7 @@ def test_a_packed_genome_has_the_loss_curve_of_stock_peft(
     assert abs(alone[-1] - alone[0]) > 0.01  # it did learn something
 
 
-@pytest.mark.parametrize("kind", ["bert", "xlm-roberta", "distilbert", "modernbert"])
+@pytest.mark.parametrize("kind", ["bert", "xlm-roberta", "distilbert", "deberta-v2", "modernbert"])
 def test_an_encoder_of_each_family_trains_as_stock_peft_does(
     kind: str,
     tiny_model: Callable[[str], Backbone],
@@ -155,7 +155,7 @@ def _differences(one: Weights, two: Weights) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    "kind", ["all-minilm-l6-v2", "roberta", "distilbert", "modernbert", "qwen3"]
+    "kind", ["all-minilm-l6-v2", "roberta", "distilbert", "deberta-v2", "modernbert", "qwen3"]
 )
 def test_pack_size_and_depth_of_the_others_change_no_genome(
     kind: str,

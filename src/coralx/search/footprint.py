@@ -32,13 +32,15 @@ def added_bytes(
     present from its lowest adapted block up. When the backward pass reaches the blocks below it,
     what the last block kept is gone, so it counts only where it is alone.
 
-    Within 10 % of what is measured for packs of a BERT encoder and 15 % for those of ModernBERT and
-    of decoders of up to 1,536 tokens, evaluation within 10 % for all (tests/train/test_memory.py).
+    Within 10 % of what is measured for packs of a BERT encoder and 15 % for those of ModernBERT, of
+    DeBERTa and of decoders of up to 1,536 tokens, evaluation within 10 % for all
+    (tests/train/test_memory.py).
     But too much in training by a quarter where few blocks of a decoder adapt their MLPs alone, by
     up to a half where an encoder adapts its last block alone; too little by up to a third where a
-    qwen3 in bfloat16 adapts keys of its last block alone. Module names that are not roles count as
-    hidden x intermediate. Where cores outnumber `evaluated`, each still evaluates a row. What
-    training measures is P4, not this.
+    qwen3 in bfloat16 adapts keys of its last block alone; and too much in evaluation by a fifth
+    where texts are so long that DeBERTa's far distances share vectors. Module names that are not
+    roles count as hidden x intermediate. Where cores outnumber `evaluated`, each still evaluates a
+    row. What training measures is P4, not this.
     """
     depths = [adapted_blocks(adapter, shape) for adapter in adapters]
     trained = len(adapters) * (1 + shape.hidden + shape.hidden * _beside(shape))
@@ -54,12 +56,13 @@ def added_bytes(
             alone = len(adapters) * _kept(linears, shape, tokens, last=True)
     count, above = len(adapters), sum(depth > 1 for depth in depths)
     if shape.fused:  # its last block is like the others
-        training, scoring = below + count * _passing(shape), count * _scoring(shape, tokens)
+        training = below + count * _passing(shape, tokens)
+        scoring = count * _scoring(shape, tokens)
     else:
         # Genomes that join others in the last block stay a while as they entered it.
         forward = count * _scoring_last(shape) + (above and count - above) * shape.hidden
         if above:
-            backward = max(above * _passing(shape), count * _returning(shape))
+            backward = max(above * _passing(shape, tokens), count * _returning(shape))
         else:
             backward = alone + count * _passing_last(shape)
         training = below + max(forward, backward)
@@ -140,8 +143,9 @@ def _kept(
 
 def _kept_by_base(shape: ModelShape, tokens: int, last: bool) -> float:
     """In an encoder attention keeps query, key, value and context, two norms their inputs, the
-    activation function its own: 6 x hidden + intermediate. In a decoder norms keep theirs in fp32,
-    keys and values are repeated until they are as wide as queries, attention keeps its mask of all
+    activation function its own: 6 x hidden + intermediate; DeBERTa's each head's weights of all
+    pairs of tokens, too, and something of distances. In a decoder norms keep theirs in fp32, keys
+    and values are repeated until they are as wide as queries, attention keeps its mask of all
     pairs of tokens, and the MLP gate, its activation and the way up; ModernBERT likewise, with all
     of the linear that makes keys, queries and values. The last block keeps keys,
     values and its input alone, as all else is for one token a row; in a decoder not even that, as
@@ -150,16 +154,19 @@ def _kept_by_base(shape: ModelShape, tokens: int, last: bool) -> float:
     if shape.fused:
         return 8 * shape.hidden + _LOCAL * tokens + 3 * shape.intermediate
     if not shape.decoder:
-        return 3 * shape.hidden if last else 6 * shape.hidden + shape.intermediate
+        apart = 1.25 * shape.hidden if shape.apart else 0  # of distances, among them
+        kept = 6 * shape.hidden + apart + shape.apart * tokens + shape.intermediate
+        return 3 * shape.hidden if last else kept
     norm = shape.hidden * _FP32_BYTES / shape.value_bytes
     queries, keys = (_sides(name, shape)[1] for name in ("query", "key"))
     return 2 * keys if last else 2 * norm + 4 * queries + tokens + 3 * shape.intermediate
 
 
-def _passing(shape: ModelShape) -> float:
+def _passing(shape: ModelShape, tokens: int) -> float:
     """Values per token that pass at once beside what is kept where a block has most of them: in its
-    MLP."""
-    return (3 if shape.decoder or shape.fused else 2) * shape.intermediate
+    MLP, or where DeBERTa's attention has something for all pairs of tokens."""
+    mlp = (3 if shape.decoder or shape.fused else 2) * shape.intermediate
+    return max(mlp, 2.5 * shape.apart * tokens)
 
 
 def _passing_last(shape: ModelShape) -> float:
@@ -173,7 +180,8 @@ def _returning(shape: ModelShape) -> float:
     """Values per token that pass at once while gradients go back through the last block to those
     below it, of all genomes as they are one matrix: about six times the block's input, in a decoder
     in fp32 as its norm is."""
-    return 6 * shape.hidden * (_FP32_BYTES / shape.value_bytes if shape.decoder else 1)
+    times = 7.5 if shape.apart else 6
+    return times * shape.hidden * (_FP32_BYTES / shape.value_bytes if shape.decoder else 1)
 
 
 def _scoring(shape: ModelShape, tokens: int) -> float:
@@ -186,6 +194,8 @@ def _scoring(shape: ModelShape, tokens: int) -> float:
     if shape.fused:
         mlp = 5 * shape.hidden + 4 * shape.intermediate
         return max(mlp, 9 * shape.hidden + tokens) + 2 * tokens / shape.value_bytes
+    if shape.apart:  # pairs of tokens thrice, and of each with all distances, twice as many
+        return 4.3 * shape.hidden + max(2 * shape.intermediate, 5 * shape.apart * tokens)
     if not shape.decoder:
         return 3 * shape.hidden + 2 * shape.intermediate
     queries, keys = _sides("query", shape)[1], _keys(shape)
@@ -199,7 +209,7 @@ def _scoring_last(shape: ModelShape) -> float:
     """The same of the last block: keys and values beside its input or, in a decoder, more where it
     is normed in fp32 or keys are turned by their position."""
     if not shape.decoder:
-        return _passing_last(shape)
+        return 4.4 * shape.hidden if shape.apart else _passing_last(shape)
     norm = 1 + 2 * _FP32_BYTES / shape.value_bytes
     return max(norm * shape.hidden, 2 * shape.hidden + 6 * _keys(shape))
 

@@ -124,6 +124,11 @@ class PackedAdapters:
         everyone = list(genomes) == list(range(self.size))
         self._present = None if everyone else list(genomes)
 
+    @property
+    def present(self) -> Sequence[int]:
+        """The genomes that the tall matrix holds, in its order."""
+        return range(self.size) if self._present is None else self._present
+
     def index(self, genomes: Sequence[int]) -> Tensor:
         """Their places as an index on the device. Made once: a list would be sent there anew each
         time, and a GPU's queue runs dry while the processor waits for that."""
@@ -137,7 +142,7 @@ class PackedAdapters:
         and stream; None if nobody's are."""
         if not self.training:
             return None
-        return self._streams.draw(x, target, self._present or range(self.size), self._pick)
+        return self._streams.draw(x, target, self.present, self._pick)
 
     def add(self, out: Tensor, x: Tensor, target: str) -> Tensor:
         """A layer's output (present x N, ..., out) with the adapters' share of the genomes
@@ -226,6 +231,15 @@ class AdaptedLinear(nn.Module):
         out = self._products.apply(self.base, x)
         pack = self._at_work.pack
         return out if pack is None else pack.add(out, x, self.target)
+
+    def share(self, x: Tensor) -> Tensor:
+        """What the layer makes for each genome P at work of that which is the same for all of them:
+        (N, in) -> (P, N, out). P is 1 where no genome adapts the layer."""
+        out, pack = self._products.apply(self.base, x[None]), self._at_work.pack
+        if pack is None or self.target not in pack.lora:
+            return out
+        count = len(pack.present)
+        return pack.add(out.repeat(count, 1, 1), x.expand(count, *x.shape), self.target)
 
 
 def _shapes(

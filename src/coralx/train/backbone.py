@@ -82,10 +82,11 @@ class Backbone:
         self.window = _find_window(settings)
         self._vocabulary: int = self.family.base.get_input_embeddings().num_embeddings
         self._check_tokenizer()
-        self._try_out()
         self.products = FrozenProducts(products)
         self._at_work = AtWork()
         self.linears = self._wrap_linears()
+        with self.products.exact():
+            self._try_out()
 
     @functools.cached_property
     def digest(self) -> str:

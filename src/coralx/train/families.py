@@ -15,10 +15,12 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from transformers.activations import ACT2FN
 
 from coralx.errors import ModelError
 from coralx.models import DECODERS, ROBERTAS
 from coralx.records import FUSED_ROLES
+from coralx.train.disentangled import Distances, run_deberta
 from coralx.train.last_block import find_last, run_bert, run_decoder, run_distilbert
 
 
@@ -34,6 +36,8 @@ class Family(abc.ABC):
             each with its path in the classifier.
         saved: the modules of the classifier that hold these, which peft keeps with an adapter.
         pools_all: all tokens of the last block are computed, not the pooled one alone.
+        attention: the way of transformers in which the uncut model computes it.
+        pictures_first: uncut, it reads image tokens before the text: by `read`, then `pool`.
     """
 
     causal: ClassVar[bool] = False
@@ -43,6 +47,8 @@ class Family(abc.ABC):
     head: ClassVar[Mapping[str, str]] = {"head": "classifier"}
     saved: ClassVar[tuple[str, ...]] = ("classifier",)
     pools_all: ClassVar[bool] = False
+    pictures_first: ClassVar[bool] = False
+    attention: ClassVar[str] = "sdpa"
 
     def __init__(self, classifier: Any) -> None:
         self.classifier, self.base = classifier, classifier.base_model
@@ -69,6 +75,15 @@ class Family(abc.ABC):
     def activate(self, x: Tensor) -> Tensor:
         """What follows the layer before the last one, where there is one."""
         return torch.tanh(x)
+
+    def read(self, inputs_embeds: Tensor, attention_mask: Tensor, position_ids: Tensor) -> Tensor:
+        """What the uncut base makes of embedded tokens: (N, S + T, D) -> the same shape."""
+        given = {"attention_mask": attention_mask, "position_ids": position_ids}
+        return self.base(inputs_embeds=inputs_embeds, **given).last_hidden_state  # type: ignore[no-any-return]
+
+    def pool(self, out: Tensor, mask: Tensor, slots: int) -> Tensor:
+        """What the classification layer sees of that: (N, S + T, D) -> (N, D)."""
+        raise NotImplementedError
 
 
 class Bert(Family):
@@ -128,6 +143,63 @@ class DistilBert(Bert):
         return torch.relu(x)
 
 
+class DebertaV2(Bert):
+    """DeBERTa of versions 2 and 3: BERT whose attention sees contents and distances apart, without
+    positions and with a classification layer of two."""
+
+    roles: ClassVar = {
+        **Bert.roles,
+        "query": "attention.self.query_proj",
+        "key": "attention.self.key_proj",
+        "value": "attention.self.value_proj",
+    }
+    head: ClassVar = {"head": "classifier", "dense": "pooler.dense"}
+    saved = ("classifier", "pooler")
+    pictures_first = True
+    attention = "eager"  # there is no other of it
+
+    def __init__(self, classifier: Any) -> None:
+        super().__init__(classifier)
+        encoder, settings = self.base.encoder, classifier.config
+        needed = {
+            "relative_attention": encoder.relative_attention,
+            "share_att_key": all(block.attention.self.share_att_key for block in self.blocks),
+        }
+        if lacking := [name for name, there in needed.items() if not there]:
+            raise ModelError(f"base_model: {lacking[0]} must be true, got false or nothing")
+        if encoder.conv is not None:
+            raise ModelError(
+                f"base_model: conv_kernel_size must be 0, got {settings.conv_kernel_size}: a "
+                "convolution beside attention is not supported"
+            )
+        self._distances = Distances(encoder, settings.max_position_embeddings)
+
+    def run(self, index: int, hidden: Tensor, mask: Tensor, slots: int) -> Tensor:
+        return self._run(self.blocks[index], hidden, mask, slots, slice(None))
+
+    def finish(self, hidden: Tensor, mask: Tensor, slots: int) -> Tensor:
+        return self._run(self.blocks[-1], hidden, mask, slots, slice(slots, slots + 1))[:, 0]
+
+    def activate(self, x: Tensor) -> Tensor:
+        return ACT2FN[self.classifier.config.pooler_hidden_act](x)  # type: ignore[no-any-return]
+
+    def read(self, inputs_embeds: Tensor, attention_mask: Tensor, position_ids: Tensor) -> Tensor:
+        hidden = self.base.embeddings(
+            inputs_embeds=inputs_embeds, position_ids=position_ids, mask=attention_mask
+        )
+        apart = self._distances.between(position_ids[0], position_ids[0])
+        return self.base.encoder(hidden, attention_mask, relative_pos=apart).last_hidden_state  # type: ignore[no-any-return]
+
+    def pool(self, out: Tensor, _: Tensor, slots: int) -> Tensor:
+        return self.classifier.pooler(out[:, slots:])  # type: ignore[no-any-return]
+
+    def _run(self, block: Any, hidden: Tensor, mask: Tensor, slots: int, asking: slice) -> Tensor:
+        positions = count_positions(hidden, slots)[0]
+        vectors, first = self._distances.vectors(max(1, len(positions) - slots))
+        places = self._distances.between(positions[asking], positions) - first
+        return run_deberta(block, hidden, mask, vectors, places, asking)
+
+
 class ModernBert(Family):
     """Norms what enters each block but the first, and turns queries and keys by their position.
     Most blocks attend to near tokens alone. Pools all tokens or the first, through a frozen head.
@@ -142,6 +214,7 @@ class ModernBert(Family):
     }
     aliases: ClassVar = FUSED_ROLES
     pools_all = True
+    pictures_first = True
 
     def __init__(self, classifier: Any) -> None:
         super().__init__(classifier)
@@ -168,7 +241,6 @@ class ModernBert(Family):
         return self.pool(out, mask, slots)
 
     def pool(self, out: Tensor, mask: Tensor, slots: int) -> Tensor:
-        """What the classification layer sees of the base's output: (N, S + T, D) -> (N, D)."""
         if self.classifier.config.classifier_pooling == "cls":
             pooled = out[:, slots]
         else:
@@ -180,6 +252,7 @@ class Decoder(Family):
     """Llama and its kin: norms what enters each block; pools the last token, after a final norm."""
 
     causal = True
+    pictures_first = True
     blocks_path = "layers"
     roles: ClassVar = {
         "query": "self_attn.q_proj",
@@ -214,13 +287,13 @@ class Decoder(Family):
         return self.base.norm(out[:, 0])  # type: ignore[no-any-return]
 
     def pool(self, out: Tensor, mask: Tensor, _: int) -> Tensor:
-        """What the classification layer sees of the base's output: (N, S + T, D) -> (N, D)."""
         return out[torch.arange(len(mask), device=mask.device), find_last(mask)]
 
 
 FAMILIES: Mapping[str, type[Family]] = {
     "bert": Bert,
     "distilbert": DistilBert,
+    "deberta-v2": DebertaV2,
     "modernbert": ModernBert,
     **dict.fromkeys(ROBERTAS, Roberta),
     **dict.fromkeys(DECODERS, Decoder),

@@ -25,7 +25,7 @@ from transformers import get_linear_schedule_with_warmup
 from coralx.records import Genome, Start
 from coralx.steps import whole_steps
 from coralx.train.evaluate import EvaluationSet
-from coralx.train.families import Decoder, ModernBert, Roberta
+from coralx.train.families import Family, Roberta
 from coralx.train.objectives import Floats, macro_auroc
 from coralx.train.prefix import Batch, EncodedRows
 from coralx.train.pretrained import load_classifier
@@ -65,7 +65,8 @@ class NaiveModel(nn.Module):
         )
         self.peft: Any = get_peft_model(base, config)
         base.config.use_cache = False
-        self._family, self._head = type(backbone.family)(base), backbone.family.head["head"]
+        self._family: Family = type(backbone.family)(base)
+        self._head = backbone.family.head["head"]
         width = bench.tower.width if bench.tower else None
         self.projector = nn.Linear(width, backbone.hidden) if width else None
 
@@ -80,7 +81,7 @@ class NaiveModel(nn.Module):
             seen = batch.has_image[:, None].expand(-1, slots)
             # Behind the text, so that encoders still pool their first token; before it, so that
             # the last token of decoders sees them, or what is near, whatever the padding.
-            turn = -1 if isinstance(self._family, Decoder | ModernBert) else 1
+            turn = -1 if self._family.pictures_first else 1
             embedding = torch.cat([embedding, tokens][::turn], dim=1)
             mask = torch.cat([mask, seen][::turn], dim=1)
             # All at position 0, as in packs: one behind the padding would differ by batch.
@@ -88,16 +89,16 @@ class NaiveModel(nn.Module):
         if isinstance(self._family, Roberta):
             positions = positions + self._family.base.embeddings.padding_idx + 1
         given = {"inputs_embeds": embedding, "attention_mask": mask, "position_ids": positions}
-        if isinstance(self._family, Decoder | ModernBert):
-            return self._score(self._family, given, slots)
+        if self._family.pictures_first:
+            return self._score(given, slots)
         return self.peft(**given).logits.squeeze(-1)  # type: ignore[no-any-return]
 
-    def _score(self, family: Decoder | ModernBert, given: dict[str, Tensor], slots: int) -> Tensor:
+    def _score(self, given: dict[str, Tensor], slots: int) -> Tensor:
         """Logits where image tokens come first: transformers would pool one of them, or look for a
         decoder's last token at the end of the padding."""
-        out = family.base(**given)
-        pooled = family.pool(out.last_hidden_state, given["attention_mask"], slots)
-        return family.classifier.get_submodule(self._head)(pooled).squeeze(-1)  # type: ignore[no-any-return]
+        pooled = self._family.pool(self._family.read(**given), given["attention_mask"], slots)
+        head = self._family.classifier.get_submodule(self._head)
+        return head(pooled).squeeze(-1)  # type: ignore[no-any-return]
 
 
 class NaiveRun:

@@ -17,6 +17,9 @@ from coralx.errors import ModelError
 from coralx.models import check_type
 from coralx.train.families import FAMILIES
 
+_PACKAGES = "sentencepiece protobuf"  # which transformers reads a tokenizer's *.model file by
+_READERS = (*_PACKAGES.split(), "tiktoken")  # tried last, so what it names where neither is there
+
 
 def load_tokenizer(path: str, trust_remote_code: bool) -> Any:
     """The model's tokenizer.
@@ -24,14 +27,17 @@ def load_tokenizer(path: str, trust_remote_code: bool) -> Any:
     Raises:
         ModelError: there is none; transformers makes an empty one where its files are missing.
     """
+    advice = "save it there with tokenizer.save_pretrained"
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
-    except Exception:  # transformers raises many kinds; all mean: unreadable
+        with _silence():
+            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+    except Exception as error:  # transformers raises many kinds; all mean: unreadable
         tokenizer = None
+        if any(name in str(error).lower() for name in _READERS):
+            advice = f"its own file is read by packages that are not here: pip install {_PACKAGES}"
     if tokenizer is None or len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise ModelError(
-            f"base_model: {path} has no tokenizer that transformers can read; "
-            "save it there with tokenizer.save_pretrained"
+            f"base_model: {path} has no tokenizer that transformers can read; {advice}"
         )
     return tokenizer
 
@@ -58,7 +64,7 @@ def load_classifier(
                 path,
                 num_labels=1,
                 dtype=dtype,
-                attn_implementation="sdpa",
+                attn_implementation=FAMILIES[kind].attention,
                 ignore_mismatched_sizes=True,  # of a head for other labels; others are looked at
                 use_safetensors=True,
                 trust_remote_code=trust_remote_code,
