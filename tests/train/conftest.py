@@ -275,6 +275,9 @@ def _save_tiny(folder: Path, kind: str, **more: Any) -> Path:
     torch.manual_seed(0)
     own = {"num_key_value_heads": 2, "head_dim": 8} if kind in DECODERS else {}
     own |= {"hidden_dim": 48} if kind == "distilbert" else {}
+    # Blocks of both kinds, whose windows are longer than all texts.
+    gemma = {"sliding_window_pattern": 2, "sliding_window": 32, "query_pre_attn_scalar": 4}
+    own |= gemma if kind == "gemma3_text" else {}
     # Few near tokens, so that short texts reach beyond them.
     own |= {"local_attention": 4} if kind == "modernbert" else {}
     own |= DEBERTA if kind == "deberta-v2" else {}

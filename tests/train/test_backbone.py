@@ -111,7 +111,8 @@ def test_a_modernbert_pools_and_attends_as_its_settings_say(
 
 
 @pytest.mark.parametrize(
-    "kind", ["bert", "roberta", "distilbert", "deberta-v2", "modernbert", "llama", "qwen3"]
+    "kind",
+    ["bert", "roberta", "distilbert", "deberta-v2", "modernbert", "llama", "qwen3", "gemma3_text"],
 )
 def test_each_norm_stands_where_transformers_has_it(
     kind: str,
@@ -134,7 +135,9 @@ def test_each_norm_stands_where_transformers_has_it(
     assert (_cut_logits(model, tiny_rows, build_pack, 2) - uncut).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("kind", ["bert", "roberta", "deberta-v2", "modernbert", "llama"])
+@pytest.mark.parametrize(
+    "kind", ["bert", "roberta", "deberta-v2", "modernbert", "llama", "gemma3_text"]
+)
 def test_in_bfloat16_a_model_is_that_of_transformers(
     kind: str, tiny_model: Callable[..., Backbone]
 ) -> None:
@@ -349,6 +352,13 @@ def test_a_config_that_cannot_be_read_is_refused(text: str, tmp_path: Path) -> N
         ("deberta-v2", {"conv_kernel_size": 3}, "lacks the weights .*conv"),
         ("roberta", {"pad_token_id": None}, "loads .* and cannot run it: TypeError"),
         ("modernbert", {"classifier_activation": "none such"}, "unknown 'none such'"),
+        (
+            "gemma3_text",
+            {"use_bidirectional_attention": True},
+            "has use_bidirectional_attention: true, .* name a model without it",
+        ),
+        ("gemma3_text", {"use_bidirectional_attention": "all"}, "use_bidirectional_attention.*all"),
+        ("gemma3_text", {"attn_logit_softcapping": 50.0}, "has attn_logit_softcapping: 50.0, "),
     ],
 )
 def test_settings_that_do_not_fit_are_told(
@@ -547,10 +557,12 @@ SLIDING = {"use_sliding_window": True, "sliding_window": 4}
         ("mistral", {"sliding_window": 4}, 4),
         ("qwen2", {**SLIDING, "max_window_layers": 1}, 4),
         ("qwen3", {**SLIDING, "layer_types": ["full_attention"] * 2 + ["sliding_attention"]}, 4),
+        ("gemma3_text", {"sliding_window": 4}, 4),
         ("mistral", {"sliding_window": None}, None),
         ("qwen2", {**SLIDING, "use_sliding_window": False}, None),
         ("qwen3", {**SLIDING, "max_window_layers": 3}, None),
         ("llama", SLIDING, None),
+        ("gemma3_text", {"sliding_window": 4, "layer_types": ["full_attention"] * 3}, None),
     ],
 )
 def test_texts_longer_than_a_sliding_window_are_refused(

@@ -141,8 +141,8 @@ def test_stock_peft_finds_the_base_of_an_adapter_by_itself(
     assert read(tmp_path / "a" / SIDECAR)["base_model"] == backbone.name == "all-minilm-l6-v2"
 
 
-@pytest.mark.parametrize("kind", ["roberta", "distilbert", "deberta-v2"])
-def test_stock_peft_scores_with_both_layers_of_a_head(
+@pytest.mark.parametrize("kind", ["roberta", "distilbert", "deberta-v2", "gemma3_text"])
+def test_stock_peft_scores_as_in_a_pack_with_all_layers_of_a_head(
     kind: str,
     tmp_path: Path,
     tiny_model: Callable[[str], Backbone],
@@ -153,7 +153,8 @@ def test_stock_peft_scores_with_both_layers_of_a_head(
 ) -> None:
     base, own = tiny_model(kind), genome(r=2, layers=2, target_modules=("all-linear",))
     weights = draw_weights(base, own, spread=0.1)
-    weights.extra["dense.bias"][:] = torch.linspace(-1, 1, base.hidden)
+    if "dense.bias" in weights.extra:
+        weights.extra["dense.bias"][:] = torch.linspace(-1, 1, base.hidden)
     export_adapter(tmp_path / "a", base, own, own.lora_cfg, weights, {})
     stock = AutoPeftModelForSequenceClassification.from_pretrained(
         str(tmp_path / "a"), num_labels=1

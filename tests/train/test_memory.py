@@ -336,7 +336,7 @@ def _check_forecast(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-@pytest.mark.parametrize("kind", ["llama", "qwen3", "modernbert", "deberta-v2"])
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "modernbert", "deberta-v2", "gemma3_text"])
 @pytest.mark.parametrize("name", DECODER_PACKS)
 def test_the_memory_of_a_pack_of_other_families_is_foretold(
     name: str,

@@ -126,6 +126,8 @@ def _fill(model: NaiveModel, backbone: Backbone, weights: Weights) -> None:
         ("mistral", {}),
         ("qwen3", {}),
         ("deberta-v2", {}),
+        ("gemma3_text", {}),
+        ("gemma3_text", {"dtype": torch.bfloat16}),
         ("modernbert", {"local_attention": 64}),
         ("modernbert", {"local_attention": 64, "classifier_pooling": "mean"}),
     ],

@@ -48,7 +48,8 @@ def _wrap_in_peft(backbone: Backbone, genome: Genome, start: Weights) -> nn.Modu
             module, _, within = path.partition(".")
             layer = inner.get_submodule(f"{module}.modules_to_save.default").get_submodule(within)
             layer.weight.copy_(start.extra[f"{part}.weight"])
-            layer.bias.copy_(start.extra[f"{part}.bias"])
+            if layer.bias is not None:
+                layer.bias.copy_(start.extra[f"{part}.bias"])
     return model
 
 
@@ -111,8 +112,11 @@ def test_a_packed_genome_has_the_loss_curve_of_stock_peft(
     assert abs(alone[-1] - alone[0]) > 0.01  # it did learn something
 
 
-@pytest.mark.parametrize("kind", ["bert", "xlm-roberta", "distilbert", "deberta-v2", "modernbert"])
-def test_an_encoder_of_each_family_trains_as_stock_peft_does(
+@pytest.mark.parametrize(
+    "kind",
+    ["bert", "xlm-roberta", "distilbert", "deberta-v2", "modernbert", "llama", "gemma3_text"],
+)
+def test_a_base_of_each_family_trains_as_stock_peft_does(
     kind: str,
     tiny_model: Callable[[str], Backbone],
     tiny_rows: Any,

@@ -37,10 +37,10 @@ def added_bytes(
     (tests/train/test_memory.py).
     But too much in training by a quarter where few blocks of a decoder adapt their MLPs alone, by
     up to a half where an encoder adapts its last block alone; too little by up to a third where a
-    qwen3 in bfloat16 adapts keys of its last block alone; and too much in evaluation by a fifth
-    where texts are so long that DeBERTa's far distances share vectors. Module names that are not
-    roles count as hidden x intermediate. Where cores outnumber `evaluated`, each still evaluates a
-    row. What training measures is P4, not this.
+    qwen3 or a gemma3_text in bfloat16 adapts keys of its last block alone; and too much in
+    evaluation by a fifth where texts are so long that DeBERTa's far distances share vectors. Module
+    names that are not roles count as hidden x intermediate. Where cores outnumber `evaluated`, each
+    still evaluates a row. What training measures is P4, not this.
     """
     depths = [adapted_blocks(adapter, shape) for adapter in adapters]
     trained = len(adapters) * (1 + shape.hidden + shape.hidden * _beside(shape))
@@ -146,10 +146,10 @@ def _kept_by_base(shape: ModelShape, tokens: int, last: bool) -> float:
     activation function its own: 6 x hidden + intermediate; DeBERTa's each head's weights of all
     pairs of tokens, too, and something of distances. In a decoder norms keep theirs in fp32, keys
     and values are repeated until they are as wide as queries, attention keeps its mask of all
-    pairs of tokens, and the MLP gate, its activation and the way up; ModernBERT likewise, with all
-    of the linear that makes keys, queries and values. The last block keeps keys,
-    values and its input alone, as all else is for one token a row; in a decoder not even that, as
-    it enters by a norm that nothing trains.
+    pairs of tokens, and the MLP gate, its activation and the way up; a Gemma has four norms.
+    ModernBERT likewise, with all of the linear that makes keys, queries and values. The last block
+    keeps keys, values and its input alone, as all else is for one token a row; in a decoder not
+    even that, as it enters by a norm that nothing trains.
     """
     if shape.fused:
         return 8 * shape.hidden + _LOCAL * tokens + 3 * shape.intermediate
@@ -159,7 +159,8 @@ def _kept_by_base(shape: ModelShape, tokens: int, last: bool) -> float:
         return 3 * shape.hidden if last else kept
     norm = shape.hidden * _FP32_BYTES / shape.value_bytes
     queries, keys = (_sides(name, shape)[1] for name in ("query", "key"))
-    return 2 * keys if last else 2 * norm + 4 * queries + tokens + 3 * shape.intermediate
+    norms = 4 if shape.sandwiched else 2
+    return 2 * keys if last else norms * norm + 4 * queries + tokens + 3 * shape.intermediate
 
 
 def _passing(shape: ModelShape, tokens: int) -> float:

@@ -23,6 +23,7 @@ from coralx.errors import DataError, ModelError
 from coralx.flops import Sides, training_flops
 from coralx.models import (
     check_alone,
+    check_attention,
     check_direction,
     check_positions,
     count_positions,
@@ -70,6 +71,7 @@ class Backbone:
         self.tokenizer = load_tokenizer(self.path, trust_remote_code)
         settings: Any = self.classifier.config
         check_direction(base_model, settings.model_type, getattr(settings, "is_decoder", False))
+        check_attention(base_model, settings.to_dict())
         self.family = FAMILIES[settings.model_type](self.classifier)
         self.depth = len(self.family.blocks)
         if not self.depth:
@@ -334,6 +336,7 @@ def _find_window(settings: Any) -> int | None:
     """How many tokens, its own included, a token of some block sees at most; None if all before
     it. Settings that the model's own code does not look at say nothing."""
     slides = settings.model_type == "mistral" or (
-        settings.model_type in ("qwen2", "qwen3") and "sliding_attention" in settings.layer_types
+        settings.model_type in ("qwen2", "qwen3", "gemma3_text")
+        and "sliding_attention" in settings.layer_types
     )
     return settings.sliding_window if slides else None

@@ -277,17 +277,30 @@ class Decoder(Family):
         return self.blocks[index](  # type: ignore[no-any-return]
             hidden,
             attention_mask=_mask_later(mask),
-            position_embeddings=self.base.rotary_emb(hidden, position_ids=positions),
+            position_embeddings=self.find_angles(hidden, positions, index),
             position_ids=positions,
         )
 
     def finish(self, hidden: Tensor, mask: Tensor, slots: int) -> Tensor:
-        rotary = self.base.rotary_emb(hidden, position_ids=count_positions(hidden, slots))
+        rotary = self.find_angles(hidden, count_positions(hidden, slots), len(self.blocks) - 1)
         out = run_decoder(self.blocks[-1], hidden, mask, find_last(mask), rotary)
         return self.base.norm(out[:, 0])  # type: ignore[no-any-return]
 
     def pool(self, out: Tensor, mask: Tensor, _: int) -> Tensor:
         return out[torch.arange(len(mask), device=mask.device), find_last(mask)]
+
+    def find_angles(self, hidden: Tensor, positions: Tensor, _: int) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of positions, as a block turns queries and keys by them."""
+        return self.base.rotary_emb(hidden, position_ids=positions)  # type: ignore[no-any-return]
+
+
+class Gemma(Decoder):
+    """A decoder that norms what leaves attention and MLP as well, and turns queries and keys of
+    near and of all tokens by angles of their own."""
+
+    def find_angles(self, hidden: Tensor, positions: Tensor, index: int) -> tuple[Tensor, Tensor]:
+        kind = self.classifier.config.layer_types[index]
+        return self.base.rotary_emb(hidden, positions, kind)  # type: ignore[no-any-return]
 
 
 FAMILIES: Mapping[str, type[Family]] = {
@@ -297,6 +310,7 @@ FAMILIES: Mapping[str, type[Family]] = {
     "modernbert": ModernBert,
     **dict.fromkeys(ROBERTAS, Roberta),
     **dict.fromkeys(DECODERS, Decoder),
+    "gemma3_text": Gemma,
 }
 
 

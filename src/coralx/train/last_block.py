@@ -47,7 +47,8 @@ def run_distilbert(block: Any, hidden: Tensor, mask: Tensor, place: int) -> Tens
 def run_decoder(
     block: Any, hidden: Tensor, mask: Tensor, last: Tensor, rotary: tuple[Tensor, Tensor]
 ) -> Tensor:
-    """The output of a Llama-like block at each row's last token: (N, T, D) -> (N, 1, D).
+    """The output of a Llama-like block at each row's last token: (N, T, D) -> (N, 1, D). One of
+    Gemma norms what leaves its attention and its MLP, too.
 
     Args:
         mask: (N, T), True where a token carries meaning.
@@ -59,13 +60,18 @@ def run_decoder(
     normed = block.input_layernorm(hidden)
     query = _split(inner.q_proj(normed[rows, last][:, None]), inner.head_dim)
     key, value = (_split(part(normed), inner.head_dim) for part in (inner.k_proj, inner.v_proj))
-    if hasattr(inner, "q_norm"):  # qwen3
+    if hasattr(inner, "q_norm"):  # qwen3, gemma3_text
         query, key = inner.q_norm(query), inner.k_norm(key)
     cosine, sine = rotary
     key = _rotate(key, cosine[:, None], sine[:, None])
     query = _rotate(query, cosine[0, last][:, None, None], sine[0, last][:, None, None])
     after = inner.o_proj(_attend(query, key, value, mask, inner.scaling))
-    after = hidden[rows, last][:, None] + after
+    own = hidden[rows, last][:, None]
+    if hasattr(block, "pre_feedforward_layernorm"):  # gemma3_text
+        after = own + block.post_attention_layernorm(after)
+        inside = block.mlp(block.pre_feedforward_layernorm(after))
+        return after + block.post_feedforward_layernorm(inside)  # type: ignore[no-any-return]
+    after = own + after
     return after + block.mlp(block.post_attention_layernorm(after))  # type: ignore[no-any-return]
 
 
