@@ -404,6 +404,16 @@ def test_a_deberta_attends_as_its_settings_say(
     assert (_cut_logits(model, tiny_rows, build_pack, 1) - uncut).abs().max() < 1e-5
 
 
+def test_a_pickled_model_is_told_how_to_become_a_safe_one(
+    tiny_model: Callable[..., Backbone], tmp_path: Path
+) -> None:
+    """As some on the hub are still."""
+    shutil.copytree(tiny_model("bert").path, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"never pickle\); load .* save_pretrained that and its"):
+        Backbone(str(tmp_path), torch.device("cpu"), torch.float32)
+
+
 def test_a_tokenizer_that_needs_another_package_is_told(
     tiny_model: Callable[..., Backbone], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

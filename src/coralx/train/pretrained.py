@@ -141,7 +141,11 @@ def _explain_loading(path: str, error: Exception) -> str:
             "give --trust-remote-code to a command that has it"
         )
     elif "safetensors" in str(error) or isinstance(error, SafetensorError):
-        advice = "weights must be whole model.safetensors files (never pickle); save them again"
+        advice = (
+            "weights must be whole model.safetensors files (never pickle); load the model with "
+            "AutoModelForSequenceClassification.from_pretrained where you trust it, "
+            "save_pretrained that and its tokenizer to a folder, and name the folder"
+        )
     else:
         advice = "name a folder that save_pretrained of transformers wrote"
     return f"base_model: {path} cannot be loaded by transformers: {cause}; {advice}"
