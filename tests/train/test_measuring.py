@@ -15,12 +15,13 @@ from coralx.config import load_config
 from coralx.records import Genome, Job, LoRAConfig, Start
 from coralx.search import gates
 from coralx.train import measuring
+from coralx.train.adapters import Weights
 from coralx.train.checkpoint import load_checkpoint
 from coralx.train.evaluate import EvaluationSet
 from coralx.train.measuring import AS_TRAINED, PROXY_FACTOR
 from coralx.train.member import Member
 from coralx.train.scaling import Scaling
-from coralx.train.threshold import ROUNDING, SAME, find_threshold, share_alike
+from coralx.train.threshold import ROUNDING, SAME, SERVED, find_threshold, share_alike
 from coralx.train.worker import Worker
 
 SETTINGS = {
@@ -29,6 +30,7 @@ SETTINGS = {
     "data": {"image_column": None, "max_rows": 40, "max_tokens": 16},
     "training": {"device": "cpu", "threads": 1, "attack_rows": 0},
 }
+ENOUGH = {"image_column": None, "max_rows": 96, "max_tokens": 16}  # rows to fit a scaling to
 MODULE = """
 import numpy as np
 
@@ -224,11 +226,19 @@ def test_a_merged_child_is_compared_with_its_better_parent(
     child = pictured.bench.member(Genome(id="c", lora_cfg=LoRAConfig(r=2, layers=1)), Start())
     for skills in ([0.6, 0.8, 0.7], [0.8, 0.6, 0.7]):  # of the parents, then of the child
         rounds = iter(skills)
-        monkeypatch.setattr(EvaluationSet, "skill", lambda *_, left=rounds: [next(left)])
+
+        def score(_: Any, _pack: Any, _batch: int, share: float, _images: bool) -> Any:
+            assert share == 100
+            time.sleep(0.05)
+            return [next(rounds)]  # noqa: B023
+
+        before = child.eval_seconds
+        monkeypatch.setattr(EvaluationSet, "skill", score)
         monkeypatch.setattr(pictured._measurer, "_parents", {})
         start = Start(kind="merge", checkpoint=names[0], second=names[1])
         found = pictured._measurer.compare_merged(child, start)
         assert found == {"auroc_at_start": 0.7, "auroc_of_better_parent": 0.8}
+        assert child.eval_seconds - before >= 3 * 0.05
 
 
 def test_a_genome_is_tested_as_it_was_trained(pictured: Worker) -> None:
@@ -264,10 +274,12 @@ def test_the_served_threshold_bears_the_rounding_of_the_products(
     products: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[float] = []
+    found: list[float] = []
 
     def note(scores: Any, labels: Any, rounding: float) -> float:
         told.append(rounding)
-        return find_threshold(scores, labels, rounding)
+        found.append(find_threshold(scores, labels, rounding))
+        return found[-1]
 
     def note_alike(scores: Any, rounding: float) -> float:
         told.append(rounding)
@@ -275,12 +287,46 @@ def test_the_served_threshold_bears_the_rounding_of_the_products(
 
     monkeypatch.setattr(measuring, "find_threshold", note)
     monkeypatch.setattr(measuring, "share_alike", note_alike)
-    settings = SETTINGS | {"objectives": ["task_skill"]}
+    settings = SETTINGS | {"objectives": ["task_skill"], "data": ENOUGH}
     settings["training"] = SETTINGS["training"] | {"frozen_products": products}
     worker = Worker(load_config(settings), tmp_path)
     (result,) = worker.train(make_job(worker, "a"))
     assert told == [ROUNDING[products]] * 2
     assert result.details[SAME] < 0.5
+    scaling = Scaling.of(result.details)
+    assert scaling != Scaling()
+    assert result.details[SERVED] == pytest.approx(scaling.apply(np.array(found))[0])
+
+
+def test_nothing_is_scaled_where_that_is_not_wanted(tmp_path: Path) -> None:
+    settings = SETTINGS | {"objectives": ["task_skill", "calibration"], "data": ENOUGH}
+    settings["training"] = SETTINGS["training"] | {"calibrate": False}
+    worker = Worker(load_config(settings), tmp_path)
+    (result,) = worker.train(make_job(worker, "a"))
+    assert Scaling.of(result.details) == Scaling()
+    assert AS_TRAINED not in result.details
+
+
+def test_logits_of_a_layer_without_bias_are_scaled_without_shift(
+    pictured: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a decoder's: an export could not hold it."""
+    shifts: list[bool] = []
+    for name in ("fit_scaling", "scale_held_out"):
+        usual = getattr(measuring, name)
+
+        def note(scores: Any, labels: Any, shift: bool, *of: Any, usual: Any = usual) -> Any:
+            shifts.append(shift)
+            return usual(scores, labels, shift, *of)
+
+        monkeypatch.setattr(measuring, name, note)
+    (result,) = pictured.train(make_job(pictured, "a"))
+    known = load_checkpoint(pictured.bench.checkpoints, str(result.checkpoint))
+    extra = {name: v for name, v in known.weights.extra.items() if name != "head.bias"}
+    weights = Weights(known.weights.lora, extra)
+    member = Member(result.genome, known.lora_cfg, weights, known.moments)
+    pictured._measurer._measure_all([member], pictured.bench.validation(100), True)
+    assert shifts == [True, True, False, False]
 
 
 def test_an_own_objective_is_of_scaled_probabilities(
@@ -291,7 +337,7 @@ def test_an_own_objective_is_of_scaled_probabilities(
     monkeypatch.syspath_prepend(str(tmp_path))
     own = "own_calibration:calibrated"
     settings = SETTINGS | {"objectives": ["task_skill", "calibration", own]}
-    settings["data"] = SETTINGS["data"] | {"max_rows": 96}
+    settings["data"] = ENOUGH
     settings["hyperband"] = {"enable_hyperband": False}
     worker = Worker(load_config(settings), tmp_path / "checkpoints")
     (result,) = worker.train(make_job(worker, "a", 0))

@@ -145,8 +145,7 @@ class Measurer:
     @property
     def _rounding(self) -> float:
         """Between logits as computed now and as they will be by an exported adapter."""
-        products = str(self._bench.backbone.products.dtype).removeprefix("torch.")
-        return max(ROUNDING[name] for name in (products, self._bench.config.training.dtype))
+        return ROUNDING[str(self._bench.backbone.products.dtype).removeprefix("torch.")]
 
     def _calibrate(self, member: Member, rows: Scored) -> tuple[Scaling, Measures, Measures]:
         """The scaling of the member's logits; P6, each row scaled without it; details."""
