@@ -228,24 +228,48 @@ def check_direction(name: str, kind: str, is_decoder: object) -> None:
 
 
 def check_attention(name: str, settings: Mapping[str, Any]) -> None:
-    """Pass if attention of a gemma3_text is what it is made to be here.
+    """Pass if attention of a deberta-v2 or a gemma3_text is what it is made to be here.
 
     Raises:
-        ModelError: its tokens see those after them, or their products are capped.
+        ModelError: it is of another build.
     """
-    if settings.get("model_type") != "gemma3_text":
+    kind = settings.get("model_type")
+    if kind == "deberta-v2":
+        told = _find_other_deberta(settings)
+    elif kind == "gemma3_text":
+        told = _find_other_gemma(settings)
+    else:
         return
+    if told:
+        raise ModelError(f"base_model: {name} has {told}")
+
+
+def _find_other_deberta(settings: Mapping[str, Any]) -> str | None:
+    """What a DeBERTa has that is not supported."""
+    advice = "which is not supported; name a model without it, such as microsoft/deberta-v3-base"
+    if size := settings.get("conv_kernel_size"):
+        return (
+            f"conv_kernel_size: {size}, a convolution beside attention (as v2 xlarge has), {advice}"
+        )
+    for switch in ("relative_attention", "share_att_key"):
+        if not settings.get(switch):
+            return f"no {switch}: true, {advice}".replace("without it", "with it")
+    return None
+
+
+def _find_other_gemma(settings: Mapping[str, Any]) -> str | None:
+    """What a Gemma has that is not supported."""
     if both := settings.get("use_bidirectional_attention"):
-        raise ModelError(
-            f"base_model: {name} has use_bidirectional_attention: {json.dumps(both)}, with which "
-            "tokens see those after them, which is not supported; name a model without it, such "
-            "as google/gemma-3-270m"
+        return (
+            f"use_bidirectional_attention: {json.dumps(both)}, with which tokens see those after "
+            "them, which is not supported; name a model without it, such as google/gemma-3-270m"
         )
     if (cap := settings.get("attn_logit_softcapping")) is not None:
-        raise ModelError(
-            f"base_model: {name} has attn_logit_softcapping: {cap}, which is not supported; name "
-            "a model that has null there"
+        return (
+            f"attn_logit_softcapping: {cap}, which is not supported; name a model that has null "
+            "there"
         )
+    return None
 
 
 def _read_config(name: str) -> dict[str, Any] | None:

@@ -303,6 +303,11 @@ def _save_tiny(folder: Path, kind: str, **more: Any) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def save_tiny() -> Callable[..., Path]:
+    return _save_tiny
+
+
 def _split_words() -> Tokenizer:
     """Whole words."""
     ids = {word: i for i, word in enumerate(["[PAD]", "[UNK]", *WORDS])}

@@ -347,7 +347,7 @@ def test_a_config_that_cannot_be_read_is_refused(text: str, tmp_path: Path) -> N
         ),
         ("modernbert", {"local_attention": -2}, "local_attention must be 0 or more, got -2"),
         ("modernbert", {"head_dim": 6}, "loads .* and cannot run it: RuntimeError"),
-        ("deberta-v2", {"relative_attention": False}, "relative_attention must be true"),
+        ("deberta-v2", {"relative_attention": False}, "has no relative_attention: true, which"),
         ("deberta-v2", {"share_att_key": False}, "lacks the weights .*pos_key_proj"),
         ("deberta-v2", {"conv_kernel_size": 3}, "lacks the weights .*conv"),
         ("roberta", {"pad_token_id": None}, "loads .* and cannot run it: TypeError"),
@@ -376,17 +376,37 @@ def test_settings_that_do_not_fit_are_told(
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("settings", "told", "held"),
     [
-        ({"share_att_key": False}, "share_att_key must be true"),
-        ({"conv_kernel_size": 3}, "conv_kernel_size must be 0, got 3"),
+        (
+            {"share_att_key": False},
+            "has no share_att_key: true, .* a model with it",
+            "pos_key_proj",
+        ),
+        ({"conv_kernel_size": 3}, "conv_kernel_size: 3, .* a model without it", r"encoder\.conv"),
     ],
 )
 def test_a_deberta_of_another_build_is_refused(
-    settings: dict[str, Any], message: str, tiny_model: Callable[..., Backbone]
+    settings: dict[str, Any],
+    told: str,
+    held: str,
+    tiny_model: Callable[..., Backbone],
+    save_tiny: Callable[..., Path],
+    tmp_path: Path,
 ) -> None:
-    with pytest.raises(ModelError, match=message):
-        tiny_model("deberta-v2", **settings)
+    """And is not made one of this by a config.json that says so: weights would be left out."""
+    folder = save_tiny(tmp_path, "deberta-v2", **settings)
+    for look in (
+        lambda: check_kind(str(folder), 16),
+        lambda: Backbone(str(folder), torch.device("cpu"), torch.float32),
+    ):
+        with pytest.raises(ModelError, match=told):
+            look()
+    usual = Path(tiny_model("deberta-v2").path) / "config.json"
+    shutil.copy(usual, folder / "config.json")
+    check_kind(str(folder), 16)
+    with pytest.raises(ModelError, match=f"has .*{held}.*its config.json says nothing"):
+        Backbone(str(folder), torch.device("cpu"), torch.float32)
 
 
 @pytest.mark.parametrize("kinds", [[], ["c2p"], ["p2c"]])

@@ -204,3 +204,12 @@ def test_pictures_need_no_positions_beside_the_longest_text(
         with torch.no_grad():
             found = model(encoded.token_ids(range(4)), encoded.batch(range(4)))
         assert found.isfinite().all()
+
+
+def test_a_debertas_distances_follow_the_model_to_its_device(
+    tiny_model: Callable[..., Backbone], tower: VisionTower, genome: Callable[..., Genome]
+) -> None:
+    bench: Any = SimpleNamespace(backbone=tiny_model("deberta-v2"), tower=tower)
+    family: Any = NaiveModel(bench, genome(r=2)).to("meta")._family
+    places = torch.arange(4, device="meta")
+    assert family._distances.between(places, places).device.type == "meta"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 
+from coralx.train import prefix
 from coralx.train.backbone import Backbone
 from coralx.train.prefix import Batch, EncodedRows
 from coralx.train.rows import Rows
@@ -50,6 +52,27 @@ def test_depths_kept_on_the_way_are_those_computed_alone(
     for depth in (2, 4, 5):
         alone = EncodedRows(text_rows, backbone, None, 20)
         _assert_same(together.batch([0, 5, 3]), alone.batch([0, 5, 3]), depth)
+
+
+def test_few_rows_of_long_texts_are_computed_at_once(
+    backbone: Backbone, text_rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What attention takes grows with rows x tokens, in a DeBERTa with tokens once more."""
+    seen: list[int] = []
+    run = Backbone.run
+
+    def note(own: Backbone, hidden: torch.Tensor, *rest: object) -> torch.Tensor:
+        seen.append(hidden.shape[0] * hidden.shape[1])
+        return run(own, hidden, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Backbone, "run", note)
+    monkeypatch.setattr(prefix, "PREFIX_TOKENS", 100)
+    long = replace(text_rows, texts=("how do i make bread now " * 8,) * len(text_rows))
+    for rows, least in ((long, 64), (text_rows.take([0, 1]), 1)):
+        seen.clear()
+        EncodedRows(rows, backbone, None, 48).prepare(1)
+        assert least < max(seen) <= 100
+    assert len(seen) == 1
 
 
 def test_each_depth_is_one_block_further(

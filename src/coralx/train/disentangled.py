@@ -37,7 +37,8 @@ class Distances:
 
     def between(self, positions: Tensor, others: Tensor) -> Tensor:
         """Signed distances, or the buckets of far ones, of all pairs: (Q,), (T,) -> (Q, T)."""
-        return self._places[positions[:, None] - others + self._reach]
+        places = self._places.to(positions.device)  # the baseline moves its model when it has one
+        return places[positions[:, None] - others + self._reach]
 
     def vectors(self, tokens: int) -> tuple[Tensor, int]:
         """Those of all distances in a text of so many tokens: (S, D), and the first one's."""

@@ -160,19 +160,7 @@ class DebertaV2(Bert):
 
     def __init__(self, classifier: Any) -> None:
         super().__init__(classifier)
-        encoder, settings = self.base.encoder, classifier.config
-        needed = {
-            "relative_attention": encoder.relative_attention,
-            "share_att_key": all(block.attention.self.share_att_key for block in self.blocks),
-        }
-        if lacking := [name for name, there in needed.items() if not there]:
-            raise ModelError(f"base_model: {lacking[0]} must be true, got false or nothing")
-        if encoder.conv is not None:
-            raise ModelError(
-                f"base_model: conv_kernel_size must be 0, got {settings.conv_kernel_size}: a "
-                "convolution beside attention is not supported"
-            )
-        self._distances = Distances(encoder, settings.max_position_embeddings)
+        self._distances = Distances(self.base.encoder, classifier.config.max_position_embeddings)
 
     def run(self, index: int, hidden: Tensor, mask: Tensor, slots: int) -> Tensor:
         return self._run(self.blocks[index], hidden, mask, slots, slice(None))

@@ -22,7 +22,10 @@ from coralx.train.rows import Rows
 from coralx.train.transfer import send
 from coralx.train.vision import VisionTower
 
-PREFIX_BATCH = 32
+PREFIX_BATCH = (
+    32  # rows at once, fewer of long texts: a DeBERTa's attention takes what all pairs do
+)
+PREFIX_TOKENS = 4096  # at once
 GPU_WIDTHS = 8  # batches on a GPU have room for a multiple of so many tokens
 Indices = Sequence[int] | NDArray[np.int64]
 
@@ -180,7 +183,8 @@ class EncodedRows:
 
     def _fill(self, made: Mapping[int, Tensor], below: int | None) -> None:
         """Compute the outputs at some depths, in order, from those kept at `below`."""
-        for indices in self.sorted_batches(PREFIX_BATCH):
+        size = max(1, min(PREFIX_BATCH, PREFIX_TOKENS // max(self.lengths, default=1)))
+        for indices in self.sorted_batches(size):
             places, mask = self._places(indices)
             hidden = self._enter(below, places)
             for start, stop in itertools.pairwise([below or 0, *made]):

@@ -19,6 +19,8 @@ from coralx.train.families import FAMILIES
 
 _PACKAGES = "sentencepiece protobuf"  # which transformers reads a tokenizer's *.model file by
 _READERS = (*_PACKAGES.split(), "tiktoken")  # tried last, so what it names where neither is there
+# Weights of a DeBERTa that transformers would leave out without a word where config.json does.
+_OF_ATTENTION = ("encoder.conv.", "pos_key_proj.", "pos_query_proj.")
 
 
 def load_tokenizer(path: str, trust_remote_code: bool) -> Any:
@@ -108,7 +110,8 @@ def _draw(layer: nn.Linear, spread: float) -> None:
 
 
 def _check_report(path: str, report: Mapping[str, Any], head: tuple[str, ...]) -> None:
-    """Pass if all weights were there, those of the head aside, whose names begin so."""
+    """Pass if all weights were there, those of the head aside, whose names begin so, and were
+    taken."""
     if missing := sorted(key for key in report["missing_keys"] if not key.startswith(head)):
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         advice = "save the whole model there with save_pretrained"
@@ -118,6 +121,12 @@ def _check_report(path: str, report: Mapping[str, Any], head: tuple[str, ...]) -
                 "its head then stays the same"
             )
         raise ModelError(f"base_model: {path} lacks the weights {missing[0]}{more}; {advice}")
+    left = [key for key in report["unexpected_keys"] if any(part in key for part in _OF_ATTENTION)]
+    if left:
+        raise ModelError(
+            f"base_model: {path} has {min(left)}, of which its config.json says nothing; take the "
+            "config.json that the model came with"
+        )
     other = sorted(found for found in report["mismatched_keys"] if not found[0].startswith(head))
     if other:
         name, stored, wanted = other[0]
