@@ -146,6 +146,7 @@ def train_packed(config: Config, genomes: Sequence[Genome], folder: Path) -> Non
         side = run_coralx(alone, worker, Path(scratch), noting, founders)
         keep_side(folder / "packed_calibrated.json", side, timed=False)
         trained = [as_trained(result) for result in noting.evolution.results]
+        keep(folder / "packed_all.json", {r.genome.id: r.objectives for r in trained})
         front = selection.front(trained, alone.objectives)
         side["front"], side["best"] = measure_front(worker, front)
     keep_side(folder / "packed.json", side, timed=False)
@@ -313,7 +314,29 @@ def compare_quality(
         "hypervolume_ratio_calibrated": scaled and own["hypervolume"] / scaled["hypervolume"],
         "auroc_difference": best and own["auroc_best"] - best["auroc_best"],
         "quality": quality,
+        "packs_less_peft": pair(folder),
     }
+
+
+def pair(folder: Path) -> dict[str, dict[str, float]] | None:
+    """Validation figures of genomes trained in packs less those of PEFT, genome by genome."""
+    if not (folder / "packed_all.json").exists() or not (folder / "naive").exists():
+        return None
+    packed, found = read(folder / "packed_all.json"), {}
+    for name in ("task_skill", "safety", "false_positive_cost"):
+        both = [
+            packed[path.stem][name] - read(path)["validation"][name]
+            for path in sorted((folder / "naive").glob("*.json"))
+            if name in packed.get(path.stem, {})
+        ]
+        low, median, high = np.quantile(both, (0.25, 0.5, 0.75)) if both else [np.nan] * 3
+        found[name] = {
+            "genomes": len(both),
+            "median": median,
+            "lower_quartile": low,
+            "upper_quartile": high,
+        }
+    return found
 
 
 def naive_quality(config: Config, genomes: Sequence[Genome], folder: Path) -> dict[str, Any] | None:
@@ -391,6 +414,7 @@ def describe(document: dict[str, Any]) -> list[str]:
             )
     if any("naive" not in row["quality"] for row in rows if "quality" in row):
         lines += ["", "Quality of full training by packs, where naive training was timed alone."]
+    lines += describe_sides(rows)
     if document["ablation"]:
         lines += ["", "One generation of the first seed, a lever more in each line:", ""]
         lines += ["| lever | seconds | steps | of the line before |", "|---|---|---|---|"]
@@ -398,6 +422,32 @@ def describe(document: dict[str, Any]) -> list[str]:
             f"| {line['lever']} | {line['seconds']:.0f} | {line['steps']:,} | {line['share']:.2f} |"
             for line in document["ablation"]
         ]
+    return lines
+
+
+def describe_sides(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What each way came to, of seeds whose genomes PEFT and packs trained in full."""
+    both = [row for row in rows if {"naive", "packed"} <= row.get("quality", {}).keys()]
+    if not both:
+        return []
+    lines = ["", "| seed | way | front | hypervolume | best AUROC |", "|---|---|---|---|---|"]
+    for row in both:
+        for name, side in row["quality"].items():
+            lines.append(
+                f"| {row['seed']} | {name} | {side['front']} | {side['hypervolume']:.5f} | "
+                f"{side['auroc_best']:.3f} |"
+            )
+    lines += [
+        "",
+        "Validation figures of packs less PEFT's, genome by genome: median (quartiles)",
+        "",
+    ]
+    lines += ["| seed | genomes | figure | packs less PEFT |", "|---|---|---|---|"]
+    for row in both:
+        for name, own in (row["packs_less_peft"] or {}).items():
+            quartiles = f"{own['lower_quartile']:+.4f} to {own['upper_quartile']:+.4f}"
+            cells = f"{row['seed']} | {own['genomes']} | {name} | {own['median']:+.4f}"
+            lines.append(f"| {cells} ({quartiles}) |")
     return lines
 
 

@@ -83,6 +83,36 @@ def test_fresh_seeds_are_the_benchmarks() -> None:
     assert clause in one_line(README)
 
 
+def test_the_quality_of_peft_itself_is_the_benchmarks() -> None:
+    runs = read("naive_vs_coralx_peft")["runs"]
+    seeds = " and ".join(str(row["seed"]) for row in runs)
+    assert all(row["naive_genomes_trained"] == row["genomes"] == 40 for row in runs)
+    ratios = " and ".join(f"{100 * row['hypervolume_ratio']:.0f}%" for row in runs)
+    apart = " and ".join(f"{-row['auroc_difference']:.3f}" for row in runs)
+    clause = (
+        f"Where PEFT itself trained all 40, of seeds {seeds}, CoralX has {ratios} of its test "
+        f"hypervolume and a best test AUROC that is {apart} lower"
+    )
+    assert clause in one_line(README)
+    own, full, packed = (
+        " and ".join(f"{row['quality'][side]['auroc_best']:.3f}" for row in runs)
+        for side in ("coralx", "naive", "packed")
+    )
+    medians = " and ".join(f"{row['packs_less_peft']['task_skill']['median']:+.4f}" for row in runs)
+    volumes = [
+        [row["quality"][side]["hypervolume"] for side in ("packed", "naive")] for row in runs
+    ]
+    shares = " and ".join(f"{100 * packs / alone:.0f}%" for packs, alone in volumes)
+    for clause in (
+        f"best test AUROC is {full} for PEFT, {packed} for the packs and {own} for CoralX, whose",
+        f"has {ratios} of the hypervolume of PEFT's",
+        f"differs by {medians} in the median",
+        f"(packs {shares} of PEFT)",
+    ):
+        assert clause in one_line(BENCHMARKS)
+    assert f"the packs have {shares} of it" in one_line(README)
+
+
 def row_of_seed(row: Mapping[str, Any]) -> str:
     sides = row["quality"]
     full = sides.get("naive") or sides["packed"]
