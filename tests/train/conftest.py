@@ -21,9 +21,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from coralx.models import DECODERS
 from coralx.records import Genome, LoRAConfig
 from coralx.settings.sections import DataSettings
+from coralx.supported import DECODERS
 from coralx.train.adapters import PackedAdapters, Weights, new_weights
 from coralx.train.backbone import Backbone
 from coralx.train.network import score

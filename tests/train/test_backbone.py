@@ -24,8 +24,9 @@ from transformers import (
 
 from coralx.cli.use import say_loading
 from coralx.errors import DataError, ModelError
-from coralx.models import SUPPORTED, check_kind, resolve_model
+from coralx.models import check_kind, resolve_model
 from coralx.records import Genome, LoRAConfig
+from coralx.supported import SUPPORTED
 from coralx.train import backbone as backbone_module
 from coralx.train.adapters import Weights
 from coralx.train.backbone import Backbone

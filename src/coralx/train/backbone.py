@@ -21,14 +21,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from coralx.errors import DataError, ModelError
 from coralx.flops import Sides, training_flops
-from coralx.models import (
-    check_alone,
-    check_attention,
-    check_direction,
-    check_positions,
-    count_positions,
-    resolve_model,
-)
+from coralx.models import check_alone, resolve_model
+from coralx.supported import check_attention, check_direction, check_positions, count_positions
 from coralx.train.adapters import AdaptedLinear, AtWork, PackedAdapters, Weights
 from coralx.train.digest import digest_model
 from coralx.train.families import FAMILIES

@@ -1,8 +1,8 @@
 """What differs between the families of base models: where their parts lie, how tokens enter and
 pass a block, and what the classification layer sees.
 
-A further family is a class here, under its types in FAMILIES and in `coralx.models`, where sizes
-are read without torch. Tests of all types hold it against transformers and peft.
+A further family is a class here, under its types in FAMILIES and in `coralx.supported`; its sizes
+are read without torch in `coralx.models`. Tests of all types hold it against transformers and peft.
 
 Letters: N sequences, T tokens, D features, S image tokens before the text.
 """
@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
 from coralx.errors import ModelError
-from coralx.models import DECODERS, ROBERTAS
 from coralx.records import FUSED_ROLES
+from coralx.supported import DECODERS, ROBERTAS
 from coralx.train.disentangled import Distances, run_deberta
 from coralx.train.last_block import find_last, run_bert, run_decoder, run_distilbert
 

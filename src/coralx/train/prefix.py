@@ -22,10 +22,8 @@ from coralx.train.rows import Rows
 from coralx.train.transfer import send
 from coralx.train.vision import VisionTower
 
-PREFIX_BATCH = (
-    32  # rows at once, fewer of long texts: a DeBERTa's attention takes what all pairs do
-)
-PREFIX_TOKENS = 4096  # at once
+# At once, at most: attention of a DeBERTa holds several values for each pair of tokens.
+PREFIX_BATCH, PREFIX_TOKENS = 32, 4096
 GPU_WIDTHS = 8  # batches on a GPU have room for a multiple of so many tokens
 Indices = Sequence[int] | NDArray[np.int64]
 

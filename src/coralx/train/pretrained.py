@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from transformers.utils import logging as transformers_logging
 
 from coralx.errors import ModelError
-from coralx.models import check_type
+from coralx.supported import check_type
 from coralx.train.families import FAMILIES
 
 _PACKAGES = "sentencepiece protobuf"  # which transformers reads a tokenizer's *.model file by
