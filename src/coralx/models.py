@@ -21,7 +21,9 @@ from coralx.supported import (
     check_direction,
     check_positions,
     check_type,
+    check_window,
     count_positions,
+    find_window,
 )
 
 # Short names of models that installed packages carry: name -> (package, folder inside it).
@@ -139,8 +141,8 @@ def read_shape(name: str, value_bytes: int = 4) -> ModelShape | None:
 
 
 def check_kind(name: str, max_tokens: int) -> None:
-    """Pass if a model is of a supported type with places for texts of so many tokens, as far as
-    the config.json of one on this machine says.
+    """Pass if a model is of a supported type that takes texts of so many tokens, as far as the
+    config.json of one on this machine says.
 
     Raises:
         ModelError: it is not.
@@ -152,6 +154,7 @@ def check_kind(name: str, max_tokens: int) -> None:
     check_type(name, kind)
     check_direction(name, str(kind), config.get("is_decoder"))
     check_attention(name, config)
+    check_window(name, find_window(config), max_tokens)
     embedded, padding = config.get("max_position_embeddings"), config.get("pad_token_id", 1)
     if not isinstance(embedded, int):
         return

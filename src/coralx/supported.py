@@ -51,6 +51,33 @@ def check_positions(name: str, places: int, max_tokens: int) -> None:
         )
 
 
+def find_window(settings: Mapping[str, Any]) -> int | None:
+    """How many tokens, its own included, a token of some block sees at most; None if all before
+    it. Settings that the model's own code does not look at say nothing."""
+    kind, layers = settings.get("model_type"), settings.get("layer_types")
+    slides = kind == "mistral" or (
+        kind in ("qwen2", "qwen3", "gemma3_text")
+        and isinstance(layers, list)
+        and "sliding_attention" in layers
+    )
+    window = settings.get("sliding_window") if slides else None
+    return window if isinstance(window, int) else None
+
+
+def check_window(name: str, window: int | None, max_tokens: int) -> None:
+    """Pass if texts of so many tokens lie within a model's sliding window, as `find_window` found
+    it: every token here sees all before it.
+
+    Raises:
+        ModelError: they do not.
+    """
+    if window is not None and max_tokens > window:
+        raise ModelError(
+            f"data.max_tokens: attention of {name} slides over {window} tokens, and longer texts "
+            f"are not supported, got {max_tokens}; set {window} or fewer"
+        )
+
+
 def count_positions(kind: str, embedded: int, padding: int) -> int:
     """The tokens of the longest text that a model has places for; `padding` is that token's id."""
     return embedded - padding - 1 if kind in ROBERTAS else embedded

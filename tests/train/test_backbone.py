@@ -604,16 +604,21 @@ def test_texts_longer_than_a_sliding_window_are_refused(
     tiny_rows: Rows,
     build_pack: Callable[..., object],
 ) -> None:
-    """Where a model's attention slides, and only there: else the uncut model computes the same."""
+    """Where a model's attention slides, and only there: else the uncut model computes the same.
+    `plan`, which reads the config.json alone, says the same."""
     model = tiny_model(kind, **settings)
     assert model.window == window
     if window is None:
+        check_kind(model.path, 8)
         apart = _cut_logits(model, tiny_rows, build_pack, 0) - _uncut_logits(model, tiny_rows)
         assert apart.abs().max() < 1e-5
         return
     model.check_length(window)
     with pytest.raises(ModelError, match=r"max_tokens: .* over 4 tokens.* got 5; set 4 or fewer"):
         model.tokenize(["bake"], 5)
+    check_kind(model.path, window)
+    with pytest.raises(ModelError, match=r"max_tokens: .* over 4 tokens.* got 5; set 4 or fewer"):
+        check_kind(model.path, 5)
 
 
 def test_texts_are_tokenized_a_few_at_a_time(

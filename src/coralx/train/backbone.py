@@ -22,7 +22,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from coralx.errors import DataError, ModelError
 from coralx.flops import Sides, training_flops
 from coralx.models import check_alone, resolve_model
-from coralx.supported import check_attention, check_direction, check_positions, count_positions
+from coralx.supported import (
+    check_attention,
+    check_direction,
+    check_positions,
+    check_window,
+    count_positions,
+    find_window,
+)
 from coralx.train.adapters import AdaptedLinear, AtWork, PackedAdapters, Weights
 from coralx.train.digest import digest_model
 from coralx.train.families import FAMILIES
@@ -75,7 +82,7 @@ class Backbone:
         self.positions = count_positions(
             settings.model_type, settings.max_position_embeddings, self._padding or 0
         )
-        self.window = _find_window(settings)
+        self.window = find_window(settings.to_dict())
         self._vocabulary: int = self.family.base.get_input_embeddings().num_embeddings
         self._check_tokenizer()
         self.products = FrozenProducts(products)
@@ -135,14 +142,10 @@ class Backbone:
 
         Raises:
             ModelError: the model has fewer positions than that, or a sliding window of fewer
-                tokens: every token here sees all before it.
+                tokens.
         """
         check_positions(self.name, self.positions, max_tokens)
-        if self.window is not None and max_tokens > self.window:
-            raise ModelError(
-                f"data.max_tokens: attention of {self.name} slides over {self.window} tokens, and "
-                f"longer texts are not supported, got {max_tokens}; set {self.window} or fewer"
-            )
+        check_window(self.name, self.window, max_tokens)
 
     def embed(self, ids: Tensor) -> Tensor:
         """What enters block 0, of right-padded token ids: (N, T) -> (N, T, D)."""
@@ -324,13 +327,3 @@ class Backbone:
                 block.set_submodule(path, layer)
                 wrapped[index][path] = layer
         return wrapped
-
-
-def _find_window(settings: Any) -> int | None:
-    """How many tokens, its own included, a token of some block sees at most; None if all before
-    it. Settings that the model's own code does not look at say nothing."""
-    slides = settings.model_type == "mistral" or (
-        settings.model_type in ("qwen2", "qwen3", "gemma3_text")
-        and "sliding_attention" in settings.layer_types
-    )
-    return settings.sliding_window if slides else None
