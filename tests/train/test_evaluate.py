@@ -26,7 +26,7 @@ from coralx.train.data import subset
 from coralx.train.evaluate import EvaluationSet, Scored
 from coralx.train.network import score
 from coralx.train.own_function import load_function
-from coralx.train.prefix import EncodedRows
+from coralx.train.prefix import Batch, EncodedRows
 from coralx.train.rows import Rows
 from coralx.train.vision import VisionTower
 
@@ -265,6 +265,38 @@ def test_lanes_change_no_score(pictured: EvaluationSet, pack: Any, two_lanes: li
     scores, text = pictured.score_all(pack, 8, True)
     np.testing.assert_allclose(shared, scores, atol=1e-6)
     np.testing.assert_allclose(shared_text, text, atol=1e-6)
+
+
+def test_rows_alike_to_the_model_tie(
+    tiny: Backbone, tiny_rows: Rows, tower: VisionTower, pack: Any
+) -> None:
+    """One caption for all pictures says nothing, in whatever order the rows are. Scored in batches
+    of two and of one, which round apart, it seemed to."""
+    rows = replace(tiny_rows, texts=tiny_rows.texts[:1] * 16).take(np.argsort(tiny_rows.labels))
+    measured = EvaluationSet(rows, rows.take([]), 2, 0, encoder(tiny, tower), True)
+    scores, alone = measured.score_all(pack, batch=5, images=True)
+    assert alone is not None
+    for own, text in zip(scores, alone, strict=True):
+        assert len(np.unique(own[:16])) == 9  # eight pictures, and none
+        assert len(np.unique(text[measured.has_image])) == 1
+        _, details = measured.measure(own, text)
+        assert details["auroc/text_alone"] == [0.5]
+
+
+def test_rows_alike_to_the_model_are_scored_once(
+    pictured: EvaluationSet, pack: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    met: list[tuple[bytes, bytes | None]] = []
+    usual, keys = EncodedRows.batch, pictured.encoded.keys(True)
+
+    def note(self: EncodedRows, rows: Any, images: bool = True) -> Batch:
+        met.extend(keys[row] for row in rows)
+        return usual(self, rows, images)
+
+    monkeypatch.setattr(EncodedRows, "batch", note)
+    pictured.score_all(pack, batch=5, images=True)
+    every = met[: len(set(keys))]
+    assert len(set(every)) == len(every) < len(keys)  # four benign rows are of the split, too
 
 
 def test_skill_is_task_skill_of_the_rows_alone(pictured: EvaluationSet, pack: Any) -> None:

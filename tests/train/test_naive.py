@@ -17,7 +17,7 @@ from coralx.train.adapters import Weights
 from coralx.train.backbone import Backbone
 from coralx.train.naive import NaiveModel, NaiveRun, NaiveTrainer
 from coralx.train.network import score
-from coralx.train.prefix import EncodedRows
+from coralx.train.prefix import Batch, EncodedRows
 from coralx.train.rows import Rows
 from coralx.train.vision import VisionTower
 from coralx.train.workbench import Workbench
@@ -71,6 +71,30 @@ def test_a_trained_genome_is_kept_without_its_base(
     run = NaiveRun(bench, trained, 1.0)
     run.train_to(1.0)
     assert trainer.test(trained) == run.measure(bench.test())
+
+
+def test_rows_alike_to_the_model_are_scored_once(
+    bench: Workbench, genome: Callable[..., Genome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in packs, so that the order of a file decides no tie."""
+    rows = bench.rows.rows
+    same = EncodedRows(
+        replace(rows, texts=rows.texts[:1] * len(rows)), bench.backbone, bench.tower, 16
+    )
+    scored: list[int] = []
+    usual = EncodedRows.batch
+
+    def note(self: EncodedRows, chosen: Any, images: bool = True) -> Batch:
+        scored.extend(chosen)
+        return usual(self, chosen, images)
+
+    monkeypatch.setattr(EncodedRows, "batch", note)
+    run = NaiveRun(bench, genome(1e-3, r=2, layers=1), 1.0)
+    alone = run._score(same, range(len(same)), images=False)
+    assert len(scored) == len(set(alone.tolist())) == 1
+    scored.clear()
+    shown = run._score(same, range(len(same)), images=True)
+    assert len(scored) == len(set(shown.tolist())) == len(set(rows.images))
 
 
 def test_tokens_are_those_of_texts_and_pictures(

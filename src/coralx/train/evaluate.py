@@ -242,20 +242,24 @@ class EvaluationSet:
         images: bool,
     ) -> Floats:
         """Probabilities of the chosen rows (K, N), NaN of others; batches are shared out."""
-        out = np.full((pack.size, len(self.encoded)), np.nan)
+        alike = self.encoded.find_alike(images)[chosen]
+        wanted = np.unique(alike).tolist()
+        found = np.full((pack.size, len(self.encoded)), np.nan)
         for entry in sorted(set(pack.entries)):
             self.encoded.prepare(entry)
-        count = lanes_for(math.ceil(len(chosen) / batch), self.encoded.backbone.device)
+        count = lanes_for(math.ceil(len(wanted) / batch), self.encoded.backbone.device)
         # No more rows at once than without lanes, as they take memory.
-        parts = self.encoded.sorted_batches(max(1, batch // count), chosen)
+        parts = self.encoded.sorted_batches(max(1, batch // count), wanted)
         lanes = Lanes(count)
-        own = (images, out, lanes.check)
+        own = (images, found, lanes.check)
         lanes.run(
             [
                 functools.partial(self._score_batches, copy.copy(pack), parts[lane::count], *own)
                 for lane in range(count)
             ]
         )
+        out = np.full_like(found, np.nan)
+        out[:, chosen] = found[:, alike]
         return out
 
     @torch.no_grad()

@@ -76,6 +76,7 @@ class EncodedRows:
         # Row i's tokens start at offsets[i]; place 0 is the padding.
         self._offsets = 1 + np.concatenate([[0], np.cumsum(self.lengths)])[:-1].astype(np.int64)
         self._images = _encode_images(rows, tower)
+        self._alike: dict[bool, NDArray[np.int64]] = {}
         # What enters a block, by its depth: (1 + all tokens, D), place 0 being the padding's.
         self._kept: dict[int, Tensor] = {}
 
@@ -89,6 +90,18 @@ class EncodedRows:
         ids = [flat[start : start + length].tobytes() for start, length in spans]
         images = self.rows.images if pictured else (None,) * len(self)
         return list(zip(ids, images, strict=True))
+
+    def find_alike(self, pictured: bool) -> NDArray[np.int64]:
+        """Of each row the first one that is the same to the model, itself mostly: (N,).
+
+        Alike rows are scored once. In batches of other widths their scores would differ in the last
+        digits, and the order of a file would decide what is a tie.
+        """
+        if pictured not in self._alike:
+            first: dict[tuple[bytes, bytes | None], int] = {}
+            found = [first.setdefault(key, i) for i, key in enumerate(self.keys(pictured))]
+            self._alike[pictured] = np.array(found, dtype=np.int64)
+        return self._alike[pictured]
 
     def batch(self, indices: Indices, images: bool = True) -> Batch:
         """The rows of `indices`; `images` False leaves the pictures out."""
