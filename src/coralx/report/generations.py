@@ -41,8 +41,9 @@ def generations_section(history: History, summary: Summary) -> Markup:
         "Does the search get better? Measured on validation data. Best and median compare results "
         f"of one stage alone: {stage} is the highest that every generation reached, with more than "
         "one genome where possible. The hypervolume grows as the front moves outward in any "
-        "objective. On the first front is who could survive, parent or newly trained, and is "
-        "beaten by nobody; a later stage beats an earlier. Where nearly all are non-dominated in "
+        "objective; in your own, as far as generation 0 went. On the first front is who could "
+        "survive, parent or newly trained, and is beaten by nobody; a later stage beats an "
+        "earlier. Where nearly all are non-dominated in "
         f"{stage}, rank tells nobody apart and {history.config.evolution.tie_break} decides who "
         "goes on."
     )
