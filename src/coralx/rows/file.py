@@ -19,6 +19,11 @@ READERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parque
 # Limits that no data set for fine-tuning meets and a damaged or hostile file soon does.
 MAX_ROWS = 10_000_000
 SEPARATORS = {";": "';'", "\t": "tabs", "|": "'|'"}  # that other programs write in place of commas
+# Told of a CSV file whose quotes do not match.
+QUOTES = (
+    ": a text in quotes is not closed, or goes on behind its closing quote; write a quote in it "
+    'twice ("")'
+)
 MAX_UNPACKED = 16 * 2**30  # bytes of a Parquet file's columns before compression
 PARQUET_ROWS = 256  # in memory at once; a row can hold a picture
 # An archive would be read as damaged text.
@@ -108,7 +113,7 @@ def _iterate_csv(path: Path) -> Iterator[dict[str, Any]]:
     """
     left_out = _look_through(path)
     with path.open(encoding="utf-8-sig", newline="") as file:
-        cells = (row for row in csv.reader(file) if row)
+        cells = (row for row in csv.reader(file, strict=True) if row)
         names = _without(next(cells, []), left_out)
         held: list[dict[str, Any]] = []  # empty rows, until a filled one follows
         for row in cells:
@@ -293,7 +298,7 @@ def _look_through(path: Path) -> set[int]:
     column that holds another separator is no header of this kind of file."""
     csv.field_size_limit(sys.maxsize)
     with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file)
+        reader = csv.reader(file, strict=True)  # a quote left open would take in all rows below
         try:
             names = next((row for row in reader if row), [])
             found = [sign for sign in SEPARATORS if len(names) == 1 and sign in names[0]]
@@ -312,7 +317,10 @@ def _look_through(path: Path) -> set[int]:
                     )
                 empty -= {place for place in empty if row[place]}
         except csv.Error as error:
-            raise DataError(f"{path}: line {reader.line_num}: {error}") from None
+            quoted = any(told in str(error) for told in ("end of data", "expected after"))
+            raise DataError(
+                f"{path}: line {reader.line_num}: {error}{QUOTES if quoted else ''}"
+            ) from None
         except UnicodeDecodeError:
             _check_text(path)  # says where
             raise
