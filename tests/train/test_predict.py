@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
@@ -136,6 +137,18 @@ def test_pictures_come_from_beside_the_rows(
     )
     assert found[0]["score"] != pytest.approx(found[1]["score"], abs=1e-4)
     assert found[0]["shot"] == "picture.webp"
+
+
+def test_large_pictures_are_scored_as_rows_of_files_are(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    """A threshold that was found on pictures as files' are kept is no other picture's."""
+    noise = np.random.default_rng(0).integers(0, 256, (60, 900, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, "PNG")
+    image = buffer.getvalue()
+    (found,) = predictor.predict([{"text": "hello", "image": image}], tmp_path, "text", "image")
+    assert predictor.score(["hello"], [image]) == pytest.approx([found["score"]], abs=1e-6)
 
 
 @pytest.mark.parametrize(

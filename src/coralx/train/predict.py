@@ -17,6 +17,7 @@ from coralx.errors import DataError, ModelError
 from coralx.json_values import plain, to_json
 from coralx.models import resolve_model
 from coralx.records import LoRAConfig
+from coralx.rows.pictures import keep_small
 from coralx.rows.values import check_text
 from coralx.train.adapters import PackedAdapters
 from coralx.train.backbone import Backbone
@@ -121,8 +122,6 @@ class Predictor:
     def reads_pictures(self) -> bool:
         return self._tower is not None
 
-    @own_modes()
-    @torch.no_grad()
     def score(
         self, texts: Sequence[str], images: Sequence[bytes | None] | None = None
     ) -> list[float]:
@@ -136,6 +135,14 @@ class Predictor:
         """
         images = [None] * len(texts) if images is None else images
         _check_lists(texts, images)
+        if self._tower is not None:  # as they are kept of the rows of files
+            images = [image and keep_small(image) for image in images]
+        return self._score(texts, images)
+
+    @own_modes()
+    @torch.no_grad()
+    def _score(self, texts: Sequence[str], images: Sequence[bytes | None]) -> list[float]:
+        """As `score`, of pictures as they are kept."""
         none = np.zeros(len(texts), dtype=np.int8)
         rows = Rows(tuple(texts), none, ("all",) * len(texts), tuple(images))
         encoded = EncodedRows(rows, self._backbone, self._tower, self.max_tokens, keep=False)
@@ -206,7 +213,7 @@ class Predictor:
 
     def _score_chunk(self, chunk: Sequence[_Read]) -> Iterator[dict[str, Any]]:
         good = [row for row in chunk if row.error is None]
-        found = self.score([r.text for r in good], [r.image for r in good]) if good else []
+        found = self._score([r.text for r in good], [r.image for r in good]) if good else []
         scores = iter(found)
         for row in chunk:
             if row.error is not None:
