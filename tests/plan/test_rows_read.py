@@ -136,6 +136,21 @@ def test_rows_that_are_in_two_splits_are_refused(tmp_path: Path) -> None:
         plan_run(load_config({"data": {"train": path, "test": path}}))
 
 
+def test_pictures_of_one_name_in_two_folders_are_two(tmp_path: Path) -> None:
+    """One prompt for all pictures, and a folder of its own for each split."""
+    rows = [{"text": "safe?", "label": i % 2, "image": f"{i}.png"} for i in range(4)]
+    files = {}
+    for place, split in enumerate(("train", "validation", "test")):
+        (tmp_path / split).mkdir()
+        for i in range(4):
+            Image.new("RGB", (4, 4), (place, i, 0)).save(tmp_path / split / f"{i}.png")
+        files[split] = _write(tmp_path / split / "rows.jsonl", rows)
+    settings = DataSettings(**files)
+    for looked in (False, True):
+        splits = load_splits(settings, seed=0, pictures=looked)
+        assert [len(splits.train), len(splits.validation), len(splits.test)] == [4, 4, 4]
+
+
 def test_pictures_of_long_paths_or_large_bytes_are_told_apart(tmp_path: Path) -> None:
     """Else rows of one text and other pictures were copies, and refused in two files."""
     long = "x" * 300

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -130,7 +131,8 @@ def read_rows(
             `on_bad_rows` is refuse; bad rows are listed with their numbers (the first is 1).
     """
     outside = settings.allow_outside_images
-    read = partial(read_image, folder=path.parent, allow_outside=outside) if pictures else _mark
+    read = partial(read_image, allow_outside=outside) if pictures else _mark
+    read = partial(read, folder=path.parent)
     needed = [settings.text_column] + ([] if safe else [settings.label_column])
     optional = (settings.task_column, settings.image_column)
     wanted = (settings.text_column, settings.label_column, *filter(None, optional))
@@ -213,7 +215,7 @@ def has_picture(value: Any) -> bool:
         return True
 
 
-def _mark(value: Any) -> bytes | None:
+def _mark(value: Any, folder: Path) -> bytes | None:
     """What stands for a picture that is not opened: a digest of its path or bytes.
 
     Raises:
@@ -222,8 +224,9 @@ def _mark(value: Any) -> bytes | None:
     found = _find_picture(value)
     if found is None:
         return None
-    named = found.encode(errors="surrogatepass") if isinstance(found, str) else found
-    return hashlib.sha256(named).digest()
+    if isinstance(found, str):
+        found = os.path.abspath(folder / found).encode(errors="surrogatepass")
+    return hashlib.sha256(found).digest()
 
 
 def _find_picture(value: Any) -> str | bytes | None:
