@@ -173,7 +173,8 @@ class Search(ABC):
         name = result.genome.id
         self._past[name].append(result)
         self.results.append(result)
-        self._front.add(result)
+        if self._config.measures_all(self._stages[result.stage_index]):
+            self._front.add(result)  # else P1 alone is known of it, and no threshold to serve by
         job = self._open.get(self._awaited.pop((name, result.stage_index), ""))
         if job and not any((g.id, job.stage_index) in self._awaited for g in job.genomes):
             del self._open[job.id]
