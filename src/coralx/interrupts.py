@@ -62,7 +62,7 @@ def whole_process() -> Iterator[None]:
 
 @contextlib.contextmanager
 def unbroken() -> Iterator[None]:
-    """Hold signals back to the end of what runs inside; for writes, which are short."""
+    """Hold signals back to the end of what runs inside; for reads and writes, which are short."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

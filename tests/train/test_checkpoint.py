@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 
 from coralx.checkpoint_files import checkpoint_path
 from coralx.errors import CheckpointError, StoreError
+from coralx.interrupts import stoppable
 from coralx.records import LoRAConfig
+from coralx.train import checkpoint
 from coralx.train.adapters import Weights, largest_difference
 from coralx.train.checkpoint import (
     Checkpoint,
@@ -84,6 +89,25 @@ def test_a_file_cut_short_is_damaged(share: float, tmp_path: Path) -> None:
     path = checkpoint_path(tmp_path, name)
     os.truncate(path, int(share * path.stat().st_size))
     with pytest.raises(CheckpointError, match="damaged"):
+        load_checkpoint(tmp_path, name)
+
+
+def test_a_signal_while_a_file_is_read_stops_and_damages_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Raised inside safetensors, KeyboardInterrupt comes out as an error of it."""
+    name = save_checkpoint(tmp_path, make())
+    usual = checkpoint.safe_open
+
+    def interrupted(*given: Any, **more: Any) -> Any:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt as error:
+            raise SafetensorError("could not determine the shape") from error
+        return usual(*given, **more)
+
+    monkeypatch.setattr(checkpoint, "safe_open", interrupted)
+    with pytest.raises(KeyboardInterrupt), stoppable():
         load_checkpoint(tmp_path, name)
 
 

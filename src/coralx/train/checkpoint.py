@@ -81,7 +81,8 @@ def load_checkpoint(folder: Path, name: str) -> Checkpoint:
             "the checkpoint again"
         )
     try:
-        with safe_open(path, framework="pt") as file:
+        # A Ctrl-C that came inside safetensors would be an error of it, as of a damaged file.
+        with unbroken(), safe_open(path, framework="pt") as file:
             facts = dict(file.metadata())
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         stated, stands_for = facts.pop("sha256"), facts.pop("stands_for", None)
@@ -101,7 +102,7 @@ def load_checkpoint(folder: Path, name: str) -> Checkpoint:
 def is_stand_in(folder: Path, name: str) -> bool:
     """Whether a checkpoint that can be loaded holds other weights than those recorded by its id: a
     repair came to other bits."""
-    with safe_open(checkpoint_path(folder, name), framework="pt") as file:
+    with unbroken(), safe_open(checkpoint_path(folder, name), framework="pt") as file:
         return "stands_for" in file.metadata()
 
 
