@@ -173,8 +173,7 @@ class Search(ABC):
         name = result.genome.id
         self._past[name].append(result)
         self.results.append(result)
-        if self._config.measures_all(self._stages[result.stage_index]):
-            self._front.add(result)  # else P1 alone is known of it, and no threshold to serve by
+        self._front.add(result)
         job = self._open.get(self._awaited.pop((name, result.stage_index), ""))
         if job and not any((g.id, job.stage_index) in self._awaited for g in job.genomes):
             del self._open[job.id]
