@@ -16,14 +16,13 @@ from typing import Any
 from coralx.errors import DataError
 
 READERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
-# Limits that no data set for fine-tuning meets and a damaged or hostile file soon does.
-MAX_ROWS = 10_000_000
-SEPARATORS = {";": "';'", "\t": "tabs", "|": "'|'"}  # that other programs write in place of commas
-# Told of a CSV file whose quotes do not match.
-QUOTES = (
+UNMATCHED_QUOTES = (
     ": a text in quotes is not closed, or goes on behind its closing quote; write a quote in it "
     'twice ("")'
 )
+# Limits that no data set for fine-tuning meets and a damaged or hostile file soon does.
+MAX_ROWS = 10_000_000
+SEPARATORS = {";": "';'", "\t": "tabs", "|": "'|'"}  # that other programs write in place of commas
 MAX_UNPACKED = 16 * 2**30  # bytes of a Parquet file's columns before compression
 PARQUET_ROWS = 256  # in memory at once; a row can hold a picture
 # An archive would be read as damaged text.
@@ -319,7 +318,7 @@ def _look_through(path: Path) -> set[int]:
         except csv.Error as error:
             quoted = any(told in str(error) for told in ("end of data", "expected after"))
             raise DataError(
-                f"{path}: line {reader.line_num}: {error}{QUOTES if quoted else ''}"
+                f"{path}: line {reader.line_num}: {error}{UNMATCHED_QUOTES if quoted else ''}"
             ) from None
         except UnicodeDecodeError:
             _check_text(path)  # says where

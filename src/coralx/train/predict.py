@@ -135,7 +135,7 @@ class Predictor:
         """
         images = [None] * len(texts) if images is None else images
         _check_lists(texts, images)
-        if self._tower is not None:  # as they are kept of the rows of files
+        if self.reads_pictures:  # as they are kept of the rows of files
             images = [image and keep_small(image) for image in images]
         return self._score(texts, images)
 
