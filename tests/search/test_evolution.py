@@ -248,6 +248,22 @@ def test_who_passed_an_earlier_stage_breeds_where_a_later_one_stops_all(
     assert funnel(evolution)[2]["S0_sanity"] == 8
 
 
+def test_what_all_pass_is_no_front_though_the_next_stage_stops_everyone(settings, answer) -> None:
+    """After a stage that selects nobody P1 alone is measured, and no threshold to serve by."""
+    plain = {"epoch_budget": 0.5, "data_percentage": 100}
+    stages = [
+        {"name": "a", "survival_rate": 0.5, **plain},
+        {"name": "b", "survival_rate": 1.0, **plain},
+        {"name": "c", "survival_rate": 1.0, **plain},
+    ]
+    config = settings(
+        hyperband={"training_stages": stages, "grow_rank_at": None}, evolution={"generations": 1}
+    )
+    evolution = run(Evolution(config), answer, spoil=spoiler("c", stopped=NAN_STOP))
+    assert {result.stage for result in evolution.front()} == {"a"}
+    assert not {"b", "c"} & set(evolution.closed[0].front_stages)
+
+
 def test_a_later_generation_without_survivors_closes_with_its_parents(
     settings, answer, funnel
 ) -> None:

@@ -34,7 +34,7 @@ def test_it_is_the_front_of_all_added_so_far(make_result, lives, full_from: int,
         for i, life in enumerate(lives)
         if life
     }
-    running, told = RunningFront(NAMES, full_from), []
+    running, told = RunningFront(NAMES, full_from, lambda _: True), []
     while waiting:
         name = rng.choice(sorted(waiting))
         told.append(waiting[name].pop(0))
@@ -44,3 +44,17 @@ def test_it_is_the_front_of_all_added_so_far(make_result, lives, full_from: int,
             assert running.members() == selection.latest(selection.points(told, NAMES, full_from))
     shuffled = random.Random(0).sample(told, len(told))  # noqa: S311
     assert running.members() == selection.latest(selection.points(shuffled, NAMES, full_from))
+
+
+def test_what_is_measured_in_part_counts_until_something_is_measured_as_a_whole(
+    make_result,
+) -> None:
+    """Whichever comes first: after a stage that selects nobody P1 alone is known."""
+    whole = make_result("a", 0, objectives=dict.fromkeys(NAMES, 0.5))
+    part = make_result("b", 1, objectives={NAMES[0]: 0.9})
+    for order in ((whole, part), (part, whole)):
+        running = RunningFront(NAMES, 2, lambda result: len(result.objectives) == len(NAMES))
+        running.add(order[0])
+        assert running.members() == [order[0]]
+        running.add(order[1])
+        assert running.members() == running.points() == [whole]

@@ -70,7 +70,9 @@ class Search(ABC):
         self._parents: list[TrainingResult] = []  # best results of those who survived, best first
         self._closed: list[Generation] = []
         self._bounds: selection.Bounds = {}
-        self._front = RunningFront(config.objectives, measured_in_full(config, image_task))
+        self._front = RunningFront(
+            config.objectives, measured_in_full(config, image_task), self._is_measured
+        )
         founders = _check_given(config, population) if population is not None else None
         self._founders = founders or breeding.draw_founders(config.space, config.evolution)
         self._size = len(self._founders)
@@ -144,7 +146,8 @@ class Search(ABC):
 
     def front(self) -> list[TrainingResult]:
         """The results that nothing dominates among those measured in full; until there are any, at
-        the highest stage that a genome passed. In order of genome id."""
+        the highest stage that a genome passed and that measures all objectives. In order of genome
+        id."""
         return self._front.members()
 
     @abstractmethod
@@ -177,6 +180,9 @@ class Search(ABC):
         job = self._open.get(self._awaited.pop((name, result.stage_index), ""))
         if job and not any((g.id, job.stage_index) in self._awaited for g in job.genomes):
             del self._open[job.id]
+
+    def _is_measured(self, result: TrainingResult) -> bool:
+        return self._config.measures_all(self._stages[result.stage_index])
 
     def _last_of(self, genomes: Iterable[str]) -> list[TrainingResult]:
         return [self._past[name][-1] for name in genomes if self._past[name]]

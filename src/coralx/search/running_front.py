@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from coralx.records import TrainingResult
 from coralx.search import selection
@@ -17,10 +17,14 @@ class RunningFront:
     Args:
         names: of the objectives.
         full_from: as of `selection.points`.
+        measured: whether all objectives of a result are known. What has P1 alone counts only until
+            there is one of which it is so.
     """
 
-    def __init__(self, names: Sequence[str], full_from: int) -> None:
-        self._names, self._full_from = names, full_from
+    def __init__(
+        self, names: Sequence[str], full_from: int, measured: Callable[[TrainingResult], bool]
+    ) -> None:
+        self._names, self._full_from, self._measured = names, full_from, measured
         self._points: list[TrainingResult] = []
         self._fresh: list[TrainingResult] = []  # added since the points were taken
         self._front: list[TrainingResult] = []
@@ -44,6 +48,7 @@ class RunningFront:
         if not self._fresh:
             return
         known = [*self._points, *self._fresh]  # what is dominated stays so
-        self._points = selection.points(known, self._names, self._full_from)
+        whole = [result for result in known if self._measured(result)]
+        self._points = selection.points(whole or known, self._names, self._full_from)
         self._front = selection.latest(self._points)
         self._fresh = []
