@@ -43,9 +43,11 @@ def run(
         tidy: called whenever results have been told, to remove what nobody needs any more.
         begin: called once what is known has been replayed: all told from then on is new.
     """
-    evolution.recall(history.jobs)
-    for result in history.results:  # resume = replay
-        evolution.tell(result)
+    for fact in history.order:  # resume = replay
+        if isinstance(fact, Job):
+            evolution.recall(fact)
+        else:
+            evolution.tell(fact)
     begin(evolution)
     recorded = len(history.generations)
     while True:

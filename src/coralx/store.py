@@ -76,7 +76,8 @@ class _Facts(BaseModel, strict=True):
 @dataclass
 class History:
     """What a journal says, in its order. `facts` are those of the start of the run, `resumed` those
-    of the rows and of where each later sitting computes: see `coralx.runs.facts`.
+    of the rows and of where each later sitting computes: see `coralx.runs.facts`. `order` has jobs
+    and results among each other, as they were given and told.
 
     `seconds` counts every sitting up to its last record; a killed one is known no further.
     """
@@ -85,6 +86,7 @@ class History:
     facts: dict[str, Any]
     jobs: list[Job] = field(default_factory=list)
     results: list[TrainingResult] = field(default_factory=list)
+    order: list[Job | TrainingResult] = field(default_factory=list)
     generations: list[Generation] = field(default_factory=list)
     tests: list[TestResult] = field(default_factory=list)
     repairs: list[Repair] = field(default_factory=list)
@@ -260,9 +262,13 @@ def _begin(path: Path, first: tuple[str, Any, float] | None) -> History:
 def _apply(history: History, kind: str, value: Any) -> None:
     match kind:
         case "job":
-            history.jobs.append(Job.model_validate(value))
+            job = Job.model_validate(value)
+            history.jobs.append(job)
+            history.order.append(job)
         case "results":  # of one job: whole or absent, so that no finished stage is trained again
-            history.results += [TrainingResult.model_validate(item) for item in value]
+            results = [TrainingResult.model_validate(item) for item in value]
+            history.results += results
+            history.order += results
         case "generation":
             history.generations.append(Generation.model_validate(value))
         case "test":

@@ -202,7 +202,7 @@ def test_an_asynchronous_run_goes_by_virtual_time_and_its_journal_gives_it_again
     again = new_search(config)
     for kind, value in store.records:
         if kind == "job":
-            again.recall([value])
+            again.recall(value)
         for result in value if kind == "results" else ():
             again.tell(result)
     assert again.finished

@@ -77,7 +77,7 @@ def test_replayed_it_ends_where_it_did(history: History) -> None:
 def test_stopped_anywhere_it_goes_on_with_the_same_jobs(history: History, told: int) -> None:
     names = [job.id for job in history.jobs[:told]]
     results = [result for result in history.results if result.job in names]
-    part = replace(history, jobs=history.jobs[:told], results=results, generations=[])
+    part = replace(history, order=[*history.jobs[:told], *results], generations=[])
     executor = Recorded(history)
     run(_search(history), executor, NoStore(), part)
     assert executor.jobs == history.jobs[told:]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+from collections.abc import Iterable
 from typing import get_args
 
 import pytest
@@ -49,6 +51,15 @@ class Workers:
         while not search.finished:
             self.step(search)
         return search
+
+
+def replay(facts: Iterable[Job | TrainingResult], search: Search) -> None:
+    """As a resumed run does it."""
+    for fact in facts:
+        if isinstance(fact, Job):
+            search.recall(fact)
+        else:
+            search.tell(TrainingResult.model_validate_json(fact.model_dump_json()))
 
 
 @pytest.fixture(scope="session")
@@ -142,10 +153,7 @@ def test_a_journal_cut_anywhere_goes_on_with_the_same_jobs(
     while not search.finished and (not crew.facts or rng.random() > 0.02 * share):
         crew.step(search)
     again = new_search(config)
-    again.recall(fact for fact in crew.facts if isinstance(fact, Job))
-    for fact in crew.facts:
-        if isinstance(fact, TrainingResult):
-            again.tell(TrainingResult.model_validate_json(fact.model_dump_json()))
+    replay(crew.facts, again)
     assert again.finished == search.finished
     assert again.closed == search.closed
     assert again.references() == search.references()
@@ -153,6 +161,30 @@ def test_a_journal_cut_anywhere_goes_on_with_the_same_jobs(
     one, two = (Workers(workers, SEEDED(1), answer) for _ in range(2))
     assert one.run(again).closed == two.run(search).closed
     assert one.given[workers:] == two.given[workers:]
+
+
+def test_a_large_rung_cut_while_its_last_are_given_goes_on_with_the_same_jobs(asha, answer) -> None:
+    """Who goes on by a rank among all of a generation at rest is found at once and given in several
+    jobs: once one of these is open the generation rests no more, and a new look finds nobody."""
+    plain = {"epoch_budget": 0.1, "data_percentage": 100}
+    stages = [
+        {"name": "all_go_on", "survival_rate": 1.0, **plain},
+        {"name": "last", "survival_rate": 0.1, **plain},
+    ]
+    config = asha(
+        hyperband={"training_stages": stages, "grow_rank_at": None},
+        training={"pack_size": 1},
+        evolution={"population": 67, "generations": 2},
+    )
+    crew = Workers(3, SEEDED(0), answer)
+    crew.run(new_search(config))
+    for end in range(len(crew.facts) - 30, len(crew.facts)):
+        known, later = crew.facts[:end], crew.facts[end:]
+        if isinstance(known[-1], Job):
+            search = new_search(config)
+            replay(known, search)
+            given = list(itertools.takewhile(lambda fact: isinstance(fact, Job), later))
+            assert [job for job in search.ask(3) if job not in known] == given, f"cut at {end}"
 
 
 @hypothesis_settings(max_examples=20)

@@ -117,8 +117,8 @@ class Search(ABC):
             ExtinctError: no genome is left that could go on or breed.
         """
 
-    def recall(self, jobs: Iterable[Job]) -> None:  # noqa: B027 - where results alone decide
-        """Learn which jobs were given before a stop, in that order; then tell their results."""
+    def recall(self, job: Job) -> None:  # noqa: B027 - where results alone decide
+        """Learn that a job was given before a stop: each at its place among the results told."""
 
     def judge(self, result: TrainingResult) -> TrainingResult | None:
         """The result as `tell` would keep it; nothing changes. For what must be written down

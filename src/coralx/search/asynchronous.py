@@ -34,8 +34,9 @@ class AsynchronousEvolution(Search):
     """Rungs without waiting.
 
     What is told is a function of the results in their order; which jobs are given depends on the
-    jobs given before, too. So a replay is exact that first recalls the jobs; without them jobs
-    that were under way may be given in other packs, and nothing told is lost.
+    jobs given before, too, and on what was told by then. So a replay is exact that recalls each job
+    where it was given; without them jobs that were under way may be given in other packs, and
+    nothing told is lost.
 
     A generation closes with the first result of a later one, the last with the end: `closed` says
     what was known by then. `generation` is the newest one told.
@@ -99,8 +100,11 @@ class AsynchronousEvolution(Search):
         self._check_extinct()
         return kept
 
-    def recall(self, jobs: Iterable[Job]) -> None:
-        self._give({job.id: job for job in jobs}.values())
+    def recall(self, job: Job) -> None:
+        if job.id in self._open:  # given again by a later sitting
+            return
+        self._next_job()  # notes who is due together with it, as when it was given
+        self._give([job])
 
     def _give(self, jobs: Iterable[Job]) -> None:
         for job in jobs:
