@@ -19,6 +19,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 from typer.testing import CliRunner
 
 from coralx.adapter_files import ADAPTER, PROJECTOR, SIDECAR, read_facts, seal_adapter
@@ -194,6 +195,38 @@ def test_bad_rows_that_shall_pass_come_out_with_an_error(
     assert found[0]["error"].startswith("row 1: text must be")
     assert predictor.bad - before == 3
     assert len(list(predictor.predict(rows[:1], tmp_path, skip=True))) == 1
+
+
+def test_a_text_that_the_base_has_no_token_for_is_a_bad_row(
+    tiny_model: Callable[..., Backbone],
+    genome: Callable[..., Genome],
+    draw_weights: Any,
+    tmp_path: Path,
+) -> None:
+    """Its number is named, the rows before it are scored, and --on-bad-rows skip passes it by."""
+    base, folder = tmp_path / "base", tmp_path / "adapter"
+    shutil.copytree(tiny_model("llama").path, base)
+    tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
+    tokenizer.add_special_tokens([f"<{i}>" for i in range(40)])
+    tokenizer.save(str(base / "tokenizer.json"))
+    backbone = Backbone(str(base), torch.device("cpu"), torch.float32)
+    own = genome(r=2, target_modules=("query",), layers=1)
+    facts = {**FACTS, "base_model": str(base), "vision_tower": None, "max_tokens": 8}
+    weights = draw_weights(backbone, own)
+    export_adapter(folder, backbone, own, own.lora_cfg, weights, facts)
+    predictor = Predictor(folder, "cpu")
+    rows = [{"text": text} for text in ("bake", "bake <39>", "", "bake " * 9 + "<39>")]
+    found = list(predictor.predict(rows, tmp_path, skip=True))
+    assert [sorted(row.keys() - {"text"}) for row in found] == [
+        ["score", "unsafe"], ["error"], ["error"], ["score", "unsafe"]
+    ]  # fmt: skip
+    assert found[1]["error"].startswith("row 2: text 'bake <39>' has token ")
+    given = predictor.predict(rows, tmp_path)
+    assert next(given)["text"] == "bake"
+    with pytest.raises(DataError, match=r"row 2: text 'bake <39>' .* --on-bad-rows skip"):
+        next(given)
+    with pytest.raises(DataError, match=r"text 2: text 'bake <39>' has token"):
+        predictor.score(["bake", "bake <39>"])
 
 
 @pytest.mark.parametrize("skip", [False, True])

@@ -137,6 +137,17 @@ class Backbone:
             found += [self._end(own) for own in ids] if self.family.causal else ids
         return found, cut
 
+    def check_text(self, text: str, max_tokens: int) -> None:
+        """Pass if the model can be given the text. Few tokenizers make one that it cannot: those
+        alone are asked.
+
+        Raises:
+            DataError: as `tokenize`.
+        """
+        if self._may_fail:
+            ids = self.tokenizer(text, truncation=True, max_length=max_tokens)["input_ids"]
+            self._check_ids(text, ids)
+
     def check_length(self, max_tokens: int) -> None:
         """Pass if texts of so many tokens go through the blocks as through the uncut model.
 
@@ -247,6 +258,12 @@ class Backbone:
                 f"base_model: {self.name} has embeddings of {self._vocabulary} tokens, and its "
                 f"tokenizer gives ids up to {most}; save the tokenizer that belongs to the model"
             )
+
+    @functools.cached_property
+    def _may_fail(self) -> bool:
+        """Whether there are texts without a token, or tokens without an embedding."""
+        beyond = any(i >= self._vocabulary for i in self.tokenizer.added_tokens_decoder)
+        return beyond or not self.tokenizer("")["input_ids"]
 
     @torch.no_grad()
     def _try_out(self) -> None:

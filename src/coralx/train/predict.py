@@ -134,7 +134,7 @@ class Predictor:
             DataError: something else than a list of texts with as many images, or what is no text.
         """
         images = [None] * len(texts) if images is None else images
-        _check_lists(texts, images)
+        _check_lists(texts, images, self._check_text)
         if self.reads_pictures:  # as they are kept of the rows of files
             images = [image and keep_small(image) for image in images]
         return self._score(texts, images)
@@ -170,8 +170,8 @@ class Predictor:
             folder: that relative picture paths are taken from.
             text_column, image_column: those of the training rows if None.
             allow_outside: let paths of pictures lead out of the folder.
-            skip: give a row without text or with an unreadable picture an `error` in place of
-                the two, rather than stop there.
+            skip: give a row without text, with text that the base model has no token for or with
+                an unreadable picture an `error` in place of the two, rather than stop there.
 
         Raises:
             DataError: such a row, unless `skip`, or one with columns of these names; it names the
@@ -223,6 +223,10 @@ class Predictor:
             value = next(scores)
             yield {**_echo(row.row), "score": value, "unsafe": value >= self.threshold}
 
+    def _check_text(self, text: Any) -> None:
+        check_text(text)
+        self._backbone.check_text(text, self.max_tokens)
+
     def _read(
         self,
         place: str,
@@ -239,7 +243,7 @@ class Predictor:
             )
         text, image = row[text_column], row.get(image_column)
         try:
-            check_text(text)
+            self._check_text(text)
             if self.reads_pictures:
                 return text, read_image(image, folder, allow_outside)
         except DataError as error:
@@ -253,7 +257,9 @@ class Predictor:
         return text, None
 
 
-def _check_lists(texts: Sequence[str], images: Sequence[bytes | None]) -> None:
+def _check_lists(
+    texts: Sequence[str], images: Sequence[bytes | None], check: Callable[[str], None]
+) -> None:
     if isinstance(texts, str):
         raise DataError(f"texts must be a list of texts, got {texts!r:.40}; put it into a list")
     if len(texts) != len(images):
@@ -263,7 +269,7 @@ def _check_lists(texts: Sequence[str], images: Sequence[bytes | None]) -> None:
         )
     for number, text in enumerate(texts, start=1):
         try:
-            check_text(text)
+            check(text)
         except DataError as error:
             raise DataError(f"text {number}: {error}") from None
 
