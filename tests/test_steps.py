@@ -14,18 +14,10 @@ def test_stage_steps_are_unrounded() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "percentage", "batch", "expected"),
-    [
-        (1000, 100, 8, 125),
-        (1001, 100, 8, 126),
-        (1000, 5, 8, 7),
-        (3, 5, 8, 1),
-        (1000, 0.1, 1, 1),
-        (0, 100, 8, 0),
-    ],
+    ("rows", "batch", "expected"), [(1000, 8, 125), (1001, 8, 126), (3, 8, 1), (1, 1, 1), (0, 8, 0)]
 )
-def test_batches_round_up(rows: int, percentage: float, batch: int, expected: int) -> None:
-    assert count_batches(rows, percentage, batch) == expected
+def test_batches_round_up(rows: int, batch: int, expected: int) -> None:
+    assert count_batches(rows, batch) == expected
 
 
 def test_whole_steps_round_up_but_for_the_noise_of_floats() -> None:
@@ -35,9 +27,8 @@ def test_whole_steps_round_up_but_for_the_noise_of_floats() -> None:
 
 def test_steps_of_the_default_stages_by_hand() -> None:
     """8000 rows in batches of 8: 400, 1600, 8000, 8000 rows."""
-    shares = [count_batches(8000, stage.data_percentage, 8) for stage in DEFAULT_STAGES]
-    assert shares == [50, 200, 1000, 1000]
+    subsets = [400, 1600, 8000, 8000]
+    assert [count_batches(rows, 8) for rows in subsets] == [50, 200, 1000, 1000]
     assert [float(stage_steps(stage, 1000)) for stage in DEFAULT_STAGES] == [2.5, 60, 1000, 2000]
-    whole = [trained_steps(stage, 8000, 8, stage.data_percentage) for stage in DEFAULT_STAGES]
+    whole = [trained_steps(*each, 8) for each in zip(DEFAULT_STAGES, subsets, strict=True)]
     assert whole == [3, 60, 1000, 2000]
-    assert trained_steps(DEFAULT_STAGES[0], 400, 8) == 3

@@ -21,9 +21,9 @@ LEAST_SCALED = 10
 _NOISE = 1e-9  # of a product in floats: 0.1 x 30 is three steps, not four
 
 
-def count_batches(rows: int, data_percentage: float, batch_size: int) -> int:
-    """Batches in a stage's subset of `rows`: both the subset and its last batch are rounded up."""
-    return math.ceil(math.ceil(exact(data_percentage) / 100 * rows) / Fraction(batch_size))
+def count_batches(rows: int, batch_size: int) -> int:
+    """Batches of so many rows; the last may be smaller."""
+    return math.ceil(rows / batch_size)
 
 
 def stage_steps(stage: TrainingStage, steps_per_epoch: float) -> Fraction:
@@ -40,12 +40,9 @@ def whole_steps(steps: float) -> int:
     return math.ceil(steps - _NOISE)
 
 
-def trained_steps(
-    stage: TrainingStage, rows: int, batch_size: int, data_percentage: float = 100.0
-) -> int:
-    """The steps of a genome that stays to a stage's end; `rows` are those of the stage's subset, or
-    those of which it is `data_percentage`."""
-    return whole_steps(stage.epoch_budget * count_batches(rows, data_percentage, batch_size))
+def trained_steps(stage: TrainingStage, rows: int, batch_size: int) -> int:
+    """The steps of a genome that stays to a stage's end, of the `rows` of the stage's subset."""
+    return whole_steps(stage.epoch_budget * count_batches(rows, batch_size))
 
 
 def exact(number: float) -> Fraction:

@@ -68,7 +68,6 @@ def test_stages_that_cost_more_than_full_training_are_not_called_fewer() -> None
 def test_planned_whole_steps_are_those_of_training() -> None:
     config = load_config(None, {"data": {"max_rows": 96}})
     plan = plan_run(config)
-    # 5 % of 96 rows: one batch, 0.05 steps; 20 %: 3 batches, 0.9 steps; 100 %: 12 batches
     assert [s["whole_steps_per_genome"] for s in plan["stages"]] == [1, 1, 12, 24]
     assert plan["whole"]["naive_steps"] == 8 * 24
     assert plan["whole"]["speedup"] < plan["speedup"]
@@ -101,6 +100,32 @@ def test_whole_steps_round_subset_and_batches_up() -> None:
     # 5 % of 100 rows: one batch, 0.05 steps; 20 %: 3 batches, 0.9 steps; 100 %: 13 batches
     stages = plan_run(config)["stages"]
     assert [s["whole_steps_per_genome"] for s in stages] == [1, 1, 13, 26]
+
+
+def test_a_stage_has_its_share_of_each_task_rounded_up(tmp_path: Path) -> None:
+    """Of 20 tasks in both classes three rows each: 5 % of 120 rows are not 6 but 40."""
+    path = tmp_path / "train.parquet"
+    rows = [
+        {"text": f"{task} {label} {i}", "label": label, "task": f"task {task}"}
+        for task in range(20)
+        for label in (0, 1)
+        for i in range(3)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    others = {name: tmp_path / f"{name}.parquet" for name in ("validation", "test")}
+    for name, other in others.items():
+        pq.write_table(pa.Table.from_pylist([{**r, "text": name + r["text"]} for r in rows]), other)
+    stage = {"epoch_budget": 1, "data_percentage": 5, "survival_rate": 1, "max_grad_norm": 3}
+    stages = [{"name": "a", **stage}, {"name": "b", **stage, "data_percentage": 100}]
+    config = load_config(
+        {
+            "data": {"train": path, **others},
+            "hyperband": {"training_stages": stages, "grow_rank_at": None},
+        }
+    )
+    planned = plan_run(config)["stages"]
+    assert [stage["whole_steps_per_genome"] for stage in planned] == [5, 15]
+    assert planned[0]["idle_gates"] == {}
 
 
 def test_estimates_have_a_plausible_size() -> None:

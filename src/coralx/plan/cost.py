@@ -3,7 +3,7 @@ rest estimated."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,7 @@ from coralx.steps import (
     trained_steps,
     whole_steps,
 )
+from coralx.train.data import subset
 from coralx.train.splits import Splits, count_for_stages, load_splits
 
 DRAWN = 256  # genomes that FLOPs and memory are estimated from, at most
@@ -41,12 +42,13 @@ Plan = dict[str, Any]
 
 @dataclass(frozen=True)
 class _Data:
-    """What is known of the rows. `rows` is None where steps were given instead, `tokens_per_row`
-    where the rows cannot be seen from here. `pictured`: some training rows have pictures;
-    `measured`: so have validation rows of both classes. `exact`: no picture that cannot be opened
-    will leave out a row."""
+    """What is known of the rows. `rows`, and `subsets` by the percentage of them that stages train
+    on, are None where steps were given instead, `tokens_per_row` where the rows cannot be seen from
+    here. `pictured`: some training rows have pictures; `measured`: so have validation rows of both
+    classes. `exact`: no picture that cannot be opened will leave out a row."""
 
     rows: int | None
+    subsets: Mapping[float, int] | None
     steps_per_epoch: float
     tokens_per_row: float | None
     pictured: bool
@@ -125,14 +127,17 @@ def _look_at_rows(config: Config, steps_per_epoch: float | None, vocabulary: int
             raise
         tower = config.vision_tower is not None
         refused = f"a run would refuse the rows: {error}"
-        return _Data(None, steps_per_epoch, None, tower, tower, {}, (refused,))
+        return _Data(None, None, steps_per_epoch, None, tower, tower, {}, (refused,))
     rows = len(splits.train)
     texts = {name: getattr(splits, name).texts for name in ("train", "validation", "test")}
     most = config.data.max_tokens
     lengths = {name: estimate_lengths(own, most, vocabulary) for name, own in texts.items()}
+    shares = {stage.data_percentage for stage in config.hyperband.stages}
+    counts = {share: len(subset(splits.train, share, config.evolution.seed)) for share in shares}
     return _Data(
         rows=rows if steps_per_epoch is None else None,
-        steps_per_epoch=steps_per_epoch or count_batches(rows, 100, config.training.batch_size),
+        subsets=counts if steps_per_epoch is None else None,
+        steps_per_epoch=steps_per_epoch or count_batches(rows, config.training.batch_size),
         tokens_per_row=lengths["train"].tokens,
         pictured=config.choose_tower(any(splits.train.images)) is not None,
         measured=splits.measures_pictures,
@@ -170,8 +175,8 @@ def _plan_stages(
     size, lines = config.training.batch_size, []
     estimates = _estimate(config, plan, data, shape)
     for stage, line, estimate in zip(trained, plan.stages, estimates, strict=True):
-        if data.rows:
-            steps = trained_steps(stage, data.rows, size, stage.data_percentage)
+        if data.subsets:
+            steps = trained_steps(stage, data.subsets[stage.data_percentage], size)
         else:
             steps = whole_steps(float(stage_steps(stage, data.steps_per_epoch)))
         whole = {"whole_steps_per_genome": steps, "whole_steps": steps * line.genomes}

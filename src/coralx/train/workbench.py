@@ -83,7 +83,7 @@ class Workbench:
         self.rows = self._encode(say)
         self.labels = torch.tensor(self.splits.train.labels, device=self.device).float()
         size = config.training.batch_size
-        self.steps_per_epoch = count_batches(len(self.splits.train), 100, size)
+        self.steps_per_epoch = count_batches(len(self.splits.train), size)
         self._validation: EvaluationSet | None = None
         self._parts: dict[float, EvaluationSet] = {}
         self._test: EvaluationSet | None = None
