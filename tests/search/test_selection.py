@@ -233,6 +233,14 @@ def test_hypervolume_by_hand(scored) -> None:
     assert selection.hypervolume([], NAMES) == 0
 
 
+def test_a_full_box_is_no_more_than_full(make_result) -> None:
+    names = tuple(f"own:{i}" for i in range(7))
+    best = [make_result("a", 0, objectives=dict.fromkeys(names, 1.0))]
+    for count in range(1, 8):
+        bounds = dict.fromkeys(names, (0.0, 1.0))
+        assert selection.hypervolume(best, names[:count], bounds) <= 1.0
+
+
 def test_hypervolume_leaves_out_what_nobody_has_and_clips(make_result) -> None:
     names = ("task_skill", "cross_modal_gain", "memory")
     results = [

@@ -176,6 +176,13 @@ def test_values_that_are_equal_under_two_names_are_refused(twins) -> None:
         load_config({"space": {"mine": {"kind": "choice", "values": twins}}})
 
 
+def test_ends_further_apart_than_floats_go_are_refused() -> None:
+    with pytest.raises(
+        ConfigError, match=r"space\.mine\.high: high - low must be finite, got -1e\+308 to 1e\+308"
+    ):
+        load_config({"space": {"mine": {"kind": "float", "low": -1e308, "high": 1e308}}})
+
+
 def test_size_of_a_continuous_space_is_infinite() -> None:
     assert space.size(DEFAULT_SPACE) == math.inf
     assert space.size({"alpha": Float(low=8, high=8), "r": Choice(values=(2, 2, 4))}) == 2
@@ -209,6 +216,13 @@ def test_conditional_genes_are_counted_drawn_and_left_at_rest() -> None:
         assert (mine is not None) == (lora.use_rslora and lora.alpha == 16)
     with pytest.raises(ConfigError, match=r"population 11 .* the space holds 10"):
         space.sample_distinct(CONDITIONAL, 11, np.random.default_rng(0))
+
+
+def test_conditions_may_make_more_forms_than_can_be_gone_through() -> None:
+    genes = {f"g{i:02}": Choice(values=(1, 2)) for i in range(60)}
+    genes["last"] = Choice(values=(1, 2), when=dict.fromkeys(genes, (1,)))
+    found = space.sample_distinct(genes, 10, np.random.default_rng(0))
+    assert len({space.key(genome) for genome in found}) == 10
 
 
 @given(SEEDS)

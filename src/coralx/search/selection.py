@@ -213,7 +213,8 @@ def hypervolume(
 def _exact_share(scaled: Matrix) -> float:
     from moocore import hypervolume as volume
 
-    return float(volume(scaled, ref=REFERENCE) / REFERENCE ** scaled.shape[1])
+    share = volume(scaled, ref=REFERENCE) / REFERENCE ** scaled.shape[1]
+    return min(1.0, float(share))  # of a box that is full it may round beyond
 
 
 def _estimated_share(scaled: Matrix) -> float:

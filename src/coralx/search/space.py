@@ -48,7 +48,7 @@ def sample_distinct(space: Space, count: int, rng: Generator) -> tuple[Genome, .
     Raises:
         ConfigError: the space holds fewer than `count` genomes.
     """
-    total = size(space)
+    total = size(space, enough=_SPARSE * count)
     if total < count:
         rule = f"population {count} needs as many different genomes, the space holds {total:.0f}"
         raise ConfigError("space", [f"{rule}; widen a gene or lower evolution.population"])
@@ -127,9 +127,15 @@ def key(genome: Genome) -> Key:
     return tuple(sorted(genome.genes().items()))
 
 
-def size(space: Space) -> float:
-    """How many different genomes the space holds; infinity where a gene is continuous."""
-    return sum(_count_form(space, free) for _, free in _forms(space))
+def size(space: Space, enough: float = math.inf) -> float:
+    """How many different genomes the space holds; infinity where a gene is continuous. Nothing is
+    counted beyond `enough`: conditions can make more forms of a genome than can be gone through."""
+    total = 0.0
+    for _, free in _forms(space):
+        total += _count_form(space, free)
+        if total > enough:
+            break
+    return total
 
 
 def ordered(space: Space) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from graphlib import CycleError, TopologicalSorter
 from typing import Annotated, Literal
@@ -89,6 +90,9 @@ class Float(GeneSettings):
     @classmethod
     def _check_order(cls, high: float, info: ValidationInfo) -> float:
         _check_not_below(high, info)
+        low = info.data.get("low")
+        if low is not None and not math.isfinite(high - low):
+            raise ValueError(f"high - low must be finite, got {low} to {high}; narrow the range")
         return high
 
     @field_validator("log")
