@@ -108,9 +108,10 @@ def test_columns_are_named_by_the_settings(write: Write, tmp_path: Path) -> None
 
 
 def test_tasks_become_strings_and_a_missing_one_is_all(write: Write) -> None:
-    rows = [{**PLAIN[0], "task": 3}, {**PLAIN[1], "task": None}, {**PLAIN[0], "task": " \t"}]
+    tasks = (3, None, " \t", 3.0)  # 3.0: of a column in which some are missing
+    rows = [{**PLAIN[0], "task": task} for task in tasks]
     path = write(rows)
-    assert _read(path).tasks == ("3", "all", "all")
+    assert _read(path).tasks == ("3", "all", "all", "3")
     assert read_rows(path, DataSettings()).without_task == 2
 
 
@@ -174,6 +175,7 @@ BAD_VALUES = [
     ({"label": 2}, "label must be 0 or 1, got 2"),
     ({"label": 0.5}, "label must be 0 or 1, got 0.5"),
     ({"label": None}, "label must be 0 or 1, got None"),
+    ({"label": "0_1"}, "label must be 0 or 1, got '0_1'"),
     ({"label": "unsafe"}, "label must be 0 or 1, got 'unsafe'"),
     ({"text": ""}, "text must be a non-empty string, got ''"),
     ({"text": " \n"}, "text must be a non-empty string"),

@@ -134,7 +134,9 @@ def read_safe(label: Any) -> int:
 
 
 def read_number(word: str) -> float | None:
-    """Of a cell of a CSV file: 1, 1.0 or True."""
+    """Of a cell of a CSV file: 1, 1.0 or True; not 1_0, which is a number to Python alone."""
+    if "_" in word:
+        return None
     try:
         return float({"true": "1", "false": "0"}.get(word.strip().lower(), word))
     except ValueError:

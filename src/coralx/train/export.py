@@ -277,8 +277,9 @@ def import_adapter(folder: Path, backbone: Backbone) -> Weights:
         ModelError: files are missing, damaged, of another base model, or hold NaN or infinity.
     """
     try:
-        tensors = load_file(folder / ADAPTER)
-        extra = load_file(folder / PROJECTOR) if (folder / PROJECTOR).exists() else {}
+        with unbroken():  # a Ctrl-C inside safetensors would be an error of it
+            tensors = load_file(folder / ADAPTER)
+            extra = load_file(folder / PROJECTOR) if (folder / PROJECTOR).exists() else {}
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{folder}: the adapter cannot be read: {error}") from None
     lora = {}

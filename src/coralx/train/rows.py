@@ -174,6 +174,8 @@ def _check_row(
 
 
 def _read_task(value: Any) -> str:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # a column of numbers in which some are missing is read as floats
     task = "all" if _names_no_task(value) else str(value)
     if len(task) > MAX_TASK:
         raise DataError(
