@@ -33,6 +33,7 @@ from coralx.steps import (
     whole_steps,
 )
 from coralx.train.data import subset
+from coralx.train.rows import Rows
 from coralx.train.splits import Splits, count_for_stages, load_splits
 
 DRAWN = 256  # genomes that FLOPs and memory are estimated from, at most
@@ -132,11 +133,9 @@ def _look_at_rows(config: Config, steps_per_epoch: float | None, vocabulary: int
     texts = {name: getattr(splits, name).texts for name in ("train", "validation", "test")}
     most = config.data.max_tokens
     lengths = {name: estimate_lengths(own, most, vocabulary) for name, own in texts.items()}
-    shares = {stage.data_percentage for stage in config.hyperband.stages}
-    counts = {share: len(subset(splits.train, share, config.evolution.seed)) for share in shares}
     return _Data(
         rows=rows if steps_per_epoch is None else None,
-        subsets=counts if steps_per_epoch is None else None,
+        subsets=_count_subsets(config, splits.train) if steps_per_epoch is None else None,
         steps_per_epoch=steps_per_epoch or count_batches(rows, config.training.batch_size),
         tokens_per_row=lengths["train"].tokens,
         pictured=config.choose_tower(any(splits.train.images)) is not None,
@@ -145,6 +144,12 @@ def _look_at_rows(config: Config, steps_per_epoch: float | None, vocabulary: int
         warnings=(*(text.removeprefix("warning: ") for text in said), *_caution(config, splits)),
         exact=config.data.on_bad_rows != "skip" or not _has_pictures(splits),
     )
+
+
+def _count_subsets(config: Config, rows: Rows) -> dict[float, int]:
+    """The rows that stages train on, by their percentage."""
+    shares = {stage.data_percentage for stage in config.hyperband.stages}
+    return {share: len(subset(rows, share, config.evolution.seed)) for share in shares}
 
 
 def _has_pictures(splits: Splits) -> bool:
