@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 import torch
 from peft import AutoPeftModelForSequenceClassification
+from safetensors import SafetensorError
 
 from coralx.adapter_files import PROJECTOR, SIDECAR, is_whole
 from coralx.config import Config, load_config
 from coralx.errors import StoreError
 from coralx.interrupts import stoppable
 from coralx.records import Genome, LoRAConfig, TrainingResult
+from coralx.train import export
 from coralx.train.adapters import largest_difference
 from coralx.train.backbone import Backbone
 from coralx.train.checkpoint import Checkpoint, save_checkpoint, save_tensors
@@ -343,3 +345,25 @@ def test_what_a_killed_writer_left_is_not_in_the_way_of_the_next(
         (tmp_path / name).touch()
     export_to(tmp_path)
     assert is_whole(tmp_path, {})
+
+
+def test_a_signal_while_an_adapter_is_read_stops_and_damages_nothing(
+    base: Backbone,
+    export_to: Callable[[Path], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Raised inside safetensors, KeyboardInterrupt comes out as an error of it."""
+    usual = export.load_file
+    export_to(tmp_path / "a")
+
+    def interrupted(path: Path) -> dict[str, torch.Tensor]:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt as error:
+            raise SafetensorError("could not determine the shape") from error
+        return usual(path)
+
+    monkeypatch.setattr(export, "load_file", interrupted)
+    with pytest.raises(KeyboardInterrupt), stoppable():
+        import_adapter(tmp_path / "a", base)
